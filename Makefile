@@ -1,0 +1,32 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow test-gpu lint format bench docs clean
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is required; name one with PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ctypes; [ctypes.CDLL(n) for n in ("libGL.so.1", "libgthread-2.0.so.0")]' 2>/dev/null || { echo "OpenCV needs two system libraries: apt-get install libgl1 libglib2.0-0"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@
+
+test: .venv/.installed lint
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: .venv/.installed
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build work_dirs

@@ -1,0 +1,151 @@
+"""Back ends against the dense reference, and xformers asked on the inputs of training."""
+
+import pytest
+import torch
+
+from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose
+from xtra_toolkit.attention import xformers as xf
+from xtra_toolkit.certificate import Planner
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
+
+GRID = PatchGrid(8, 8, (8, 8))
+
+
+class Window:
+    """A mask that is no ordered partition."""
+
+    random = False
+
+    def __call__(self, grid, batch=1, generator=None):
+        raster = torch.arange(grid.tokens)
+        return Mask(raster, raster, attend=lambda q, k: (k <= q) & (k > q - 5))
+
+
+PAIRS = {
+    "token": (TokenCausal(), NextToken()),
+    "block": (BlockCausal(4), NextBlock()),
+    "prefix": (PrefixCausal(), NextToken()),
+    "shown": (RandomShown(), MaskedPatches()),
+    "window": (Window(), NextToken()),
+}
+
+
+def patterns(name):
+    """Encoder and decoder patterns of a pair, for two images."""
+    plan = Planner(*PAIRS[name], GRID, (2, 2))(2, torch.device("cpu"), torch.Generator())
+    return plan.encoder, plan.decoder
+
+
+def qkv(length, dtype=torch.float32, heads=3, dim=16, device="cpu"):
+    """Slices of one tensor, as the layers hand them over, and that tensor."""
+    g = torch.Generator().manual_seed(0)
+    whole = torch.randn(2, length, 3, heads, dim, generator=g).to(device, dtype).requires_grad_()
+    return whole.unbind(2), whole
+
+
+def run(backend, pattern, dtype, device="cpu"):
+    """Output and input gradient of one call."""
+    parts, whole = qkv(pattern.length, dtype, device=device)
+    out = attention(*parts, pattern.to(device), backend)
+    (grad,) = torch.autograd.grad((out.float() ** 2).sum(), whole)
+    return out.detach().float().cpu(), grad.float().cpu()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_sdpa_equals_eager(name, dtype, tol):
+    for pattern in patterns(name):
+        for ours, reference in zip(
+            run("sdpa", pattern, dtype), run("eager", pattern, torch.float32), strict=True
+        ):
+            assert (ours - reference).abs().max() <= tol * reference.abs().max()
+
+
+def test_eager_is_softmax_over_what_is_allowed():
+    """A transcription with a loop over queries."""
+    pattern, _ = patterns("block")
+    (q, k, v), _ = qkv(pattern.length)
+    out, dense = attention(q, k, v, pattern, "eager"), pattern.dense("cpu")[0]
+    for row in (0, 15, 16, 47):
+        keys = dense[row].nonzero()[:, 0]
+        scores = (q[0, row, 1] * k[0, keys, 1]).sum(-1) / 16**0.5
+        expected = (scores.softmax(0)[:, None] * v[0, keys, 1]).sum(0)
+        torch.testing.assert_close(out[0, row, 1], expected)
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("token", "causal"), ("shown", "full")])
+def test_structured_kinds_are_recognised(name, kinds):
+    assert {p.kind for p in patterns(name)} == {kinds}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_xformers_biases_are_the_mask(name, dtype):
+    for pattern in patterns(name):
+        shape = (2, pattern.length, 3, 16)
+        bias = xf.attn_bias(pattern, shape, dtype, torch.device("cpu"))
+        if bias is None:
+            assert pattern.dense("cpu").all()
+            continue
+        n = pattern.length
+        if not isinstance(bias, torch.Tensor):
+            bias = bias.materialize((2, 3, n, n), dtype=dtype)
+        else:
+            assert all(s % 8 == 0 for s in bias.stride()[:-1])  # the kernels' rule
+            assert bias.stride(1) == 0  # expanded over the heads, not copied
+            again = xf.attn_bias(pattern, shape, dtype, torch.device("cpu"))
+            assert again.data_ptr() == bias.data_ptr()  # made once a plan
+        allowed = pattern.dense("cpu")[:, None].expand(2, 3, n, n)
+        assert torch.equal(bias == 0, allowed) and (bias[~allowed] == -torch.inf).all()
+
+
+TRAINED = [  # (mask, target, image, patch, heads and head widths of encoder and decoder)
+    (BlockCausal(4), NextBlock(), 256, 16, [(12, 64), (6, 128)]),
+    (BlockCausal(4), NextBlock(), 224, 14, [(16, 80), (8, 80)]),
+    (TokenCausal(), NextToken(), 256, 16, [(12, 64), (6, 128)]),
+    (PrefixCausal(), NextToken(), 224, 14, [(16, 80)]),
+    (RandomShown(), MaskedPatches(), 224, 16, [(12, 64), (16, 32)]),
+]
+
+
+@pytest.mark.parametrize("case", TRAINED, ids=lambda c: type(c[0]).__name__ + str(c[2]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_xformers_objects_only_to_the_machine(case, dtype):
+    """For the inputs of B/16 at 256 px and H/14 at 224 px, forward and backward."""
+    mask, target, image, patch, shapes = case
+    grid = PatchGrid.of(image, patch)
+    plan = Planner(mask, target, grid, (1, 1))(2, torch.device("cpu"), torch.Generator())
+    machine = ("device=cpu", "bf16 is only supported on A100+")
+    for pattern in (plan.encoder, plan.decoder):
+        for heads, dim in shapes:
+            q = torch.empty(2, pattern.length, 3, heads, dim, dtype=dtype).unbind(2)[0]
+            bias = xf.attn_bias(pattern, q.shape, dtype, q.device)
+            for way, ops in xf.reasons(q, bias).items():
+                best = min(
+                    ([r for r in why if not r.startswith(machine)] for why in ops.values()), key=len
+                )
+                assert best == [], (way, ops)
+
+
+def test_a_back_end_that_cannot_serve_is_refused_with_its_reason():
+    pattern = Pattern("causal", 8)
+    (q, k, v), _ = qkv(8)
+    with pytest.raises(ValueError, match=r"'xformers' cannot serve: .*device=cpu.*eager, sdpa"):
+        attention(q, k, v, pattern, "xformers")
+    with pytest.raises(ValueError, match="valid: auto, eager, sdpa, xformers"):
+        attention(q, k, v, pattern, "flash")
+    assert choose(q, pattern) == "sdpa"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "eager"])
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_back_ends_on_cuda_equal_eager(name, backend, dtype, tol):
+    for pattern in patterns(name):
+        for ours, reference in zip(
+            run(backend, pattern, dtype, "cuda"), run("eager", pattern, torch.float32), strict=True
+        ):
+            assert (ours - reference).abs().max() <= tol * reference.abs().max()

@@ -1,0 +1,56 @@
+"""Small models for the tests, built as a config builds them."""
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+MMLogger.get_instance("tests", log_level="WARNING")
+init_default_scope("mmpretrain")
+
+MASKS = {
+    "token": dict(type="xtra_toolkit.TokenCausal"),
+    "block": dict(type="xtra_toolkit.BlockCausal", block_size=2),
+    "block_orders": dict(type="xtra_toolkit.BlockCausal", block_size=2, order="random"),
+    "bidirectional": dict(type="xtra_toolkit.Bidirectional"),
+    "prefix": dict(type="xtra_toolkit.PrefixCausal"),
+    "shown": dict(type="xtra_toolkit.RandomShown"),
+}
+TARGETS = {
+    "token": dict(type="xtra_toolkit.NextToken"),
+    "block": dict(type="xtra_toolkit.NextBlock"),
+    "masked": dict(type="xtra_toolkit.MaskedPatches"),
+}
+XTRA, AIM, MAE = ("block", "block"), ("prefix", "token"), ("shown", "masked")
+
+
+def arch(width=48, depth=2, heads=3):
+    """An encoder's shape as MMPretrain names it."""
+    return dict(embed_dims=width, num_layers=depth, num_heads=heads, feedforward_channels=4 * width)
+
+
+def pretrainer(mask, target, *, image=64, patch=8, decoder=None, head=None, **backbone):
+    """A small pretrainer with the shape of the golden case; masks and targets by name or dict."""
+    mask = MASKS[mask] if isinstance(mask, str) else mask
+    target = TARGETS[target] if isinstance(target, str) else target
+    decoder = dict(projection=96, width=32, depth=2, heads=2) | (decoder or {})
+    backbone = dict(arch=arch(), img_size=image, patch_size=patch) | backbone
+    return MODELS.build(
+        dict(
+            type="xtra_toolkit.MaskTargetPretrainer",
+            mask=mask,
+            target_generator=target,
+            backbone=dict(type="xtra_toolkit.MaskedViT", **backbone),
+            neck=dict(type="xtra_toolkit.ViTDecoder", **decoder),
+            head=dict(type="xtra_toolkit.RegressionHead", **(head or dict(hidden=64))),
+        )
+    )
+
+
+def randomise(model, seed=0, scale=0.1):
+    """Weights far from their gentle initialisation, so that nothing is nearly zero."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(scale * torch.randn(p.shape, generator=g) + (".ln" in name and p.ndim == 1))
+    return model.eval()

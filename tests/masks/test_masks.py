@@ -1,0 +1,180 @@
+"""Masks against independent dense transcriptions, and by named facts."""
+
+import pytest
+import torch
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import (
+    Bidirectional,
+    BlockCausal,
+    Mask,
+    PrefixCausal,
+    RandomShown,
+    TokenCausal,
+    build_mask,
+)
+from xtra_toolkit.registry import MASKS
+
+GRIDS = [PatchGrid(4, 4), PatchGrid(4, 8), PatchGrid(2, 4)]
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def raster_visible(mask):
+    """(N, N) visibility between tokens in raster order, of the first image."""
+    order = torch.atleast_2d(mask.order)[0]
+    n = len(order)
+    dense = torch.zeros(n, n, dtype=torch.bool)
+    dense[order[:, None], order[None, :]] = mask.visible()[0]
+    return dense
+
+
+def transcribe(grid, see):
+    """Visibility token by token, in plain Python: see((row, col) of q, (row, col) of k)."""
+    at = [divmod(t, grid.cols) for t in range(grid.tokens)]
+    return torch.tensor([[see(q, k) for k in at] for q in at])
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_block_causal_dense(grid):
+    def block(t):
+        return (t[0] // 2) * (grid.cols // 4) + t[1] // 4
+
+    dense = transcribe(grid, lambda q, k: block(k) <= block(q))
+    assert torch.equal(raster_visible(BlockCausal((2, 4))(grid)), dense)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_token_causal_dense(grid):
+    assert torch.equal(raster_visible(TokenCausal()(grid)), transcribe(grid, lambda q, k: k <= q))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("prefix", [1, 3, 7])
+def test_prefix_causal_dense(grid, prefix):
+    def see(q, k):
+        return k <= q or k[0] * grid.cols + k[1] < prefix
+
+    mask = PrefixCausal(prefix, prefix)(grid, 2, gen())
+    assert torch.equal(raster_visible(mask), transcribe(grid, see))
+    assert mask.given[0].tolist() == [t < prefix for t in range(grid.tokens)]
+
+
+def test_bidirectional_dense():
+    grid = PatchGrid(2, 3)
+    assert raster_visible(Bidirectional()(grid)).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_block_size_one_is_token_causal_and_one_block_is_bidirectional(grid):
+    one = BlockCausal(1)(grid)
+    token = TokenCausal()(grid)
+    assert torch.equal(one.order, token.order) and torch.equal(one.step, token.step)
+    whole = BlockCausal((grid.rows, grid.cols))(grid)
+    both = Bidirectional()(grid)
+    assert torch.equal(whole.order, both.order) and torch.equal(whole.step, both.step)
+
+
+@pytest.mark.parametrize("name", sorted(MASKS.module_dict))
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_registered_mask(name, grid):
+    """Each token once, steps never decrease, no empty row; the same seed draws the same."""
+    args = dict(block_size=2) if name == "BlockCausal" else {}
+    factory = build_mask(dict(type=f"xtra_toolkit.{name}", **args))
+    for seed in range(5):
+        mask = factory(grid, 3, gen(seed)).check(grid)
+        for order in torch.atleast_2d(mask.order):
+            assert sorted(order.tolist()) == list(range(grid.tokens))
+        assert (mask.step.diff(dim=-1) >= 0).all()
+        assert mask.visible().any(-1).all()
+        again = factory(grid, 3, gen(seed))
+        assert torch.equal(mask.order, again.order) and torch.equal(mask.step, again.step)
+    factory.for_features(grid).check(grid)
+
+
+def test_random_orders_share_no_prefix_and_are_fixed():
+    grid, factory = PatchGrid(8, 8), BlockCausal(2, order="random", seed=3)
+    orders = factory.orders(grid.blocks(2))
+    assert len(orders) == 16
+    assert len({int(o[0, 0]) for o in orders}) == 16  # the first blocks all differ
+    drawn = {tuple(factory(grid, 1, gen(s)).order.tolist()) for s in range(64)}
+    assert drawn <= {tuple(o.flatten().tolist()) for o in orders} and len(drawn) > 8
+    assert torch.equal(factory(grid).order, orders[0].flatten())
+
+
+def test_prefixes_differ_within_a_batch_and_cover_their_range():
+    prefix = PrefixCausal()(PatchGrid(2, 4), 512, gen()).given.sum(-1)
+    assert sorted(prefix.unique().tolist()) == list(range(1, 8))
+
+
+def test_random_shown_hides_its_share_and_differs_between_images():
+    mask = RandomShown(0.75)(PatchGrid(8, 8), 4, gen())
+    assert int(mask.shown.sum()) == 16 and mask.given is mask.shown
+    assert len({tuple(sorted(o[:16].tolist())) for o in mask.order}) == 4
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (dict(order=[0, 9]), "must hold token numbers 0 to 3"),
+        (dict(step=[1, 0]), "`step` decreases from position 0 to 1"),
+        (dict(unit=[1, 0]), "`unit` decreases"),
+        (dict(shown=[False, False]), "at least one"),
+        (dict(shown=[True]), "`shown` has 1 positions, `order` 2"),
+    ],
+)
+def test_a_broken_mask_is_refused(broken, sentence):
+    fields = dict(order=[0, 1], step=[0, 1]) | broken
+    with pytest.raises(ValueError, match=sentence):
+        Mask(**{k: torch.tensor(v) for k, v in fields.items()}).check(PatchGrid(2, 2))
+
+
+def test_a_row_that_sees_nothing_is_refused():
+    raster = torch.arange(4)
+    with pytest.raises(ValueError, match="position 0 may attend to nothing"):
+        Mask(raster, raster, attend=lambda q, k: k < q).check(PatchGrid(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (dict(type="Spiral"), r"unknown mask 'Spiral'; known masks: .*BlockCausal.*TokenCausal"),
+        (dict(block_size=4), "must be a dict with a `type`"),
+        (dict(type="BlockCausal"), "cannot be made of {}.*block_size"),
+        (dict(type="BlockCausal", block_size=2, order="snake"), "valid: 'raster', 'random'"),
+        (dict(type="RandomShown", mask_ratio=75), "must lie between 0 and 1"),
+    ],
+)
+def test_bad_configs(config, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_mask(config)
+
+
+def test_orders_and_prefixes_that_do_not_fit_the_grid():
+    with pytest.raises(ValueError, match="each of the 4 blocks 0 to 3 once"):
+        BlockCausal(2, order=[0, 1, 1, 2])(PatchGrid(4, 4))
+    with pytest.raises(ValueError, match="allows 1 to 7"):
+        PrefixCausal(1, 8)(PatchGrid(2, 4))
+
+
+def test_a_class_token_has_no_place_in_a_causal_mask():
+    with pytest.raises(ValueError, match="with_cls_token=False"):
+        TokenCausal()(PatchGrid(2, 2, extra=1))
+
+
+def test_a_plugin_that_fails_to_load_is_named(monkeypatch):
+    from xtra_toolkit.masks import plugins
+
+    class Point:
+        name = "spirals"
+
+        def load(self):
+            raise ImportError("no module named vortex")
+
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(plugins, "FAILED", {})
+    plugins.load_plugins()
+    with pytest.raises(ValueError, match=r"plugin 'spirals' failed.*no module named vortex"):
+        build_mask(dict(type="Spiral"))

@@ -1,0 +1,248 @@
+"""The certificate against measured gradients, its refusals, and dead work."""
+
+import itertools
+
+import pytest
+import torch
+from builds import AIM, MAE, MASKS, TARGETS, XTRA, pretrainer, randomise
+
+from xtra_toolkit.certificate import Planner, closure
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, TokenCausal
+from xtra_toolkit.plan import Links
+from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken, PixelTarget
+
+REFUSED = {
+    ("token", "masked"): "shows every token",
+    ("block", "masked"): "shows every token",
+    ("block_orders", "masked"): "shows every token",
+    ("bidirectional", "masked"): "shows every token",
+    ("prefix", "masked"): "shows every token",
+    ("block", "token"): r"prediction of patch \(0, 1\) from position 0 can see patch \(0, 1\)",
+    ("block_orders", "token"): "can see patch",
+    ("bidirectional", "token"): "can see patch",
+    ("bidirectional", "block"): "can see patch",
+    ("shown", "token"): "nothing tells the model where its target lies",
+    ("shown", "block"): "nothing tells the model where its target lies",
+}
+PAIRS = list(itertools.product(MASKS, TARGETS))
+
+
+def input_gradient(model, plan, images, group, g):
+    """(N,) bool: tokens whose pixels move prediction g of a group."""
+    images = images.clone().requires_grad_()
+    out = model.reconstruct(images, plan)[group][0, g]
+    (grad,) = torch.autograd.grad(out.square().sum(), images)
+    return model.backbone.grid.patchify(grad)[0].abs().sum(-1) != 0
+
+
+def seen_by_hand(mask, sources):
+    """Tokens that reach a prediction, by the closure of the dense mask, layer by layer."""
+    n = len(mask)
+    dense = mask.visible()[0] | torch.eye(n, dtype=torch.bool)
+    shown = torch.ones(n, dtype=torch.bool) if mask.shown is None else mask.shown
+    reach = torch.zeros(n, dtype=torch.bool)
+    reach[sources] = True
+    for _ in range(2):  # decoder layers
+        reach = dense[reach].any(0)
+    reach &= shown
+    for _ in range(2):  # encoder layers, among the shown
+        reach = (dense & shown[None, :])[reach].any(0)
+    order = torch.atleast_2d(mask.order)[0]
+    tokens = torch.zeros(n, dtype=torch.bool)
+    tokens[order[reach]] = True
+    return tokens
+
+
+@pytest.mark.parametrize(("mask", "target"), PAIRS)
+def test_every_pair_is_refused_or_agrees_with_gradients(mask, target):
+    """No target pixel reaches its own prediction; everything that may reach it does."""
+    if (mask, target) in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[mask, target]):
+            pretrainer(mask, target)
+        return
+    model = randomise(pretrainer(mask, target, image=32, patch=8), scale=0.3)
+    images = torch.randn(1, 3, 32, 32)
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        plan = model.planner(1, torch.device("cpu"), generator)
+        generator.manual_seed(seed)
+        factory = model.planner.mask
+        drawn = factory(model.backbone.grid, 1, generator)
+        for i, group in enumerate(plan.groups):
+            for g in range(group.tokens.shape[1]):
+                if group.live is not None and not group.live[0, g]:
+                    continue
+                moved = input_gradient(model, plan, images, i, g)
+                assert not moved[group.tokens[0, g]].any()
+                assert torch.equal(moved, seen_by_hand(drawn, group.sources[0, g]))
+
+
+@pytest.mark.parametrize("pair", [XTRA, AIM, ("token", "token"), ("block_orders", "block")])
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_dead_work_changes_nothing(pair, dtype, tol):
+    """With and without it, loss and gradients agree; the first linear layer sees fewer rows."""
+    results = []
+    for full in (False, True):
+        model = randomise(pretrainer(*pair)).to(dtype)
+        if full:
+            n = model.planner.length
+            bounds = model.planner.bounds
+            model.planner.bounds = type(bounds)(
+                n, n, tuple("staircase" for _ in bounds.kinds), bounds.all_live, bounds.spans
+            )
+            model.planner._plans.clear()
+        rows = []
+        model.backbone.layers[0].attn.qkv.register_forward_hook(
+            lambda _, x, y, rows=rows: rows.append(x[0].shape[1])
+        )
+        torch.manual_seed(1)
+        images = torch.randn(3, 3, 64, 64, dtype=torch.float64).to(dtype)
+        loss = model.loss(images)["loss"]
+        loss.backward()
+        results.append((rows, loss.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (few, loss, grads), (all_, full_loss, full_grads) = results
+    block = 4 if "block" in pair[0] else 1
+    assert few == [64 - block] and all_ == [64]
+    torch.testing.assert_close(loss, full_loss, rtol=tol, atol=0)
+    for name, grad in grads.items():
+        scale = full_grads[name].abs().max()
+        assert (grad - full_grads[name]).abs().max() <= tol * scale, name
+
+
+def test_xtra_b_computes_240_of_256_positions():
+    planner = Planner(BlockCausal(4), NextBlock(), PatchGrid.of(256, 16), (12, 8))
+    assert planner(1, torch.device("cpu")).keep == 240
+    assert "240 of 256 positions computed" in planner.certificate
+
+
+def test_a_random_draw_that_leaves_its_bounds_fails_in_the_step():
+    """Certified on short prefixes, then the factory draws another kind of mask."""
+    factory = PrefixCausal(1, 3)
+    planner = Planner(factory, NextToken(), PatchGrid(4, 4))
+    drawn = factory(PatchGrid(4, 4), 2)
+    leaky = Mask(drawn.order, torch.zeros_like(drawn.step), given=drawn.given)
+    planner.mask = lambda *_: leaky
+    with pytest.raises(RuntimeError):
+        planner(2, torch.device("cpu"), torch.Generator())
+
+
+class Blurred(PixelTarget):
+    """Predicts what it sees, and says so (or does not)."""
+
+    def __init__(self, honest):
+        super().__init__()
+        self.honest = honest
+
+    def pairs(self, mask, grid):
+        at = torch.arange(len(mask)).view(1, -1, 1)
+        return [Links(at, at, sees_target=self.honest)]
+
+
+def test_a_target_that_sees_what_it_predicts_says_so():
+    grid = PatchGrid(4, 4)
+    with pytest.raises(ValueError, match=r"prediction of patch \(0, 0\) from position 0 can see"):
+        Planner(TokenCausal(), Blurred(False), grid)
+    assert "may see their targets" in Planner(TokenCausal(), Blurred(True), grid).certificate
+
+
+class Twice:
+    """Token 0 stands at the start and again at the end of the sequence."""
+
+    random = False
+
+    def __call__(self, grid, batch=1, generator=None):
+        order = torch.cat([torch.arange(grid.tokens), torch.zeros(1, dtype=torch.long)])
+        return Mask(order, torch.arange(len(order)))
+
+
+def test_a_leak_is_found_by_token_not_by_position():
+    with pytest.raises(ValueError, match=r"patch \(0, 0\) from position 15.*through position 0"):
+        Planner(Twice(), NextToken(), PatchGrid(4, 4))
+
+
+class Window:
+    """A sliding window, which is no ordered partition: the general path."""
+
+    random = False
+
+    def __init__(self, width, ahead=0):
+        self.width, self.ahead = width, ahead
+
+    def __call__(self, grid, batch=1, generator=None):
+        raster = torch.arange(grid.tokens)
+        return Mask(
+            raster,
+            raster,
+            attend=lambda q, k: (k <= q + self.ahead) & (k > q - self.width),
+        )
+
+
+@pytest.mark.parametrize("depth", [(1, 1), (2, 3), (0, 2)])
+def test_a_predicate_is_followed_exactly_as_deep_as_the_layers(depth):
+    """Unit i+1 two ahead leaks through two layers that look one ahead each, not through one."""
+    grid = PatchGrid(4, 4)
+    assert "15 of 16" in Planner(Window(3), NextToken(), grid, depth).certificate
+    far = NextToken(look_ahead=2)
+    reach = sum(depth)
+    far.pairs = lambda mask, grid: [
+        Links(torch.arange(10).view(1, -1, 1), torch.arange(10).view(1, -1, 1) + reach)
+    ]
+    with pytest.raises(ValueError, match="reaches it through the layers"):
+        Planner(Window(3, ahead=1), far, grid, depth)
+    far.pairs = lambda mask, grid: [
+        Links(torch.arange(9).view(1, -1, 1), torch.arange(9).view(1, -1, 1) + reach + 1)
+    ]
+    Planner(Window(3, ahead=1), far, grid, depth)
+
+
+def test_closure_by_hand():
+    chain = torch.ones(4, 4, dtype=torch.bool).triu(1) & ~torch.ones(4, 4, dtype=torch.bool).triu(2)
+    assert closure(chain, 2).sum(-1).tolist() == [3, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("mask", "target", "sentence"),
+    [
+        (BlockCausal(4), NextBlock(), "makes 1 unit"),
+        (TokenCausal(), MaskedPatches(), "shows every token"),
+    ],
+)
+def test_targets_that_no_position_can_serve(mask, target, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Planner(mask, target, PatchGrid(4, 4, (2, 2)))
+
+
+def test_a_unit_of_one_value_has_no_variance():
+    grid = PatchGrid(4, 4, (1, 1), channels=1)
+    with pytest.raises(ValueError, match="one value has no variance"):
+        Planner(TokenCausal(), NextToken(), grid)
+    Planner(TokenCausal(), NextToken(normalise=False), grid)
+
+
+class AllGiven(TokenCausal):
+    def __call__(self, grid, batch=1, generator=None):
+        mask = super().__call__(grid)
+        return Mask(mask.order, mask.step, given=torch.ones_like(mask.order, dtype=torch.bool))
+
+
+def test_nothing_predicted_is_refused():
+    with pytest.raises(ValueError, match="nothing is predicted"):
+        Planner(AllGiven(), NextToken(), PatchGrid(4, 4))
+
+
+@pytest.mark.parametrize("pair", [XTRA, AIM, MAE])
+def test_rectangles_and_any_number_of_channels(pair):
+    extra = dict(with_cls_token=True) if pair == MAE else {}
+    model = randomise(pretrainer(*pair, image=(32, 48), patch=(8, 4), in_channels=5, **extra))
+    images = torch.randn(2, 5, 32, 48)
+    model.loss(images)["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    (features,) = model.extract_feat(images)
+    assert features.shape == (2, 4 * 12 + bool(extra), 48)
+
+
+def test_the_prefix_is_never_scored_and_its_last_output_is_the_first_that_is():
+    planner = Planner(PrefixCausal(5, 5), NextToken(), PatchGrid(4, 4))
+    (group,) = planner(1, torch.device("cpu"), torch.Generator()).groups
+    assert group.live[0].tolist() == [i >= 4 for i in range(15)]

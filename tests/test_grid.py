@@ -1,0 +1,44 @@
+"""The grid: tokens of any rectangle, and its sentences."""
+
+import pytest
+import torch
+
+from xtra_toolkit.grid import PatchGrid
+
+
+def test_patchify_of_a_rectangle_and_back():
+    grid = PatchGrid.of((6, 8), (3, 2), channels=5)
+    images = torch.randn(2, 5, 6, 8)
+    patches = grid.patchify(images)
+    assert patches.shape == (2, 2 * 4, 5 * 3 * 2)
+    # token 5 is at row 1, column 1; its values are (channel, row, column)
+    assert torch.equal(patches[0, 5], images[0, :, 3:6, 2:4].flatten())
+    assert torch.equal(grid.unpatchify(patches), images)
+
+
+def test_blocks_of_two_on_four_by_four():
+    order = PatchGrid(4, 4).blocks(2).tolist()
+    assert order == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+
+
+def test_rectangular_blocks():
+    assert PatchGrid(2, 6).blocks((2, 3)).tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+
+
+def test_a_block_that_does_not_tile_names_those_that_do():
+    with pytest.raises(ValueError, match=r"3×3 tokens do not tile a grid of 16×16 tokens"):
+        PatchGrid.of(256, 16).blocks(3)
+    with pytest.raises(ValueError, match=r"sides that do: 1, 2, 4, 8, 16"):
+        PatchGrid.of(256, 16).blocks(3)
+    with pytest.raises(ValueError, match="do not tile"):
+        PatchGrid.of(256, 16).blocks(0)
+
+
+def test_a_patch_that_does_not_tile_the_image():
+    with pytest.raises(ValueError, match=r"16×16 px do not tile an image of 250×256 px"):
+        PatchGrid.of((250, 256), 16)
+
+
+def test_images_of_another_shape():
+    with pytest.raises(ValueError, match=r"\(1, 64, 64\).*needs \(3, 64, 64\)"):
+        PatchGrid.of(64, 8).patchify(torch.zeros(1, 1, 64, 64))

@@ -1,0 +1,24 @@
+"""Bidirectional: every token sees every other (BERT's and MAE's encoder)."""
+
+import torch
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.registry import MASKS
+
+
+@MASKS.register_module()
+class Bidirectional:
+    """All steps equal: attend = True. A class token comes first."""
+
+    random = False
+
+    def __call__(
+        self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
+    ) -> Mask:
+        order = torch.arange(grid.tokens + grid.extra).roll(grid.extra)
+        return Mask(order=order, step=torch.zeros_like(order))
+
+    def for_features(self, grid: PatchGrid) -> Mask:
+        """Bidirectional when probed too."""
+        return self(grid)

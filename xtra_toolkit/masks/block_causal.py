@@ -1,0 +1,71 @@
+"""Block-causal order: the mask of XTRA (arXiv 2411.15648; elad-amrani/xtra at e711fb5)."""
+
+import torch
+from torch import Tensor
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.registry import MASKS
+
+
+@MASKS.register_module()
+class BlockCausal:
+    """Blocks one after another; a token sees its own block and all earlier ones.
+
+    attend = block(k) <= block(q), the tokens of a block next to each other in the sequence.
+
+    Args:
+        block_size: tokens along each side of a block, or (height, width).
+        order: of the blocks. ``'raster'``; or ``'random'``, the paper's ablation: as many fixed
+            permutations as blocks, no two sharing a prefix, one drawn a batch, the first in
+            evaluation; or a permutation of the blocks as a list.
+        seed: of the fixed permutations.
+    """
+
+    def __init__(
+        self, block_size: int | tuple[int, int], order: str | list = "raster", seed: int = 0
+    ):
+        if isinstance(order, str) and order not in ("raster", "random"):
+            raise ValueError(
+                f"order={order!r} was given to BlockCausal; valid: 'raster', 'random', or a list "
+                "that names each block once"
+            )
+        self.block_size, self.order, self.seed = block_size, order, seed
+        self.random = order == "random"
+
+    def __call__(
+        self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
+    ) -> Mask:
+        grid.no_extra("BlockCausal")
+        blocks = grid.blocks(self.block_size)
+        step = torch.arange(len(blocks)).repeat_interleave(blocks.shape[1])
+        if self.random and generator is not None:
+            orders = self.orders(blocks).to(generator.device)
+            pick = torch.randint(len(orders), (1,), generator=generator, device=generator.device)
+            order, step = orders[pick].flatten(), step.to(generator.device)
+        else:
+            order = self.orders(blocks)[0].flatten()
+        return Mask(order=order, step=step, unit=step)
+
+    def for_features(self, grid: PatchGrid) -> Mask:
+        """XTRA keeps its mask when probed."""
+        return self(grid)
+
+    def orders(self, blocks: Tensor) -> Tensor:
+        """(orders, blocks, tokens of a block): the orders that may be drawn."""
+        n = len(blocks)
+        if self.order == "raster":
+            return blocks[None]
+        if self.random:
+            # Two orders share a prefix exactly when they share the first block, so each block
+            # leads one order.
+            g = torch.Generator().manual_seed(self.seed)
+            noise = torch.rand(n, n, generator=g)
+            noise[torch.arange(n), torch.randperm(n, generator=g)] = -1
+            return blocks[noise.argsort(-1)]
+        if sorted(self.order) != list(range(n)):
+            raise ValueError(
+                f"BlockCausal was given an order of {len(self.order)} blocks; it must name each "
+                f"of the {n} blocks 0 to {n - 1} once"
+            )
+        return blocks[torch.tensor(self.order)][None]

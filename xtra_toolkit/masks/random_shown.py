@@ -1,0 +1,42 @@
+"""A random part of the image is shown: the mask of MAE (arXiv 2111.06377; efb2a80)."""
+
+import torch
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.bidirectional import Bidirectional
+from xtra_toolkit.masks.mask import Mask, draws
+from xtra_toolkit.registry import MASKS
+
+
+@MASKS.register_module()
+class RandomShown:
+    """A random order per image; its first tokens are shown and given, the others hidden.
+
+    attend = True among the shown in the encoder, among all in the decoder. A class token comes
+    first and is shown.
+
+    Args:
+        mask_ratio: the share of the tokens that is hidden.
+    """
+
+    random = True
+
+    def __init__(self, mask_ratio: float = 0.75):
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio={mask_ratio} was given; it must lie between 0 and 1")
+        self.mask_ratio = mask_ratio
+
+    def __call__(
+        self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
+    ) -> Mask:
+        g = draws(generator)
+        order = torch.rand(batch, grid.tokens, generator=g, device=g.device).argsort(dim=1)
+        extra = torch.arange(grid.extra, device=g.device) + grid.tokens
+        order = torch.cat([extra.expand(batch, -1), order], dim=1)
+        at = torch.arange(order.shape[1], device=g.device)
+        shown = at < grid.extra + int(grid.tokens * (1 - self.mask_ratio))
+        return Mask(order=order, step=torch.zeros_like(at), shown=shown, given=shown)
+
+    def for_features(self, grid: PatchGrid) -> Mask:
+        """MAE probes with the whole image."""
+        return Bidirectional()(grid)

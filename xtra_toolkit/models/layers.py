@@ -1,0 +1,74 @@
+"""Transformer layers that take an attention pattern, and the gathers that the models share."""
+
+from collections.abc import Callable
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from mmpretrain.models.utils import MultiheadAttention
+from torch import Tensor, nn
+
+from xtra_toolkit.attention import Pattern
+
+# XTRA's: Linear trunc-normal 0.02, patch conv kaiming-normal fan-in, LayerNorm 1 and 0
+INIT = [
+    dict(type="TruncNormal", layer="Linear", std=0.02, bias=0.0),
+    dict(type="Kaiming", layer="Conv2d", mode="fan_in", nonlinearity="relu", bias=0.0),
+    dict(type="Constant", layer="LayerNorm", val=1.0, bias=0.0),
+]
+
+
+class MaskedAttention(MultiheadAttention):
+    """MMPretrain's MultiheadAttention, its core replaced by the one call of this package."""
+
+    attention: Callable[..., Tensor]
+
+    def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, self.head_dims).unbind(2)
+        x = self.attention(q, k, v, pattern).reshape(b, n, self.embed_dims)
+        return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
+
+
+class MaskedLayer(TransformerEncoderLayer):
+    """MMPretrain's pre-norm encoder layer with :class:`MaskedAttention`."""
+
+    @classmethod
+    def of(cls, layer: TransformerEncoderLayer, attention: Callable[..., Tensor]) -> "MaskedLayer":
+        """A layer of MMPretrain's, with its parameters, made to follow a pattern.
+
+        MMPretrain fixes the class of its layers and of their attention; what they are made of
+        is right, and only ``forward`` lacks the pattern.
+
+        Args:
+            attention: ``(q, k, v, pattern) -> out``, (B, N, heads, dim) each.
+        """
+        if layer.attn.attn_drop or layer.attn.v_shortcut:
+            raise ValueError("attention dropout and v_shortcut are not supported; leave them unset")
+        layer.__class__, layer.attn.__class__ = cls, MaskedAttention
+        layer.attn.attention = attention
+        return layer
+
+    def init_weights(self) -> None:
+        """As the whole model is initialised, not with MMPretrain's xavier for the FFN."""
+        BaseModule.init_weights(self)
+
+    def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        x = x + self.attn(self.ln1(x), pattern)
+        return self.ffn(self.ln2(x), identity=x)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """values (B or 1, N, D) at index (B or 1, E), (B or 1, E, D)."""
+    if len(index) == 1:
+        return values.index_select(1, index[0])
+    if len(values) == 1:
+        return nn.functional.embedding(index, values[0])
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def by_token(pos_embed: Tensor, extra: int) -> Tensor:
+    """A position table as MMPretrain keeps it, tokens without pixels first, by token number."""
+    return torch.cat([pos_embed[:, extra:], pos_embed[:, :extra]], 1) if extra else pos_embed

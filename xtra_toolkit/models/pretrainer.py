@@ -1,0 +1,120 @@
+"""MaskTargetPretrainer: an objective is a mask and a target. The one algorithm of this package.
+
+images -> backbone (encoder) -> neck (decoder) -> head, all reading one plan.
+"""
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.logging import print_log
+from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.registry import MODELS as MMPRETRAIN
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from xtra_toolkit.certificate import Planner
+from xtra_toolkit.models.layers import take
+from xtra_toolkit.plan import Plan
+from xtra_toolkit.registry import MODELS
+
+
+@MODELS.register_module()
+class MaskTargetPretrainer(BaseSelfSupervisor):
+    """Pretrains an encoder on a mask and a target; XTRA, AIM and MAE are configs of it.
+
+    The pair is compiled and certified when the model is built; one that leaks is refused.
+
+    Args:
+        mask: config of a mask factory (what may be seen).
+        target_generator: config of a target factory (what is predicted, from where).
+        backbone: config of the encoder, a MaskedViT.
+        neck: config of the decoder.
+        head: config of the head; its widths follow from the plan.
+        data_preprocessor: as in MMPretrain; images must come out normalised.
+
+    Raises:
+        ValueError: the pair cannot be certified, or a part does not fit.
+    """
+
+    def __init__(
+        self,
+        mask: dict,
+        target_generator: dict,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ):
+        backbone = MMPRETRAIN.build(dict(backbone, mask=mask))
+        grid, factory = backbone.grid, backbone.encoder_mask.factory
+        target = MMPRETRAIN.build(target_generator)
+        hides = factory(grid).shown is not None
+        derived = dict(in_channels=backbone.embed_dims, grid=grid, hides=hides)
+        neck = MMPRETRAIN.build(dict(neck, **derived))
+        planner = Planner(factory, target, grid, (backbone.num_layers, neck.num_layers))
+        shapes = [
+            (link.sources.shape[-1] * neck.width, link.targets.shape[-1] * target.width(grid))
+            for link in planner.links
+        ]
+        head = MMPRETRAIN.build(dict(head, shapes=shapes))
+        super().__init__(
+            backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
+        )
+        self.planner = planner
+        print_log(planner.certificate, logger="current")
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> dict:
+        """Images (B, C, height, width), normalised, to ``dict(loss=scalar)``."""
+        return self._loss(inputs, self.plan(inputs, data_samples))
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None
+    ) -> list[DataSample]:
+        """The validation loss of the batch, under the masks of evaluation, in each sample."""
+        loss = self._loss(inputs, self.planner(len(inputs), inputs.device))["loss"]
+        samples = data_samples or [DataSample() for _ in inputs]
+        return [sample.set_field(loss, "pretrain_loss") or sample for sample in samples]
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = "tensor"
+    ) -> object:
+        """As BaseSelfSupervisor's, which has no ``predict`` and so no validation."""
+        if mode == "predict":
+            return self.predict(inputs, data_samples)
+        return super().forward(inputs, data_samples, mode)
+
+    def reconstruct(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
+        """The predictions of each group of a plan, (B, G, T * V), as the loss compares them."""
+        return self.head(self.neck(self.backbone.encode(inputs, plan), plan), plan)
+
+    def goals(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
+        """What the predictions of a plan should be, (B, G, T * V)."""
+        values = self.target_generator.values(inputs, self.backbone.grid)
+        return [
+            self.target_generator.normalise(
+                take(values, group.tokens.flatten(1)).view(len(inputs), group.tokens.shape[1], -1)
+            )
+            for group in plan.groups
+        ]
+
+    def plan(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> Plan:
+        """The plan of a training batch; random masks follow the seeds of its samples."""
+        generator = None
+        if self.planner.random:
+            generator = torch.Generator(inputs.device)
+            generator.manual_seed(_seed(data_samples))
+        return self.planner(len(inputs), inputs.device, generator)
+
+    def _loss(self, inputs: Tensor, plan: Plan) -> dict:
+        with torch.no_grad():
+            goals = self.goals(inputs, plan)
+        x = self.neck(self.backbone.encode(inputs, plan), plan)
+        return self.head.loss(x, plan, goals)
+
+
+def _seed(data_samples: list[DataSample] | None) -> int:
+    """Of the samples' own draw, so that a resumed run masks alike; else of torch's generator."""
+    seeds = [sample.get("draw_seed") for sample in data_samples or ()]
+    if seeds and None not in seeds:
+        return hash((*seeds, get_rank())) % 2**63
+    return int(torch.randint(2**62, ())) + get_rank()

@@ -1,0 +1,92 @@
+"""RegressionHead: from outputs to values, one predictor for each group of links, and the loss.
+
+Shape legend: B images, K computed positions, W width, G predictions, S sources, T targets,
+V values of a token.
+"""
+
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor, nn
+
+from xtra_toolkit.models.layers import INIT, take
+from xtra_toolkit.plan import Group, Plan
+from xtra_toolkit.registry import MODELS
+
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+REDUCTIONS = ("batch", "image")
+
+
+@MODELS.register_module()
+class RegressionHead(BaseModule):
+    """Concatenated outputs to an MLP to the values of a link; owns the loss and its reduction.
+
+    The loss of a link is the mean over its values; that of a group the mean over its live
+    links; the total the mean over the groups.
+
+    Args:
+        hidden: width of the hidden layer; None: a single Linear (MAE).
+        loss: 'mse', 'l1' or 'smooth_l1'.
+        reduction: over the live links of a group: 'batch', their sum by their count in the
+            batch and across ranks (AIM); 'image', a mean per image, then over images.
+        shapes: (in, out) widths of each group. The pretrainer derives them from the plan.
+    """
+
+    def __init__(
+        self,
+        hidden: int | None = None,
+        loss: str = "mse",
+        reduction: str = "batch",
+        *,
+        shapes: list[tuple[int, int]],
+        init_cfg: list | dict | None = None,
+    ):
+        super().__init__(init_cfg or INIT)
+        for name, given, valid in (("loss", loss, LOSSES), ("reduction", reduction, REDUCTIONS)):
+            if given not in valid:
+                raise ValueError(f"{name}={given!r} was given; valid: {', '.join(valid)}")
+        self.distance, self.reduction = LOSSES[loss], reduction
+        self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
+
+    def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
+        """(B, K, W) to the predictions of each group, (B, G, T * V)."""
+        return [
+            predictor(read(x, group))
+            for predictor, group in zip(self.predictors, plan.groups, strict=True)
+        ]
+
+    def loss(self, x: Tensor, plan: Plan, goals: list[Tensor]) -> dict[str, Tensor]:
+        """The loss of outputs (B, K, W) against the goals of each group, (B, G, T * V)."""
+        losses = [
+            self.reduce(prediction, goal, group.live)
+            for prediction, goal, group in zip(self(x, plan), goals, plan.groups, strict=True)
+        ]
+        return dict(loss=sum(losses) / len(losses))
+
+    def reduce(self, prediction: Tensor, goal: Tensor, live: Tensor | None) -> Tensor:
+        """The loss of one group; ``live`` (B or 1, G) says which links count, None: all."""
+        prediction = prediction.to(goal.dtype)
+        if live is None:
+            return self.distance(prediction, goal)
+        link = self.distance(prediction, goal, reduction="none").mean(-1)
+        live = live.to(link.dtype).expand_as(link)
+        if self.reduction == "image":
+            return ((link * live).sum(1) / live.sum(1)).mean()
+        count = live.sum()
+        if self.training:  # gradients are averaged over the ranks
+            all_reduce(count)
+            count = count / get_world_size()
+        return (link * live).sum() / count
+
+
+def read(x: Tensor, group: Group) -> Tensor:
+    """The outputs (B, K, W) that each prediction reads, token-major: (B, G, S * W)."""
+    _, g, s = group.sources.shape
+    x = x[:, slice(*group.span)] if group.span else take(x, group.sources.flatten(1))
+    return x.reshape(len(x), g, s * x.shape[-1])
+
+
+def _predictor(width: int, hidden: int | None, out: int) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(width, out)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))

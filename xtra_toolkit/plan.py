@@ -1,0 +1,250 @@
+"""Plan: a mask and the links of a target, compiled into what the models read.
+
+Shape legend: B images (1 where they share it), N positions of the sequence, G predictions of a
+group, S outputs that one prediction reads, T tokens that it predicts, E encoded positions.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from xtra_toolkit.attention.pattern import Pattern
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.mask import Mask
+
+
+@dataclass(frozen=True)
+class Links:
+    """A group of predictions of one shape, with a head of its own.
+
+    Args:
+        sources: (B or 1, G, S) positions whose outputs, concatenated, make the prediction.
+        targets: (B or 1, G, T) positions whose tokens are predicted.
+        sees_target: the target means to predict what is seen (a teacher's features at seen
+            tokens); the certificate says so instead of refusing it.
+    """
+
+    sources: Tensor
+    targets: Tensor
+    sees_target: bool = False
+
+    def to(self, device: torch.device | str) -> "Links":
+        """The same links on another device."""
+        return replace(self, sources=self.sources.to(device), targets=self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Links as the models read them.
+
+    Args:
+        sources: (B or 1, G, S) positions.
+        tokens: (B or 1, G, T) tokens that are predicted.
+        live: (B or 1, G) bool, what counts; None where all do.
+        span: (start, stop) where the sources are a run of positions, read without a gather.
+    """
+
+    sources: Tensor
+    tokens: Tensor
+    live: Tensor | None
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What holds for every draw of a mask, read once on the host, so that no step asks a device.
+
+    Args:
+        keep: positions that are computed; nothing reads further.
+        encoded: how many of them hold pixels in the encoder.
+        kinds: attention in encoder and decoder, see :class:`Pattern`.
+        all_live: for each group, whether all its predictions count.
+        spans: for each group, see :class:`Group`.
+        dense: (E, E) and (keep, keep) bool, for a mask with a predicate.
+    """
+
+    keep: int
+    encoded: int
+    kinds: tuple[str, str]
+    all_live: tuple[bool, ...]
+    spans: tuple[tuple[int, int] | None, ...]
+    dense: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass
+class Plan:
+    """What the models read.
+
+    Args:
+        order: (B or 1, keep) token at each computed position.
+        encoded: (B or 1, E) positions that hold pixels in the encoder; None where all do.
+        encoded_tokens: (B or 1, E) the tokens at them.
+        encoder, decoder: attention patterns over E and over keep positions.
+        groups: the predictions.
+        length: positions before dead work was removed.
+    """
+
+    order: Tensor
+    encoded: Tensor | None
+    encoded_tokens: Tensor
+    encoder: Pattern
+    decoder: Pattern
+    groups: list[Group]
+    length: int
+
+    @property
+    def keep(self) -> int:
+        """Positions that are computed."""
+        return self.order.shape[-1]
+
+
+def at(values: Tensor, index: Tensor) -> Tensor:
+    """values (B or 1, N) at index (B or 1, …), broadcast over the batch, in the index's shape."""
+    batch = max(len(values), len(index))
+    index = index.expand(batch, *index.shape[1:])
+    return values.expand(batch, -1).gather(1, index.flatten(1)).view(index.shape)
+
+
+def sees(mask: Mask) -> Tensor:
+    """(B or 1, N): position q reads the first sees[q] positions. The whole of a staircase."""
+    step = torch.atleast_2d(mask.step).contiguous()
+    return torch.searchsorted(step, step, right=True)
+
+
+def first_shown(mask: Mask, grid: PatchGrid) -> Tensor:
+    """(B or 1, tokens): the first position at which a token's pixels are shown, N if none.
+
+    By token, not by position: a token may stand twice in a sequence.
+    """
+    order, shown = torch.atleast_2d(mask.order), torch.atleast_2d(shown_of(mask))
+    batch, n = max(len(order), len(shown)), len(mask)
+    position = torch.where(shown, torch.arange(n, device=order.device), n)
+    nowhere = torch.full((batch, grid.tokens + grid.extra), n, device=order.device)
+    return nowhere.scatter_reduce(1, order.expand(batch, -1), position.expand(batch, -1), "amin")
+
+
+def shown_of(mask: Mask) -> Tensor:
+    """(N,) or (B, N) bool: whose pixels enter the encoder."""
+    return torch.ones_like(mask.order, dtype=torch.bool) if mask.shown is None else mask.shown
+
+
+def live_of(mask: Mask, link: Links) -> Tensor:
+    """(B or 1, G) bool: a prediction counts unless all its targets are given."""
+    if mask.given is None:
+        return torch.ones_like(link.targets[..., 0], dtype=torch.bool)
+    return ~at(torch.atleast_2d(mask.given), link.targets).all(-1)
+
+
+def reads_and_leaks(mask: Mask, link: Links, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """For a staircase: how many positions each prediction reads, and which targets lie in them.
+
+    A staircase is its own closure: what a position reads reads no further, so any depth of
+    encoder and decoder reaches the same prefix.
+
+    Returns:
+        (B or 1, G) whole numbers, 0 where a prediction does not count; (B or 1, G, T) bool.
+    """
+    live = live_of(mask, link)
+    reads = at(sees(mask), link.sources).amax(-1) * live
+    tokens = at(torch.atleast_2d(mask.order), link.targets)
+    leaks = at(first_shown(mask, grid), tokens) < reads[..., None]
+    return reads, leaks & (not link.sees_target)
+
+
+def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds) -> Plan:
+    """Compile one draw of a mask on its device, vectorised, without a host read.
+
+    A draw that leaves the bounds or leaks fails an assertion on the device.
+
+    Args:
+        mask: of one image or of a batch.
+        links: of ``target.links(mask, grid)``, on the mask's device.
+        grid: the image's.
+        bounds: of the certificate, over all draws.
+    """
+    order, keep = torch.atleast_2d(mask.order), bounds.keep
+    encoded = None
+    if mask.shown is not None:
+        hidden = torch.atleast_2d(mask.shown).logical_not().byte()
+        encoded = hidden.argsort(dim=1, stable=True)[:, : bounds.encoded]
+    groups = [
+        Group(link.sources, at(order, link.targets), None if whole else live_of(mask, link), span)
+        for link, whole, span in zip(links, bounds.all_live, bounds.spans, strict=True)
+    ]
+    if bounds.dense is None:
+        for link in links:
+            reads, leaks = reads_and_leaks(mask, link, grid)
+            torch._assert_async(~leaks.any() & (reads.amax() <= keep))
+    encoder, decoder = _patterns(mask, encoded, bounds)
+    tokens = order[:, :keep] if encoded is None else at(order, encoded)
+    return Plan(order[:, :keep], encoded, tokens, encoder, decoder, groups, len(mask))
+
+
+def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Pattern, Pattern]:
+    if bounds.dense is not None:
+        inner, outer = (d[None].to(mask.order.device) for d in bounds.dense)
+        return Pattern("dense", bounds.encoded, mask=inner), Pattern(
+            "dense", bounds.keep, mask=outer
+        )
+    outer = sees(mask)
+    decoder = _pattern(bounds.kinds[1], outer[:, : bounds.keep].clamp(max=bounds.keep))
+    if encoded is None:
+        return decoder, decoder
+    # among the shown, position q reads as many as were shown in the prefix that it saw
+    before = torch.nn.functional.pad(torch.atleast_2d(mask.shown).long().cumsum(1), (1, 0))
+    inner = at(before, at(outer, encoded)).clamp(max=bounds.encoded)
+    return _pattern(bounds.kinds[0], inner), decoder
+
+
+def _pattern(kind: str, sees: Tensor) -> Pattern:
+    length = sees.shape[1]
+    if kind == "full":
+        torch._assert_async((sees == length).all())
+    elif kind == "causal":
+        torch._assert_async((sees == torch.arange(length, device=sees.device) + 1).all())
+    return Pattern(kind, length, sees)
+
+
+@dataclass
+class Features:
+    """What an encoder reads when it is probed.
+
+    Args:
+        order: (1, N) token at each position; every token of the grid once.
+        pattern: attention over the N positions.
+        raster: (1, N) position of each token, tokens without pixels first, then raster order.
+    """
+
+    order: Tensor
+    pattern: Pattern
+    raster: Tensor
+
+    def to(self, device: torch.device | str) -> "Features":
+        """The same on another device."""
+        return Features(self.order.to(device), self.pattern.to(device), self.raster.to(device))
+
+
+def compile_features(mask: Mask, grid: PatchGrid) -> Features:
+    """Compile the mask of a probed encoder; ValueError unless it names every token once."""
+    n = grid.tokens + grid.extra
+    if mask.order.ndim > 1 or sorted(mask.order.tolist()) != list(range(n)):
+        raise ValueError(
+            f"features of {grid} need each of its {n} tokens once, in one order for all images; "
+            f"this mask's order has shape {tuple(mask.order.shape)} and "
+            f"{mask.order.unique().numel()} different tokens"
+        )
+    if mask.attend is not None:
+        pattern = Pattern("dense", n, mask=mask.visible())
+    else:
+        pattern = Pattern(kind_of(sees(mask)), n, sees(mask))
+    raster = mask.order.argsort().roll(grid.extra)
+    return Features(mask.order[None], pattern, raster[None])
+
+
+def kind_of(sees: Tensor) -> str:
+    """The kind of a staircase, read on the host."""
+    length = sees.shape[1]
+    if (sees == length).all():
+        return "full"
+    return "causal" if (sees == torch.arange(length) + 1).all() else "staircase"

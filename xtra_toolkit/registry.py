@@ -1,0 +1,36 @@
+"""The registries. Keep this file light: MMEngine swallows an ImportError raised here.
+
+``MASKS`` is a root registry of our own. The others are children of MMEngine's, so that a
+config finds ``type='xtra_toolkit.X'`` without ``custom_imports``, in every process.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+
+
+def _child(name: str, *locations: str) -> Registry:
+    parent = getattr(mmengine_registry, name)
+    places = [f"xtra_toolkit.{place}" for place in locations]
+    return Registry(parent.name, parent=parent, scope="xtra_toolkit", locations=places)
+
+
+def _build_mask(cfg: dict, *args: Any, **kwargs: Any) -> Callable:
+    from xtra_toolkit.masks.build import build_mask  # it imports torch
+
+    return build_mask(cfg)
+
+
+MASKS = Registry(
+    "mask", build_func=_build_mask, scope="xtra_toolkit", locations=["xtra_toolkit.masks"]
+)
+MODELS = _child("MODELS", "models", "targets")
+DATASETS = _child("DATASETS", "data")
+DATA_SAMPLERS = _child("DATA_SAMPLERS", "data")
+TRANSFORMS = _child("TRANSFORMS", "data")
+HOOKS = _child("HOOKS", "hooks")
+METRICS = _child("METRICS", "models")
+LOOPS = _child("LOOPS", "engine")
+OPTIM_WRAPPERS = _child("OPTIM_WRAPPERS", "engine")

@@ -1,0 +1,28 @@
+"""Masked patches: the output at a hidden position predicts that position (MAE, BEiT, SimMIM)."""
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.plan import Links
+from xtra_toolkit.registry import MODELS
+from xtra_toolkit.targets.pixels import PixelTarget
+
+
+@MODELS.register_module()
+class MaskedPatches(PixelTarget):
+    """Each hidden token predicts itself (MAE, arXiv 2111.06377)."""
+
+    def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
+        """One group: the hidden positions, in sequence order."""
+        if mask.shown is None or mask.shown.all():
+            raise ValueError(
+                "MaskedPatches predicts hidden tokens, and this mask shows every token; use a "
+                "mask that hides some (RandomShown), or predict what comes next (NextToken, "
+                "NextBlock)"
+            )
+        if mask.shown.ndim > 1:
+            raise ValueError(
+                "MaskedPatches needs hidden tokens at the same sequence positions in every "
+                "image; let the mask order its tokens, the shown ones first"
+            )
+        hidden = (~mask.shown).nonzero().view(1, -1, 1)
+        return [Links(hidden, hidden)]
