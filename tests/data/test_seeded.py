@@ -1,0 +1,81 @@
+"""Augmentation is a function of (seed, epoch, index)."""
+
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from xtra_toolkit.data import Digits
+from xtra_toolkit.data.seeded import SeededSamples, hash_words, seeded
+
+
+class _Draws(Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        draws = random.random(), np.random.rand(), torch.rand(()).item()
+        return torch.tensor([index, *draws], dtype=torch.float64)
+
+
+class Draws(SeededSamples, _Draws):
+    pass
+
+
+def keys(epoch=3, order=None):
+    return [(7, epoch, index) for index in order or range(12)]
+
+
+def load(sampler, workers=0):
+    loader = DataLoader(Draws(), sampler=sampler, batch_size=4, num_workers=workers)
+    return torch.cat(list(loader))
+
+
+def test_a_sample_is_the_same_whatever_the_order_and_the_workers():
+    expected = load(keys())
+    order = [5, 0, 11, 3, 2, 1, 4, 10, 9, 8, 7, 6]
+    assert torch.equal(load(keys(order=order)), expected[order])
+    assert torch.equal(load(keys(), workers=2), expected)
+
+
+def test_epochs_indices_and_generators_draw_differently():
+    first, second = load(keys(epoch=0))[:, 1:], load(keys(epoch=1))[:, 1:]
+    draws = torch.cat([first.flatten(), second.flatten()])
+    assert len(draws.unique()) == 2 * 12 * 3
+    assert not torch.equal(first, torch.cat([Draws()[8, 0, i][None, 1:] for i in range(12)]))
+
+
+def test_the_global_generators_are_left_as_they_were():
+    def three():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = three()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    Draws()[7, 0, 1]
+    try:
+        with seeded(1, 2, 3):
+            raise KeyError
+    except KeyError:
+        pass
+    assert three() == expected
+
+
+def test_a_plain_index_draws_from_the_global_generators():
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    assert not torch.equal(Draws()[1], Draws()[1])
+
+
+def test_the_hash_never_changes():
+    assert hash_words(0, 0, 0) == np.random.SeedSequence((0, 0, 0)).generate_state(4).tolist()
+    assert hash_words(7, 3, 1) == [1060801321, 3103788793, 2540067344, 3973745353]
+
+
+def test_a_model_finds_a_seed_of_its_own_in_each_sample():
+    """Different for each key, the same again for the same; MaskTargetPretrainer masks by it."""
+    data = Digits("train", pipeline=[dict(type="mmpretrain.PackInputs")])
+    keys = [(0, 0, 3), (0, 1, 3), (1, 0, 3), (0, 0, 4)]
+    seeds = [data[key]["data_samples"].draw_seed for key in keys]
+    assert len(set(seeds)) == 4
+    assert seeds == [data[key]["data_samples"].draw_seed for key in keys]

@@ -1,0 +1,235 @@
+"""An iteration is a global batch, whatever the micro-batches."""
+
+import os
+import uuid
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from xtra_toolkit.data import SeededSamples
+from xtra_toolkit.engine.accumulated import accumulation_of
+
+
+class Plain(Dataset):
+    """44 noisy vectors; the noise plays augmentation."""
+
+    metainfo = {}
+
+    def __len__(self):
+        return 44
+
+    def __getitem__(self, index):
+        return {"x": torch.eye(4)[index % 4] + 0.1 * torch.randn(4), "index": index}
+
+
+class Noisy(SeededSamples, Plain):
+    pass
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        nn.init.eye_(self.layer.weight)
+
+    def forward(self, x, index, mode="tensor"):
+        if mode == "predict":
+            return [self.layer(x)]
+        return {"loss": (self.layer(x) - x.flip(-1)).square().mean(), "index": index.float()}
+
+
+class Record(Hook):
+    """The learning rate, the logs and the place of each iteration."""
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self):
+        self.rates, self.losses, self.steps = [], [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.rates.append(runner.optim_wrapper.get_lr()["lr"][0])
+        self.losses.append({key: float(value) for key, value in outputs.items()})
+        self.steps.append((runner.epoch, batch_idx, runner.iter))
+
+
+def build(folder, batch_size=8, epochs=3, **changes):
+    torch.manual_seed(0)
+    config = dict(
+        model=Model(),
+        work_dir=str(folder),
+        train_dataloader=dict(dataset=Noisy(), batch_size=batch_size, num_workers=0),
+        train_cfg=dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=epochs, global_batch=8),
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.01)),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, end=4, by_epoch=False),
+            dict(type="CosineAnnealingLR", by_epoch=True, begin=1, convert_to_iter_based=True),
+        ],
+        randomness=dict(seed=3),
+        custom_hooks=[Record(), dict(type="xtra_toolkit.SafeResume")],
+        experiment_name=uuid.uuid4().hex,  # MMEngine shares a message hub between equal names
+        log_level="INFO",
+    )
+    config["train_dataloader"]["collate_fn"] = dict(type="default_collate")
+    for name, change in changes.items():
+        merges = isinstance(change, dict) and name in config
+        config[name] = {**config[name], **change} if merges else change
+    return Runner(**config)
+
+
+def train(folder, **changes):
+    """A trained runner: its flat weights and what its Record saw."""
+    runner = build(folder, **changes)
+    model = runner.train()
+    weights = torch.cat([param.detach().flatten() for param in model.parameters()])
+    return weights, next(hook for hook in runner.hooks if isinstance(hook, Record)), runner
+
+
+def test_accumulating_changes_nothing(tmp_path):
+    weights, whole, runner = train(tmp_path / "whole")
+    assert runner.iter == runner.max_iters == 15  # 44 // 8 steps, 3 epochs
+    assert len(set(whole.rates)) > 10
+    for batch_size in (4, 2, 1):
+        others, parts, runner = train(tmp_path / str(batch_size), batch_size=batch_size)
+        assert torch.allclose(others, weights, atol=1e-6, rtol=0)
+        assert parts.rates == whole.rates
+        assert parts.steps == whole.steps
+        assert runner.max_iters == 15 and len(runner.train_dataloader) == 5
+        for part, one in zip(parts.losses, whole.losses, strict=True):
+            assert part == pytest.approx(one, abs=1e-5)
+
+
+def test_the_optimizer_steps_once_an_iteration(tmp_path):
+    _, record, runner = train(tmp_path, batch_size=2)
+    (state,) = {int(s["step"]) for s in runner.optim_wrapper.optimizer.state.values()}
+    assert state == len(record.steps) == 15
+
+
+def test_micro_batches_are_pulled_one_by_one(tmp_path):
+    events = []
+
+    class Loud(Noisy):
+        def __getitem__(self, key):
+            events.append("sample")
+            return super().__getitem__(key)
+
+    runner = build(tmp_path, batch_size=4, epochs=2, train_dataloader=dict(dataset=Loud()))
+    runner.model.register_forward_hook(lambda *_: events.append("forward"))
+    runner.train()
+    assert events[:10] == (["sample"] * 4 + ["forward"]) * 2
+
+
+def test_one_line_says_the_numbers(tmp_path):
+    train(tmp_path, batch_size=2)
+    (log,) = tmp_path.rglob("*.log")
+    line = (
+        "8 images a step = 1 process x 2 images x 4 accumulated; 5 steps an epoch, "
+        "3 epochs; learning rate 0.01 (AdamW)"
+    )
+    assert line in log.read_text()
+
+
+def test_validation_and_intervals_count_iterations_and_epochs(tmp_path):
+    calls = []
+
+    class Count(Hook):
+        def after_val_epoch(self, runner, metrics=None):
+            calls.append(runner.epoch)
+
+    loader = dict(dataset=Plain(), batch_size=4, sampler=dict(type="DefaultSampler"))
+    runner = build(
+        tmp_path,
+        batch_size=2,
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=4, by_epoch=False)),
+        custom_hooks=[Count(), dict(type="xtra_toolkit.SafeResume")],
+        train_cfg=dict(max_epochs=3, val_interval=2),
+        val_dataloader={**loader, "collate_fn": dict(type="default_collate")},
+        val_cfg=dict(),
+        val_evaluator=[dict(type="DumpResults", out_file_path=str(tmp_path / "val.pkl"))],
+    )
+    runner.train()
+    assert calls == [2, 3]
+    saved = {path.name for path in tmp_path.glob("iter_*.pth")}
+    assert saved == {"iter_4.pth", "iter_8.pth", "iter_12.pth", "iter_15.pth"}
+
+
+@pytest.mark.parametrize(
+    ("unit", "interval", "done"), [("epoch", 2, 10), ("iter", 7, 7), ("iter", 5, 5)]
+)
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, unit, interval, done, monkeypatch):
+    """Also from the middle of an epoch or its last step, and with a seed drawn, not given."""
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    checkpoint = dict(type="CheckpointHook", interval=interval, by_epoch=unit == "epoch")
+    options = dict(
+        batch_size=2, randomness=dict(seed=None), default_hooks=dict(checkpoint=checkpoint)
+    )
+    weights, whole, first = train(tmp_path, **options)
+    kept = str(tmp_path / f"{unit}_{interval}.pth")
+    others, rest, second = train(tmp_path, load_from=kept, resume=True, **options)
+    assert rest.steps == whole.steps[done:]
+    assert rest.rates == whole.rates[done:]
+    assert rest.losses == whole.losses[done:]
+    assert torch.equal(others, weights)
+    assert second.train_dataloader.sampler.seed == first.train_dataloader.sampler.seed
+
+
+def test_a_resume_with_another_global_batch_is_a_sentence(tmp_path):
+    train(tmp_path, epochs=2)
+    with pytest.raises(ValueError, match=r"in epoch 2 after 10 steps, but an epoch has 11 steps"):
+        train(tmp_path, batch_size=2, resume=True, train_cfg=dict(global_batch=4))
+
+
+def test_a_batch_that_does_not_divide_is_a_sentence():
+    assert accumulation_of(2048, 1, 64) == 32 and accumulation_of(2048, 8, 256) == 1
+    with pytest.raises(ValueError, match=r"=24 is no multiple of 2 .* x 5 .*1, 2, 3, 4, 6, 12\."):
+        accumulation_of(24, 2, 5)
+    with pytest.raises(ValueError, match=r"=8 is no multiple of 2 .* x 8 .*divide: 1, 2, 4\."):
+        accumulation_of(8, 2, 8)
+    with pytest.raises(ValueError, match=r"among 72 processes.*global batch of 2016"):
+        accumulation_of(2048, 72, 4)
+
+
+STOCK = dict(type="DefaultSampler", shuffle=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (dict(batch_size=3), r"=8 is no multiple of 1 .* x 3 .*divide: 1, 2, 4, 8"),
+        (dict(train_dataloader=dict(sampler=STOCK)), r"DefaultSampler.*GlobalBatchSampler"),
+        (dict(train_dataloader=dict(batch_sampler=STOCK)), r"and no batch_sampler"),
+        (dict(train_dataloader=dict(dataset=Plain())), r"Plain takes no keys.*SeededSamples"),
+        (dict(optim_wrapper=dict(accumulative_counts=2)), r"accumulative_counts=2 beside"),
+        (dict(auto_scale_lr=dict(enable=True, base_batch_size=8)), r"auto_scale_lr\.enable=False"),
+        (dict(train_cfg=dict(global_batch=64)), r"44 images were found, and a global batch"),
+    ],
+)
+def test_what_would_count_wrongly_is_refused(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train(tmp_path, **changes)
+
+
+def _process(rank, folder):
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    rendezvous = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
+    wrapper = dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel", device_ids=None))
+    weights, record, _ = train(folder, batch_size=2, launcher="pytorch", cfg=wrapper)
+    torch.save((weights, record.steps, record.losses), f"{folder}/rank_{rank}")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    torch.multiprocessing.spawn(_process, (tmp_path,), nprocs=2)
+    weights, whole, _ = train(tmp_path / "whole")
+    for rank in range(2):
+        others, steps, losses = torch.load(tmp_path / f"rank_{rank}")
+        assert torch.allclose(others, weights, atol=1e-6, rtol=0)
+        assert steps == whole.steps
+        for part, one in zip(losses, whole.losses, strict=True):
+            assert part == pytest.approx(one, abs=1e-5)

@@ -1,0 +1,85 @@
+"""Global batches: the same images in the same step, on one process or on many."""
+
+from collections.abc import Iterator, Sized
+
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from xtra_toolkit.data.seeded import Key, hash_words
+from xtra_toolkit.registry import DATA_SAMPLERS
+
+
+@DATA_SAMPLERS.register_module()
+class GlobalBatchSampler(Sampler):
+    """Yields keys (seed, epoch, index), for data sets with ``SeededSamples``.
+
+    An epoch of N images is N // global_batch full batches, cut from one permutation that only
+    seed and epoch decide; the rest of the images wait for another epoch's permutation. Of each
+    global batch, rank r of W takes the r-th of W contiguous shares.
+
+    Args:
+        dataset: anything with a length.
+        global_batch: images of an optimizer step over all processes. ``GlobalBatchLoop`` fills
+            it in from ``train_cfg.global_batch``.
+        shuffle: whether to permute the images; else they come in their own order.
+        seed: the same on all processes; MMEngine fills it in. ``None``: drawn once for all.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        global_batch: int | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+    ):
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.global_batch = global_batch
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self.set_epoch(0)
+        self._check()
+        self.steps = len(dataset) // global_batch
+        self.share = global_batch // self.world_size
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Chooses the permutation, and how many of its global batches have been seen already."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        """Images of this process in a whole epoch."""
+        return self.steps * self.share
+
+    def __iter__(self) -> Iterator[Key]:
+        order = self._order()[: self.steps * self.global_batch]
+        batches = order.view(self.steps, self.world_size, self.share)
+        mine = batches[self.start :, self.rank].flatten().tolist()
+        seed, epoch = self.seed, self.epoch
+        return ((seed, epoch, index) for index in mine)
+
+    def _order(self) -> torch.Tensor:
+        if not self.shuffle:
+            return torch.arange(len(self.dataset))
+        high, low, *_ = hash_words(self.seed, self.epoch)
+        generator = torch.Generator().manual_seed(high << 32 | low)
+        return torch.randperm(len(self.dataset), generator=generator)
+
+    def _check(self) -> None:
+        images, batch, world = len(self.dataset), self.global_batch, self.world_size
+        if batch is None:
+            raise ValueError(
+                "GlobalBatchSampler got no global_batch. Train with train_cfg.type="
+                "'xtra_toolkit.GlobalBatchLoop', which fills it in, or give it."
+            )
+        if batch < 1 or batch % world:
+            raise ValueError(
+                f"A global batch of {batch} images cannot be shared equally by {world} processes. "
+                f"train_cfg.global_batch must be a multiple of {world}, for example "
+                f"{max(batch // world, 1) * world}."
+            )
+        if images < batch:
+            raise ValueError(
+                f"An epoch would have no step: {images} images were found, and a global batch "
+                f"takes {batch}. Lower train_cfg.global_batch or give more images."
+            )

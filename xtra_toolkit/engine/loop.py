@@ -1,0 +1,163 @@
+"""A training loop whose iteration is one global batch, on any number of processes.
+
+    train_cfg = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=800, global_batch=2048)
+
+global_batch = processes × batch_size × accumulation. The processes and their batch size are the
+machine's affair; the loop finds the accumulation. Iterations, schedules, logs and checkpoints
+count optimizer steps, so they are the same on one GPU and on many.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+
+from xtra_toolkit.data.sampler import GlobalBatchSampler
+from xtra_toolkit.engine.accumulated import Accumulated, accumulation_of, mean_logs
+from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
+
+
+@LOOPS.register_module()
+class GlobalBatchLoop(EpochBasedTrainLoop):
+    """MMEngine's epoch loop, counting in global batches.
+
+    Hooks get a step's first micro-batch as ``data_batch``, and as ``outputs`` the mean over the
+    step. A checkpoint from the middle of an epoch resumes with the images not seen yet.
+
+    Args:
+        runner: MMEngine's runner.
+        dataloader: a config; its sampler is a ``GlobalBatchSampler`` (the default).
+        global_batch: images of one optimizer step, over all processes.
+        **kwargs: of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``, ...
+
+    Raises:
+        ValueError: the batch cannot be divided, or another part of the config counts it too.
+    """
+
+    def __init__(self, runner: Any, dataloader: dict, global_batch: int, **kwargs: Any):
+        _refuse_second_counts(runner)
+        sampler = _global_batch_sampler(dataloader)
+        batch_size = dataloader.get("batch_size", 1)
+        self.global_batch = global_batch
+        self.accumulation = accumulation_of(global_batch, get_world_size(), batch_size)
+        dataloader = {**dataloader, "sampler": {**sampler, "global_batch": global_batch}}
+        super().__init__(runner, dataloader, **kwargs)
+        if not getattr(self.dataloader.dataset, "takes_keys", False):
+            raise ValueError(
+                f"The data set {type(self.dataloader.dataset).__name__} takes no keys (seed, "
+                "epoch, index). Use xtra_toolkit.ImageFolder, or derive a class from "
+                "xtra_toolkit.data.SeededSamples and yours, in this order."
+            )
+        self.dataloader = Accumulated(self.dataloader, self.accumulation)
+        self._max_iters = self._max_epochs * len(self.dataloader)
+
+    def run(self) -> nn.Module:
+        """Trains; the runner has built, loaded and resumed everything by now."""
+        self._continue()
+        wrapper = self.runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            raise ValueError("GlobalBatchLoop accumulates for one optimizer; here are several.")
+        wrapper._accumulative_counts = self.accumulation
+        counts = (steps * self.accumulation for steps in (self._iter, self._max_iters))
+        wrapper.initialize_count_status(self.runner.model, *counts)
+        self.runner.logger.info(self.describe())
+        return super().run()
+
+    def run_epoch(self) -> None:
+        """Runs an epoch, or what is left of it after a resume."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        start = self._iter - self._epoch * len(self.dataloader)
+        self.dataloader.sampler.set_epoch(self._epoch, start)
+        for idx, micro_batches in enumerate(self.dataloader, start):
+            self.run_iter(idx, micro_batches)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: Iterator) -> None:
+        """Makes one optimizer step of the micro-batches of a group."""
+        first = next(data_batch)
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=first)
+        outputs = mean_logs([self._train_step(batch) for batch in chain([first], data_batch)])
+        self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=first, outputs=outputs)
+        self._iter += 1
+
+    def describe(self) -> str:
+        """One line with the numbers of the run."""
+        optimizer, world = self.runner.optim_wrapper.optimizer, get_world_size()
+        return (
+            f"{self.global_batch} images a step = {world} process{'es' * (world > 1)} x "
+            f"{self.dataloader.batch_size} images x {self.accumulation} accumulated; "
+            f"{len(self.dataloader)} steps an epoch, {self._max_epochs} epochs; "
+            f"learning rate {optimizer.defaults['lr']:g} ({type(optimizer).__name__})"
+        )
+
+    def _train_step(self, batch: dict) -> dict[str, torch.Tensor]:
+        logs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+        device = get_device()
+        return {
+            key: torch.as_tensor(value, dtype=torch.float32, device=device).detach()
+            for key, value in logs.items()
+        }
+
+    def _continue(self) -> None:
+        """Takes up the data order of the run that is resumed."""
+        steps = len(self.dataloader)
+        if not 0 <= self._iter - self._epoch * steps <= steps:
+            raise ValueError(
+                f"The checkpoint stopped in epoch {self._epoch} after {self._iter} steps, but an "
+                f"epoch has {steps} steps here. Resume with the images and the global batch it "
+                "was trained with, or start anew from its weights (load_from, resume=False)."
+            )
+        sampler, info = self.dataloader.sampler, self.runner.message_hub
+        if self._iter:  # the runner built the sampler before it knew the checkpoint's seed
+            sampler.seed = info.get_info("sampler_seed", sampler.seed)
+        info.update_info("sampler_seed", sampler.seed)
+
+
+def _refuse_second_counts(runner: Any) -> None:
+    """GlobalBatchLoop alone decides on accumulation, and the rate does not follow the machine."""
+    wrapper = runner.optim_wrapper
+    counts = (
+        wrapper.get("accumulative_counts", 1)
+        if isinstance(wrapper, dict)
+        else getattr(wrapper, "_accumulative_counts", 1)
+    )
+    if counts != 1:
+        raise ValueError(
+            f"optim_wrapper.accumulative_counts={counts} beside GlobalBatchLoop, which finds the "
+            "accumulation from train_cfg.global_batch: leave accumulative_counts out."
+        )
+    if (runner.auto_scale_lr or {}).get("enable"):
+        raise ValueError(
+            "auto_scale_lr would scale the learning rate with the number of processes, but "
+            "train_cfg.global_batch is the same on any: set auto_scale_lr.enable=False and "
+            "optim_wrapper.optimizer.lr for the global batch."
+        )
+
+
+def _global_batch_sampler(dataloader: dict) -> dict:
+    """The config of the sampler, once it is known to be one of global batches."""
+    if not isinstance(dataloader, dict):
+        raise ValueError(
+            f"GlobalBatchLoop needs train_dataloader as a config, not a {type(dataloader).__name__}"
+            ": it fills in the sampler's global_batch."
+        )
+    sampler = dataloader.get("sampler") or {"type": GlobalBatchSampler}
+    kind = sampler["type"]
+    kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    if kind is None:
+        return sampler  # an unknown name: MMEngine's own message says so when it builds it
+    if not issubclass(kind, GlobalBatchSampler) or dataloader.get("batch_sampler"):
+        raise ValueError(
+            f"GlobalBatchLoop cannot train with the sampler {kind.__name__} "
+            f"and batch_sampler={dataloader.get('batch_sampler')}: set train_dataloader.sampler="
+            "dict(type='xtra_toolkit.GlobalBatchSampler') and no batch_sampler."
+        )
+    return sampler
