@@ -24,6 +24,32 @@ def build_mask(cfg: dict | Callable) -> Callable[..., Mask]:
         raise ValueError(f"mask {kind!r} cannot be made of {args}: {error}") from error
 
 
+def check_registered(cfg: object) -> None:
+    """Refuse a config out of a file that would build anything but masks known to this process.
+
+    MMEngine takes any dotted path for a `type`, and calls it: from a stranger's checkpoint that
+    would be a stranger's command.
+    """
+    if isinstance(cfg, dict):
+        if "type" in cfg and not _registered(str(cfg["type"])):
+            raise ValueError(
+                f"the checkpoint names the mask {cfg['type']!r}, which is not registered here; "
+                f"import the plugin that registers it (custom_imports); {known_masks()}"
+            )
+        cfg = list(cfg.values())
+    for value in cfg if isinstance(cfg, list) else ():
+        check_registered(value)
+
+
+def _registered(kind: str) -> bool:
+    MASKS.import_from_location()
+    scope, _, name = kind.rpartition(".")
+    return any(
+        scope in ("", registry.scope) and name in registry.module_dict
+        for registry in (MASKS, *MASKS.children.values())
+    )
+
+
 def known_masks() -> str:
     """The names that a config may use, and the plugins that failed to load."""
     from xtra_toolkit.masks.plugins import FAILED

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import build_mask
+from xtra_toolkit.masks.build import check_registered
 
 # the state dict key ends with this; a stock ViT reports it as unexpected, so the name must speak
 KEY = "xtra_toolkit_attention_mask"
@@ -51,8 +52,9 @@ class EncoderMask(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # noqa: ANN001, ANN002
         stored = unpack(state_dict.get(prefix + "json"))
-        if stored is None or self.change:
+        if stored is None or self.change or stored["mask"] == self.config:
             return
+        check_registered(stored["mask"])
         if self.config is None:
             self.set(stored["mask"])
         elif not self._same(stored["mask"]):

@@ -101,7 +101,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         """The plan of a training batch; random masks follow the seeds of its samples."""
         generator = None
         if self.planner.random:
-            generator = torch.Generator(inputs.device)
+            generator = torch.Generator("cpu" if inputs.is_meta else inputs.device)
             generator.manual_seed(_seed(data_samples))
         return self.planner(len(inputs), inputs.device, generator)
 

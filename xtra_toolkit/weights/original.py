@@ -22,6 +22,8 @@ NAMES = [
     (r"^(backbone|neck)\.norm\.", r"\1.ln1."),
 ]
 
+HEAD = "aim_proj.0.mlp.0.weight"
+
 
 def rename(name: str) -> str:
     """A parameter's name in the original to ours."""
@@ -42,15 +44,28 @@ def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{len(unknown)} parameters are not of an original XTRA, which has enc, proj, "
             f"predictor and aim_proj; the first: {unknown[0]!r}"
         )
-    side = block_side(state)
+    side = block_side(state) if HEAD in state else 1
     p, q = state["enc.patch_embed.proj.weight"].shape[2:]
     return {rename(name): _token_major(name, value, side, p, q) for name, value in state.items()}
 
 
 def block_side(state: dict[str, Tensor]) -> int:
-    """Tokens along a side of a block, from the widths of the head."""
+    """Tokens along a side of a block, from the widths of the head; ValueError without one."""
+    if HEAD not in state:
+        raise ValueError(
+            "the size of the blocks follows from the head (aim_proj), which this file lacks; "
+            "name the encoder's mask (--mask)"
+        )
     width = state["predictor.pos_embed"].shape[-1]
-    return round((state["aim_proj.0.mlp.0.weight"].shape[1] / width) ** 0.5)
+    return round((state[HEAD].shape[1] / width) ** 0.5)
+
+
+def mask_of(state: dict[str, Tensor]) -> dict:
+    """Config of the mask of an original XTRA: its blocks, or single tokens."""
+    side = block_side(state)
+    if side == 1:
+        return dict(type="xtra_toolkit.TokenCausal")
+    return dict(type="xtra_toolkit.BlockCausal", block_size=side)
 
 
 def _token_major(name: str, value: Tensor, k: int, p: int, q: int) -> Tensor:

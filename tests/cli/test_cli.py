@@ -1,0 +1,144 @@
+"""The command line: what it writes, what it says, and how it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from xtra_toolkit.cli import main
+from xtra_toolkit.weights import checkpoint
+from xtra_toolkit.weights.checkpoint import LAYOUTS, MASK
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WEIGHTS, OTHER = GOLDEN / "xtra_k2_weights.safetensors", GOLDEN / "ijepa.safetensors"
+JSON = '{"type": "BlockCausal", "block_size": 4}'
+
+
+def xtra(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_convert_writes_what_torch_loads_safely_and_says_so(tmp_path):
+    result = xtra("convert", WEIGHTS, tmp_path / "x.pth")
+    assert result.exit_code == 0, result.output
+    assert "64 tensors, layout pretrainer, a grid of 8×8 tokens" in result.output
+    assert "BlockCausal" in result.output
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    assert MASK in content["state_dict"]
+    assert content["meta"]["encoder_mask"]["block_size"] == 2
+
+
+def test_stock_files_record_that_full_attention_is_meant(tmp_path):
+    args = ("--to", "timm", "--full-attention")
+    result = xtra("convert", WEIGHTS, tmp_path / "x.safetensors", *args)
+    assert result.exit_code == 0 and "full attention" in result.output
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        meta, names = file.metadata(), set(file.keys())
+    assert json.loads(meta["attention"]) == "full" and "BlockCausal" in meta["encoder_mask"]
+    assert {"pos_embed", "blocks.1.mlp.fc2.bias", "norm.weight"} <= names
+
+
+def test_a_file_of_ours_can_be_converted_again(tmp_path):
+    assert xtra("convert", WEIGHTS, tmp_path / "a.pth").exit_code == 0
+    assert xtra("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--to", "encoder").exit_code == 0
+    names = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
+    assert all(name.startswith("backbone.") for name in names)
+
+
+@pytest.mark.parametrize("given", ["TokenCausal", "xtra_toolkit.TokenCausal", JSON])
+def test_a_mask_is_named_or_given_as_json(tmp_path, given):
+    assert xtra("convert", WEIGHTS, tmp_path / "x.pth", "--mask", given).exit_code == 0
+    mask = torch.load(tmp_path / "x.pth", weights_only=True)["meta"]["encoder_mask"]
+    assert mask["type"].startswith("xtra_toolkit.")
+    assert mask.get("block_size", 4) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        ((WEIGHTS, "x.pth", "--to", "timm"), 1, "would run it with full attention"),
+        ((OTHER, "x.pth"), 1, "Error: no encoder was found"),
+        ((WEIGHTS, "x.pth", "--mask", "Spiral"), 1, "unknown mask"),
+        ((WEIGHTS, "x.pth", "--mask", "{"), 2, "a mask is a name like TokenCausal, or JSON"),
+        ((WEIGHTS, "x.pth", "--mask", "{}"), 2, "a mask is a name like TokenCausal, or JSON"),
+        ((WEIGHTS, "x.safetensors"), 2, "is read by MMEngine, so name a .pth file"),
+        (("absent.pth", "x.pth"), 2, "'absent.pth' does not exist"),
+        ((WEIGHTS, WEIGHTS), 2, "exists; name another file, or overwrite it with --force"),
+    ],
+)
+def test_refusals_are_sentences(args, code, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = xtra("convert", *args)
+    assert not Path("x.pth").exists()
+    assert result.exit_code == code
+    assert sentence in " ".join(result.output.split())
+    assert isinstance(result.exception, SystemExit)  # no traceback
+
+
+def test_force_overwrites(tmp_path):
+    (tmp_path / "x.pth").write_text("old")
+    assert xtra("convert", WEIGHTS, tmp_path / "x.pth", "--force").exit_code == 0
+    assert torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"]
+
+
+def test_a_file_can_be_converted_in_place(tmp_path):
+    path = shutil.copy(WEIGHTS, tmp_path / "x.safetensors")
+    assert xtra("convert", path, path, "--to", "timm", "--full-attention", "--force").exit_code == 0
+    assert torch.equal(load_file(path)["norm.weight"], load_file(WEIGHTS)["enc.norm.weight"])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.Checkpoint, "of", lambda *_: int("not ours"))
+    assert isinstance(xtra("convert", OTHER, tmp_path / "x.pth").exception, ValueError)
+
+
+def test_env_names_versions_devices_back_ends_and_plugins():
+    output = xtra("env").output
+    for part in ("torch ", "mmpretrain    1.2.0", "CUDA build", "CPU ", "attention", "plugin "):
+        assert part in output
+    lines = output.splitlines()
+    assert any(line.split() == ["eager", "all:", "serves"] for line in lines)
+    if not torch.cuda.is_available():
+        assert "  auto        all: takes sdpa" in lines
+        assert any("xformers" in line and "cannot serve" in line for line in lines)
+
+
+def test_env_names_a_plugin_that_failed(monkeypatch):
+    from importlib.metadata import EntryPoint, EntryPoints
+
+    from xtra_toolkit.cli import env
+    from xtra_toolkit.masks.plugins import FAILED
+
+    points = EntryPoints([EntryPoint("spiral", "absent", "xtra_toolkit.plugins")])
+    monkeypatch.setattr(env, "entry_points", lambda group: points)
+    monkeypatch.setitem(FAILED, "spiral", "ImportError: no such module")
+    assert "plugin        spiral, failed: ImportError: no such module" in xtra("env").output
+
+
+def test_help_lists_the_commands_without_heavy_imports():
+    code = (
+        "import sys; from click.testing import CliRunner; from xtra_toolkit.cli import main\n"
+        "print(CliRunner().invoke(main, ['--help']).output)\n"
+        "print(sorted({'torch', 'mmengine', 'mmpretrain', 'numpy'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "convert" in run.stdout and "env" in run.stdout
+    assert run.stdout.endswith("[]\n")
+
+
+def test_help_tells_how_far_the_conversion_was_tested():
+    text = " ".join(xtra("convert", "--help").output.split())
+    assert "no released checkpoint was at hand" in text
+
+
+def test_the_command_line_knows_every_layout():
+    option = next(p for p in main.get_command(None, "convert").params if p.name == "layout")
+    assert tuple(option.type.choices) == LAYOUTS

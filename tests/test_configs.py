@@ -1,0 +1,83 @@
+"""Every shipped config: built and stepped at full size on the meta device; types prefixed."""
+
+from pathlib import Path
+
+import builds  # noqa: F401, sets the scope
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+ROOT = Path(__file__).parents[1] / "mmconfigs"
+CONFIGS = sorted(p for p in ROOT.rglob("*.py") if "_base_" not in p.parts)
+PRETRAINING = [p for p in CONFIGS if p.stem not in ("probe_digits", "probe_digits_random", "demo")]
+RECIPES = [p for p in CONFIGS if p.stem != "demo"]
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        return MODELS.build(Config.fromfile(config).model)
+
+
+def millions(module):
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("config", PRETRAINING, ids=name)
+def test_every_pretraining_config_steps_and_every_parameter_has_a_gradient(config):
+    model = on_meta(config)
+    grid = model.backbone.grid
+    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    loss = model.loss(torch.empty(2, grid.channels, *size, device="meta"))["loss"]
+    loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=name)
+def test_every_type_in_a_config_is_prefixed(config):
+    def types(node):
+        if isinstance(node, dict):
+            if isinstance(node.get("type"), str):
+                yield node["type"]
+            node = list(node.values())
+        if isinstance(node, list | tuple):
+            for child in node:
+                yield from types(child)
+
+    bare = {t for t in types(Config.fromfile(config)._cfg_dict) if "." not in t}
+    assert bare <= {"Pretrained"}  # MMEngine compares this one by its name
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder", "decoder", "head"),
+    [("xtra_vit-b16.py", 85.7, 63.3, 151.0), ("xtra_vit-h14.py", 630.8, 49.6, 184.9)],
+)
+def test_parameter_counts(config, encoder, decoder, head):
+    """In millions; the paper's 85M and 632M encoders, within 1 %."""
+    model = on_meta(ROOT / config)
+    for part, count in ((model.backbone, encoder), (model.neck, decoder), (model.head, head)):
+        assert millions(part) == pytest.approx(count, rel=0.01)
+
+
+def test_the_recipe_of_xtra_b():
+    """What the facts say of the released checkpoint."""
+    config = Config.fromfile(ROOT / "xtra_vit-b16.py")
+    assert config.train_cfg.max_epochs == 800 and config.train_cfg.global_batch == 2048
+    assert config.model.backbone.drop_path_rate == 0.1
+    assert [s.end for s in config.param_scheduler] == [15, 800]
+    assert config.optim_wrapper.optimizer.betas == (0.9, 0.95)
+
+
+def test_weight_decay_spares_one_dimensional_parameters_and_takes_position_tables():
+    from mmengine.optim import build_optim_wrapper
+
+    config = Config.fromfile(Path(__file__).parent / "configs" / "xtra_tiny.py")
+    model = MODELS.build(config.model)
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    decay = {id(g["params"][0]): g["weight_decay"] for g in wrapper.optimizer.param_groups}
+    for n, p in model.named_parameters():
+        assert decay[id(p)] == (0.0 if p.ndim == 1 else 0.05), n

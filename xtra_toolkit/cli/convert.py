@@ -1,0 +1,109 @@
+"""``xtra convert``: checkpoints in and out."""
+
+import json
+import warnings
+from pathlib import Path
+
+import click
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class MaskConfig(click.ParamType):
+    """A mask by its name, or its config as JSON."""
+
+    name = "mask"
+
+    def convert(
+        self, value: str | dict, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict:
+        """'TokenCausal' or '{"type": "BlockCausal", "block_size": 4}' to a config."""
+        try:
+            mask = json.loads(value) if value.startswith("{") else dict(type=value)
+            kind = str(mask["type"])
+        except (ValueError, KeyError):
+            self.fail(
+                f"{value!r} was given; a mask is a name like TokenCausal, or JSON like "
+                '\'{"type": "BlockCausal", "block_size": 4}\'',
+                param,
+                ctx,
+            )
+        # a config has no default scope to look in
+        return mask if "." in kind else dict(mask, type=f"xtra_toolkit.{kind}")
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("target", type=FILE)
+@click.option(
+    "--to",
+    "layout",
+    type=click.Choice(["pretrainer", "encoder", "mmpretrain", "timm"]),
+    default="pretrainer",
+    show_default=True,
+    help="pretrainer: everything, for load_from. encoder: a MaskedViT. mmpretrain, timm: a "
+    "stock ViT, which knows no mask.",
+)
+@click.option(
+    "--mask",
+    type=MaskConfig(),
+    help="The encoder's mask, where SOURCE does not tell: a name, or JSON like "
+    '\'{"type": "BlockCausal", "block_size": 4}\'.',
+)
+@click.option(
+    "--full-attention",
+    is_flag=True,
+    help="Write for a stock ViT though the encoder was trained with a mask: full attention is "
+    "meant. TARGET's metadata keeps it.",
+)
+@click.option("--force", is_flag=True, help="Overwrite TARGET.")
+def convert(
+    source: Path, target: Path, layout: str, mask: dict | None, full_attention: bool, force: bool
+) -> None:
+    """Convert a checkpoint, ours or the original's.
+
+    SOURCE is a PyTorch Lightning file, DeepSpeed's mp_rank_00_model_states.pt, a plain state
+    dict or .safetensors, under the names of elad-amrani/xtra; or a checkpoint of ours. Only
+    tensors are read: nothing in the file is executed.
+
+    TARGET is a .pth file that MMEngine and torch.load(weights_only=True) read; for timm also
+    .safetensors. The encoder's mask travels in it. MMPretrain's benchmark configs take it as
+    init_cfg=dict(type='Pretrained', checkpoint=TARGET, prefix='backbone.').
+
+    The conversion was tested on the names and the numbers of the original code, run with drawn
+    weights: no released checkpoint was at hand.
+    """
+    if target.exists() and not force:
+        raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
+    if target.suffix == ".safetensors" and layout != "timm":
+        raise click.UsageError(
+            f"{target}: layout '{layout}' is read by MMEngine, so name a .pth file; .safetensors "
+            "is for --to timm"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+        from xtra_toolkit.weights.checkpoint import Checkpoint
+        from xtra_toolkit.weights.read import read_state
+
+    checkpoint = Checkpoint.of(read_state(source), mask)
+    content = checkpoint.layout(layout, full_attention)
+    save(content, target)
+    attends = "full attention" if "attention" in content["meta"] else f"mask {checkpoint.mask}"
+    click.echo(
+        f"{target}: {len(content['state_dict'])} tensors, layout {layout}, {checkpoint.grid}, "
+        f"{attends}"
+    )
+
+
+def save(content: dict, target: Path) -> None:
+    """Write as the suffix says; beside TARGET first, which may be SOURCE and still mapped."""
+    import torch
+    from safetensors.torch import save_file
+
+    part = target.with_name(f"{target.name}.part")
+    if target.suffix == ".safetensors":
+        state = {name: value.contiguous() for name, value in content["state_dict"].items()}
+        save_file(state, part, {key: json.dumps(value) for key, value in content["meta"].items()})
+    else:
+        torch.save(content, part)
+    part.replace(target)

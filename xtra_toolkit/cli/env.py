@@ -1,0 +1,103 @@
+"""``xtra env``: what to paste into a bug report."""
+
+import platform
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, entry_points, version
+
+import click
+
+PACKAGES = (
+    *("xtra_toolkit", "torch", "torchvision", "xformers", "mmengine", "mmpretrain"),
+    *("mmcv", "mmcv-lite", "numpy", "timm"),
+)
+KINDS = ("full", "causal", "staircase")
+SHAPE = (2, 256, 12, 64)
+
+
+@click.command()
+def env() -> None:
+    """Print what belongs into a bug report.
+
+    Versions, devices, which attention back end serves which training inputs on this machine and
+    why not, what auto takes, and the plugins.
+    """
+    for part in (versions, devices, backends, plugins):
+        for line in part():
+            click.echo(line)
+
+
+def versions() -> Iterator[str]:
+    """Of everything that decides a number."""
+    import torch
+
+    yield f"python        {platform.python_version()}, {platform.platform()}"
+    for name in PACKAGES:
+        try:
+            yield f"{name:13} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name:13} not installed"
+    yield f"CUDA build    {torch.version.cuda or 'none'}, cuDNN {torch.backends.cudnn.version()}"
+
+
+def devices() -> Iterator[str]:
+    """CUDA devices with compute capability and memory; the CPU's threads."""
+    import torch
+
+    yield f"CPU           {torch.get_num_threads()} threads"
+    for i in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(i)
+        memory = p.total_memory / 2**30
+        yield f"cuda:{i}        {p.name}, compute capability {p.major}.{p.minor}, {memory:.0f} GiB"
+
+
+def backends() -> Iterator[str]:
+    """For training inputs of each kind and precision: what auto takes, who serves, why not."""
+    import torch
+
+    from xtra_toolkit.attention import BACKENDS, choose
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs = training_inputs(device)
+    _, n, heads, dim = SHAPE
+    yield f"attention     on {device}, {n} tokens, {heads} heads of {dim}, forward and backward"
+    answers = {"auto": {name: f"takes {choose(*given)}" for name, given in inputs.items()}}
+    for backend, module in BACKENDS.items():
+        reasons = {name: module.refusal(*given) for name, given in inputs.items()}
+        answers[backend] = {n: f"cannot serve: {r}" if r else "serves" for n, r in reasons.items()}
+    for backend, by_input in answers.items():
+        for answer, names in _grouped(by_input).items():
+            which = "all" if len(names) == len(inputs) else ", ".join(names)
+            yield f"  {backend:11} {which}: {answer}"
+
+
+def training_inputs(device: str) -> dict[str, tuple]:
+    """By name: q (B, N, heads, dim) that needs a gradient, and a pattern."""
+    import torch
+
+    from xtra_toolkit.attention import Pattern
+
+    steps = torch.arange(SHAPE[1], device=device)[None] // 16
+    return {
+        f"{kind} {label}": (
+            torch.zeros(SHAPE, dtype=dtype, device=device, requires_grad=True),
+            Pattern(kind, SHAPE[1], (steps + 1) * 16 if kind == "staircase" else None),
+        )
+        for label, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+        for kind in KINDS
+    }
+
+
+def plugins() -> Iterator[str]:
+    """Installed plugins, and why one failed."""
+    from xtra_toolkit.masks.plugins import FAILED
+
+    for name in sorted(entry_points(group="xtra_toolkit.plugins").names) or ["none"]:
+        yield f"plugin        {name}" + (f", failed: {FAILED[name]}" if name in FAILED else "")
+
+
+def _grouped(answers: dict[str, str]) -> dict[str, list[str]]:
+    groups = defaultdict(list)
+    for name, answer in answers.items():
+        groups[answer].append(name)
+    return groups

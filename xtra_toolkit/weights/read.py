@@ -1,0 +1,100 @@
+"""Tensors out of a stranger's checkpoint, of which nothing is executed.
+
+torch's weights-only reader refuses a file as soon as it names a class that torch does not know,
+and a training checkpoint is full of them (argparse.Namespace, configs, optimizers). Here every
+such name stands for one inert class, so that the reader steps over what is no tensor.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+# where Lightning and MMEngine, and where DeepSpeed keeps the weights
+PLACES = ("state_dict", "module")
+WRAPPERS = r"^((module|_forward_module|_orig_mod)\.)+"
+
+
+class _Dictlike(type):
+    """torch sets items on an object only if its type equals dict."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is dict or other is cls
+
+    __hash__ = type.__hash__
+
+
+class Inert(list, metaclass=_Dictlike):
+    """Stands for any class or function that torch does not know; takes all and does nothing."""
+
+    __hash__ = object.__hash__
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setitem__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a Lightning, MMEngine, DeepSpeed or plain checkpoint, or of safetensors.
+
+    Raises:
+        ValueError: the file cannot be read without executing it, or its weights are not there.
+    """
+    path = Path(path)
+    state = _safetensors(path) if path.suffix == ".safetensors" else _weights(_load(path))
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path}: {name!r} is no tensor; the weights must lie under 'state_dict' "
+                "(Lightning, MMEngine), under 'module' (DeepSpeed) or at the top of the file"
+            )
+        if not value.numel():
+            raise ValueError(
+                f"{path}: {name!r} is empty, as where ZeRO stage 3 keeps the parameters "
+                "elsewhere; gather them with DeepSpeed's zero_to_fp32.py and convert its output"
+            )
+    return {re.sub(WRAPPERS, "", name): value for name, value in state.items()}
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error})") from error
+
+
+def _load(path: Path) -> Any:
+    try:
+        with safe_globals([(Inert, name) for name in _unknown(path)]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        if "whose module" in str(error):
+            reason = re.search(r"GLOBAL \S+ whose module \S+ is blocked", str(error)).group()
+        raise ValueError(
+            f"{path} cannot be read as tensors alone, and is not executed ({reason}); save its "
+            "state_dict by itself, on a machine that trusts it"
+        ) from error
+
+
+def _unknown(path: Path) -> list[str]:
+    """Names in the file that torch does not know; its format before 1.6 cannot be asked."""
+    return get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+
+
+def _weights(content: Any) -> dict:
+    if not isinstance(content, dict):
+        raise ValueError(f"the file holds a {type(content).__name__}, not a dict of weights")
+    return next((content[p] for p in PLACES if isinstance(content.get(p), dict)), content)
