@@ -11,6 +11,9 @@ BIN := .venv/bin
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
+demo: .venv/.installed
+	$(BIN)/python mmconfigs/demo/demo.py
+
 test: .venv/.installed lint
 	$(BIN)/python -m pytest -q
 
@@ -27,6 +30,12 @@ lint: .venv/.installed
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/.installed
+	$(BIN)/python tests/bench/bench_step.py $(ARGS)
+
+docs: .venv/.installed
+	$(BIN)/python docs/make.py
 
 clean:
 	rm -rf .venv build work_dirs

@@ -9,31 +9,42 @@ epochs of 13.1 M images at batch 2048, 640,000 steps. Expected (the paper's, not
 here): 80.9 attentive on ImageNet-1k.
 """
 
-_base_ = ['xtra_vit-b16.py']
+_base_ = ["xtra_vit-b16.py"]
 
 model = dict(
-    backbone=dict(arch='huge', img_size=224, patch_size=14, drop_path_rate=0.2),
+    backbone=dict(arch="huge", img_size=224, patch_size=14, drop_path_rate=0.2),
     neck=dict(projection=5120, width=640, heads=8),
-    head=dict(hidden=9408))
+    head=dict(hidden=9408),
+)
 
-train_dataloader = dict(dataset=dict(data_root='data/imagenet21k', pipeline=[
-    dict(type='xtra_toolkit.LoadImage'),
-    dict(
-        type='mmpretrain.RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.3, 1.0),
-        aspect_ratio_range=(0.75, 1.5),
-        backend='pillow',
-        interpolation='bicubic'),
-    dict(type='mmpretrain.RandomFlip', prob=0.5),
-    dict(type='mmpretrain.PackInputs'),
-]))
+train_dataloader = dict(
+    dataset=dict(
+        data_root="data/imagenet21k",
+        pipeline=[
+            dict(type="xtra_toolkit.LoadImage"),
+            dict(
+                type="mmpretrain.RandomResizedCrop",
+                scale=224,
+                crop_ratio_range=(0.3, 1.0),
+                aspect_ratio_range=(0.75, 1.5),
+                backend="pillow",
+                interpolation="bicubic",
+            ),
+            dict(type="mmpretrain.RandomFlip", prob=0.5),
+            dict(type="mmpretrain.PackInputs"),
+        ],
+    )
+)
 
 train_cfg = dict(max_epochs=100)
 
 param_scheduler = [
-    dict(type='mmengine.LinearLR', start_factor=0.1, end=3, convert_to_iter_based=True),
+    dict(type="mmengine.LinearLR", start_factor=0.1, end=3, convert_to_iter_based=True),
     dict(
-        type='mmengine.CosineAnnealingLR', eta_min=1e-6, begin=3, end=100,
-        convert_to_iter_based=True),
+        type="mmengine.CosineAnnealingLR",
+        eta_min=1e-6,
+        begin=3,
+        end=100,
+        convert_to_iter_based=True,
+    ),
 ]

@@ -4,30 +4,34 @@
 """
 
 data_preprocessor = dict(
-    type='mmpretrain.SelfSupDataPreprocessor',
+    type="mmpretrain.SelfSupDataPreprocessor",
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+    to_rgb=True,
+)
 
 train_dataloader = dict(
     batch_size=32,
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
-    collate_fn=dict(type='mmengine.default_collate'),
-    sampler=dict(type='xtra_toolkit.GlobalBatchSampler'),
+    collate_fn=dict(type="mmengine.default_collate"),
+    sampler=dict(type="xtra_toolkit.GlobalBatchSampler"),
     dataset=dict(
-        type='xtra_toolkit.ImageFolder',
-        data_root='data/imagenet/train',
+        type="xtra_toolkit.ImageFolder",
+        data_root="data/imagenet/train",
         pipeline=[
-            dict(type='xtra_toolkit.LoadImage'),
+            dict(type="xtra_toolkit.LoadImage"),
             dict(
-                type='mmpretrain.RandomResizedCrop',
+                type="mmpretrain.RandomResizedCrop",
                 scale=256,
                 crop_ratio_range=(0.3, 1.0),
                 aspect_ratio_range=(0.75, 1.5),
-                backend='pillow',
-                interpolation='bicubic'),
-            dict(type='mmpretrain.RandomFlip', prob=0.5),
-            dict(type='mmpretrain.PackInputs'),
-        ]))
+                backend="pillow",
+                interpolation="bicubic",
+            ),
+            dict(type="mmpretrain.RandomFlip", prob=0.5),
+            dict(type="mmpretrain.PackInputs"),
+        ],
+    ),
+)

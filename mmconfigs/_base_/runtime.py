@@ -1,37 +1,41 @@
 """What every pretraining config shares: hooks, logging, precision, the seed."""
 
-default_scope = 'mmpretrain'
+default_scope = "mmpretrain"
 
 default_hooks = dict(
-    timer=dict(type='mmengine.IterTimerHook'),
-    logger=dict(type='mmengine.LoggerHook', interval=50),
-    param_scheduler=dict(type='mmengine.ParamSchedulerHook'),
-    checkpoint=dict(type='mmengine.CheckpointHook', interval=10, max_keep_ckpts=3),
-    sampler_seed=dict(type='mmengine.DistSamplerSeedHook'))
+    timer=dict(type="mmengine.IterTimerHook"),
+    logger=dict(type="mmengine.LoggerHook", interval=50),
+    param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
+    checkpoint=dict(type="mmengine.CheckpointHook", interval=10, max_keep_ckpts=3),
+    sampler_seed=dict(type="mmengine.DistSamplerSeedHook"),
+)
 
 custom_hooks = [
-    dict(type='xtra_toolkit.SafeResume'),
-    dict(type='xtra_toolkit.StopOnNonFiniteLoss'),
+    dict(type="xtra_toolkit.SafeResume"),
+    dict(type="xtra_toolkit.StopOnNonFiniteLoss"),
 ]
 
 env_cfg = dict(
     cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
 
 visualizer = dict(
-    type='mmpretrain.UniversalVisualizer',
-    vis_backends=[dict(type='mmengine.LocalVisBackend')])
+    type="mmpretrain.UniversalVisualizer", vis_backends=[dict(type="mmengine.LocalVisBackend")]
+)
 
-log_level = 'INFO'
+log_level = "INFO"
 load_from = None
 resume = False
 randomness = dict(seed=0)
 
 # AdamW as in XTRA: no weight decay on one-dimensional parameters; position tables are decayed.
 optim_wrapper = dict(
-    type='xtra_toolkit.AutocastOptimWrapper',
+    type="xtra_toolkit.AutocastOptimWrapper",
     optimizer=dict(
-        type='torch.optim.AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
+        type="torch.optim.AdamW", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+    ),
     clip_grad=dict(max_norm=1.0),
-    paramwise_cfg=dict(flat_decay_mult=0.0))
+    paramwise_cfg=dict(flat_decay_mult=0.0),
+)

@@ -4,15 +4,19 @@ elad-amrani/xtra at e711fb5, config/ablations/baseline.yaml; its batch is 114 im
 its GPUs, whose number is not stated, so the global batch is the main recipe's.
 """
 
-_base_ = ['../xtra_vit-b16.py']
+_base_ = ["../xtra_vit-b16.py"]
 
 model = dict(backbone=dict(drop_path_rate=0.0), neck=dict(width=384))
 
 train_cfg = dict(max_epochs=100)
 
 param_scheduler = [
-    dict(type='mmengine.LinearLR', start_factor=0.1, end=10, convert_to_iter_based=True),
+    dict(type="mmengine.LinearLR", start_factor=0.1, end=10, convert_to_iter_based=True),
     dict(
-        type='mmengine.CosineAnnealingLR', eta_min=1e-6, begin=10, end=100,
-        convert_to_iter_based=True),
+        type="mmengine.CosineAnnealingLR",
+        eta_min=1e-6,
+        begin=10,
+        end=100,
+        convert_to_iter_based=True,
+    ),
 ]

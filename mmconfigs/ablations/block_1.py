@@ -1,5 +1,5 @@
 """Blocks of 1×1 token: token-causal, next token (block_1x16x16.yaml)."""
 
-_base_ = ['baseline.py']
+_base_ = ["baseline.py"]
 
 model = dict(mask=dict(block_size=1))

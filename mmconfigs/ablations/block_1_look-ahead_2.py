@@ -1,5 +1,5 @@
 """Token-causal, the next two tokens, a head each (block_2x16x16.yaml)."""
 
-_base_ = ['block_1.py']
+_base_ = ["block_1.py"]
 
 model = dict(target_generator=dict(look_ahead=2))

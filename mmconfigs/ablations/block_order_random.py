@@ -1,5 +1,5 @@
 """Fixed random block orders, one drawn a batch (pesudo_random.yaml, as it is spelt there)."""
 
-_base_ = ['baseline.py']
+_base_ = ["baseline.py"]
 
-model = dict(mask=dict(order='random'))
+model = dict(mask=dict(order="random"))

@@ -1,5 +1,5 @@
 """A decoder of 1 layer(s) (depth_1.yaml)."""
 
-_base_ = ['baseline.py']
+_base_ = ["baseline.py"]
 
 model = dict(neck=dict(depth=1))

@@ -1,5 +1,5 @@
 """A decoder of 16 layer(s) (depth_16.yaml)."""
 
-_base_ = ['baseline.py']
+_base_ = ["baseline.py"]
 
 model = dict(neck=dict(depth=16))

@@ -1,5 +1,5 @@
 """L1 instead of MSE (l1_loss.yaml)."""
 
-_base_ = ['baseline.py']
+_base_ = ["baseline.py"]
 
-model = dict(head=dict(loss='l1'))
+model = dict(head=dict(loss="l1"))

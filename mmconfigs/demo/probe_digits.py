@@ -7,27 +7,32 @@ Mean pool after the final norm, BatchNorm without affine, linear. The encoder's 
 the checkpoint.
 """
 
-_base_ = ['xtra_digits.py']
+_base_ = ["xtra_digits.py"]
 
 model = dict(
     _delete_=True,
-    type='mmpretrain.ImageClassifier',
+    type="mmpretrain.ImageClassifier",
     data_preprocessor=dict(
-        type='mmpretrain.ClsDataPreprocessor', mean=[77.8], std=[95.9], to_rgb=False),
+        type="mmpretrain.ClsDataPreprocessor", mean=[77.8], std=[95.9], to_rgb=False
+    ),
     backbone=dict(
-        type='xtra_toolkit.MaskedViT',
+        type="xtra_toolkit.MaskedViT",
         arch=dict(embed_dims=64, num_layers=4, num_heads=4, feedforward_channels=256),
-        img_size=8, patch_size=1, in_channels=1,
-        out_type='avg_featmap', frozen_stages=4,
-        init_cfg=dict(type='Pretrained', checkpoint='', prefix='backbone.')),
-    neck=dict(type='mmpretrain.ClsBatchNormNeck', input_features=64),
-    head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=64))
+        img_size=8,
+        patch_size=1,
+        in_channels=1,
+        out_type="avg_featmap",
+        frozen_stages=4,
+        init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
+    ),
+    neck=dict(type="mmpretrain.ClsBatchNormNeck", input_features=64),
+    head=dict(type="mmpretrain.LinearClsHead", num_classes=10, in_channels=64),
+)
 
-val_evaluator = dict(_delete_=True, type='mmpretrain.Accuracy', topk=(1,))
+val_evaluator = dict(_delete_=True, type="mmpretrain.Accuracy", topk=(1,))
 
-train_cfg = dict(max_epochs=30, val_interval=30)
-optim_wrapper = dict(optimizer=dict(lr=1e-2, weight_decay=0.0))
-param_scheduler = [
-    dict(type='mmengine.CosineAnnealingLR', end=30, convert_to_iter_based=True)
-]
-default_hooks = dict(checkpoint=dict(interval=30))
+train_dataloader = dict(batch_size=256)
+train_cfg = dict(max_epochs=25, global_batch=256, val_interval=25)
+optim_wrapper = dict(optimizer=dict(lr=5e-2, weight_decay=0.0))
+param_scheduler = [dict(type="mmengine.CosineAnnealingLR", end=25, convert_to_iter_based=True)]
+default_hooks = dict(checkpoint=dict(interval=25))

@@ -5,46 +5,53 @@
 8×8 px, patch 1, blocks of 2×2 tokens, raw pixels; half a minute on two CPU cores.
 """
 
-_base_ = ['../_base_/runtime.py']
+_base_ = ["../_base_/runtime.py"]
 
-pipeline = [dict(type='mmpretrain.PackInputs')]
+pipeline = [dict(type="mmpretrain.PackInputs")]
 
 model = dict(
-    type='xtra_toolkit.MaskTargetPretrainer',
+    type="xtra_toolkit.MaskTargetPretrainer",
     data_preprocessor=dict(
-        type='mmpretrain.SelfSupDataPreprocessor', mean=[77.8], std=[95.9], to_rgb=False),
-    mask=dict(type='xtra_toolkit.BlockCausal', block_size=2),
-    target_generator=dict(type='xtra_toolkit.NextBlock', normalise=False),
+        type="mmpretrain.SelfSupDataPreprocessor", mean=[77.8], std=[95.9], to_rgb=False
+    ),
+    mask=dict(type="xtra_toolkit.BlockCausal", block_size=2),
+    target_generator=dict(type="xtra_toolkit.NextBlock", normalise=False),
     backbone=dict(
-        type='xtra_toolkit.MaskedViT',
+        type="xtra_toolkit.MaskedViT",
         arch=dict(embed_dims=64, num_layers=4, num_heads=4, feedforward_channels=256),
-        img_size=8, patch_size=1, in_channels=1),
-    neck=dict(type='xtra_toolkit.ViTDecoder', projection=128, width=48, depth=2, heads=4),
-    head=dict(type='xtra_toolkit.RegressionHead', hidden=128, loss='mse'))
+        img_size=8,
+        patch_size=1,
+        in_channels=1,
+    ),
+    neck=dict(type="xtra_toolkit.ViTDecoder", projection=256, width=48, depth=2, heads=4),
+    head=dict(type="xtra_toolkit.RegressionHead", hidden=512, loss="mse"),
+)
 
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
     persistent_workers=False,
-    collate_fn=dict(type='mmengine.default_collate'),
-    sampler=dict(type='xtra_toolkit.GlobalBatchSampler'),
-    dataset=dict(type='xtra_toolkit.Digits', split='train', pipeline=pipeline))
+    collate_fn=dict(type="mmengine.default_collate"),
+    sampler=dict(type="xtra_toolkit.GlobalBatchSampler"),
+    dataset=dict(type="xtra_toolkit.Digits", split="train", pipeline=pipeline),
+)
 val_dataloader = dict(
     batch_size=100,
     num_workers=0,
     persistent_workers=False,
-    collate_fn=dict(type='mmengine.default_collate'),
-    sampler=dict(type='mmengine.DefaultSampler', shuffle=False),
-    dataset=dict(type='xtra_toolkit.Digits', split='test', pipeline=pipeline))
-val_evaluator = dict(type='xtra_toolkit.PretrainLoss')
+    collate_fn=dict(type="mmengine.default_collate"),
+    sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
+    dataset=dict(type="xtra_toolkit.Digits", split="test", pipeline=pipeline),
+)
+val_evaluator = dict(type="xtra_toolkit.PretrainLoss")
 val_cfg = dict()
 
 train_cfg = dict(
-    type='xtra_toolkit.GlobalBatchLoop', max_epochs=20, global_batch=64, val_interval=10)
+    type="xtra_toolkit.GlobalBatchLoop", max_epochs=20, global_batch=64, val_interval=10
+)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
-    dict(type='mmengine.LinearLR', start_factor=0.1, end=2, convert_to_iter_based=True),
-    dict(type='mmengine.CosineAnnealingLR', begin=2, end=20, convert_to_iter_based=True),
+    dict(type="mmengine.LinearLR", start_factor=0.1, end=2, convert_to_iter_based=True),
+    dict(type="mmengine.CosineAnnealingLR", begin=2, end=20, convert_to_iter_based=True),
 ]
-default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=20, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=20, max_keep_ckpts=1))

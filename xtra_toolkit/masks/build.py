@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 
 from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.masks.plugins import failures
 from xtra_toolkit.registry import MASKS
 
 
@@ -52,9 +53,4 @@ def _registered(kind: str) -> bool:
 
 def known_masks() -> str:
     """The names that a config may use, and the plugins that failed to load."""
-    from xtra_toolkit.masks.plugins import FAILED
-
-    text = f"known masks: {', '.join(sorted(MASKS.module_dict))}"
-    return text + "".join(
-        f"; plugin {name!r} failed to load: {why}" for name, why in FAILED.items()
-    )
+    return f"known masks: {', '.join(sorted(MASKS.module_dict))}{failures()}"

@@ -15,3 +15,8 @@ def load_plugins() -> None:
             point.load()
         except Exception as error:  # a stranger's code may raise anything
             FAILED[point.name] = f"{type(error).__name__}: {error}"
+
+
+def failures() -> str:
+    """The plugins that failed to load, for the end of a sentence about an unknown name."""
+    return "".join(f"; plugin {name!r} failed to load: {why}" for name, why in FAILED.items())

@@ -72,3 +72,19 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 def by_token(pos_embed: Tensor, extra: int) -> Tensor:
     """A position table as MMPretrain keeps it, tokens without pixels first, by token number."""
     return torch.cat([pos_embed[:, extra:], pos_embed[:, :extra]], 1) if extra else pos_embed
+
+
+def refuse_other_shapes(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """A hook before loading: MMEngine only warns of another shape, and trains on.
+
+    Raises:
+        ValueError: a parameter of the checkpoint has another shape than the module's.
+    """
+    for name, parameter in module.named_parameters():
+        given = state_dict.get(prefix + name)
+        if given is not None and given.shape != parameter.shape:
+            raise ValueError(
+                f"{prefix}{name} has shape {tuple(given.shape)} in the checkpoint and "
+                f"{tuple(parameter.shape)} in this {type(module).__name__}; load it into the model "
+                "that its config describes"
+            )

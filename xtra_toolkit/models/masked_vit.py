@@ -14,7 +14,7 @@ from torch import Tensor
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
-from xtra_toolkit.models.layers import INIT, MaskedLayer, by_token, take
+from xtra_toolkit.models.layers import INIT, MaskedLayer, by_token, refuse_other_shapes, take
 from xtra_toolkit.plan import Features, Plan, compile_features
 from xtra_toolkit.registry import MODELS
 
@@ -56,6 +56,7 @@ class MaskedViT(VisionTransformer):
             MaskedLayer.of(layer, attend)
         self.grid = grid
         self.add_module(KEY, EncoderMask(mask, change_mask, grid))
+        self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._features: dict[tuple, Features] = {}
 
     @property

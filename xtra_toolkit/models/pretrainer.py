@@ -15,6 +15,7 @@ from xtra_toolkit.certificate import Planner
 from xtra_toolkit.models.layers import take
 from xtra_toolkit.plan import Plan
 from xtra_toolkit.registry import MODELS
+from xtra_toolkit.targets import build_target
 
 
 @MODELS.register_module()
@@ -47,7 +48,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     ):
         backbone = MMPRETRAIN.build(dict(backbone, mask=mask))
         grid, factory = backbone.grid, backbone.encoder_mask.factory
-        target = MMPRETRAIN.build(target_generator)
+        target = build_target(target_generator)
         hides = factory(grid).shown is not None
         derived = dict(in_channels=backbone.embed_dims, grid=grid, hides=hides)
         neck = MMPRETRAIN.build(dict(neck, **derived))

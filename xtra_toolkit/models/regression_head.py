@@ -9,7 +9,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from xtra_toolkit.models.layers import INIT, take
+from xtra_toolkit.models.layers import INIT, refuse_other_shapes, take
 from xtra_toolkit.plan import Group, Plan
 from xtra_toolkit.registry import MODELS
 
@@ -46,6 +46,7 @@ class RegressionHead(BaseModule):
             if given not in valid:
                 raise ValueError(f"{name}={given!r} was given; valid: {', '.join(valid)}")
         self.distance, self.reduction = LOSSES[loss], reduction
+        self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
 
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.models.layers import INIT, MaskedLayer, by_token, take
+from xtra_toolkit.models.layers import INIT, MaskedLayer, by_token, refuse_other_shapes, take
 from xtra_toolkit.plan import Plan
 from xtra_toolkit.registry import MODELS
 
@@ -59,6 +59,7 @@ class ViTDecoder(BaseModule):
             MaskedLayer.of(TransformerEncoderLayer(width, heads, 4 * width, norm_cfg=norm), attend)
             for _ in range(depth)
         )
+        self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.ln1 = build_norm_layer(norm, width)
 
     def init_weights(self) -> None:

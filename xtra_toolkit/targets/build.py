@@ -1,0 +1,25 @@
+"""From a config to a target factory, with a sentence where that fails."""
+
+from torch import nn
+
+from xtra_toolkit.masks.plugins import failures
+from xtra_toolkit.registry import MODELS
+
+
+def build_target(cfg: dict | nn.Module) -> nn.Module:
+    """A target factory from ``dict(type='NextBlock')``; a module is passed on."""
+    if isinstance(cfg, nn.Module):
+        return cfg
+    if not hasattr(cfg, "get") or not cfg.get("type"):
+        raise ValueError(
+            f"a target_generator must be a dict with a `type`, or a module; given: {cfg!r}"
+        )
+    kind = cfg["type"]
+    factory = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not hasattr(factory, "links"):
+        known = sorted(n for n, f in MODELS.module_dict.items() if hasattr(f, "links"))
+        raise ValueError(f"unknown target {kind!r}; known targets: {', '.join(known)}{failures()}")
+    try:
+        return MODELS.build(cfg)
+    except TypeError as error:
+        raise ValueError(f"target {kind!r} cannot be made of {dict(cfg)}: {error}") from error
