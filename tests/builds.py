@@ -2,11 +2,9 @@
 
 import torch
 from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 MMLogger.get_instance("tests", log_level="WARNING")
-init_default_scope("mmpretrain")
 
 MASKS = {
     "token": dict(type="xtra_toolkit.TokenCausal"),

@@ -146,7 +146,7 @@ def test_stock_encoders_give_our_features(tmp_path, mask, target, options, scale
 
     path = saved(tmp_path / "stock.pth", checkpoint.layout("mmpretrain"))
     init = dict(type="Pretrained", checkpoint=path, prefix="backbone.")
-    stock = vit("VisionTransformer", init_cfg=init, **options)
+    stock = vit("mmpretrain.VisionTransformer", init_cfg=init, **options)
     stock.init_weights()
     torch.testing.assert_close(stock(OUT["images"])[0], features, atol=1e-5, rtol=0)
 
@@ -174,7 +174,7 @@ def test_a_masked_encoder_goes_to_a_stock_vit_only_where_that_is_meant():
 def test_stock_vits_tell_that_the_mask_is_not_theirs(tmp_path, caplog):
     content = Checkpoint.of(ORIGINAL).layout("encoder")
     path, logger = saved(tmp_path / "encoder.pth", content), logging.getLogger("stock")
-    stock = vit("VisionTransformer")
+    stock = vit("mmpretrain.VisionTransformer")
     load_checkpoint(stock, path, revise_keys=[(r"^backbone\.", "")], logger=logger)
     said = "unexpected key in source state_dict: xtra_toolkit_attention_mask.json"
     assert said in caplog.text and "missing" not in caplog.text

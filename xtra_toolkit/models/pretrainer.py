@@ -58,6 +58,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             for link in planner.links
         ]
         head = MMPRETRAIN.build(dict(head, shapes=shapes))
+        if data_preprocessor is None:  # BaseSelfSupervisor's default needs MMPretrain's scope
+            data_preprocessor = dict(type="mmpretrain.SelfSupDataPreprocessor")
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
