@@ -1,0 +1,99 @@
+"""Parity with MMPretrain's own MAE, installed: loss and every gradient, in float64."""
+
+import pytest
+import torch
+from builds import arch, pretrainer
+from einops import rearrange
+from mmpretrain.registry import MODELS
+
+PATCH, WIDTH, DECODER = 16, 48, 32
+
+
+def mmpretrains(image):
+    """MMPretrain's MAE with every parameter drawn at random."""
+    model = MODELS.build(
+        dict(
+            type="mmpretrain.MAE",
+            data_preprocessor=dict(type="mmpretrain.SelfSupDataPreprocessor"),
+            backbone=dict(type="mmpretrain.MAEViT", arch=arch(), img_size=image, patch_size=PATCH),
+            neck=dict(
+                type="mmpretrain.MAEPretrainDecoder",
+                num_patches=(image // PATCH) ** 2,
+                patch_size=PATCH,
+                embed_dim=WIDTH,
+                decoder_embed_dim=DECODER,
+                decoder_depth=2,
+                decoder_num_heads=2,
+            ),
+            head=dict(
+                type="mmpretrain.MAEPretrainHead",
+                norm_pix=True,
+                patch_size=PATCH,
+                loss=dict(type="mmpretrain.PixelReconstructionLoss", criterion="L2"),
+            ),
+        )
+    ).double()
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.2 * torch.randn(p.shape, generator=g, dtype=torch.float64))
+    return model
+
+
+def our_name(name):
+    """A parameter of MMPretrain's MAE to ours."""
+    for old, new in (
+        ("neck.decoder_embed.", "neck.projection."),
+        ("neck.decoder_pos_embed", "neck.pos_embed"),
+        ("neck.decoder_blocks.", "neck.layers."),
+        ("neck.decoder_pred.", "head.predictors.0."),
+        ("neck.ln1.", "neck.ln1."),
+    ):
+        name = name.replace(old, new)
+    return name
+
+
+def token_major(name, value):
+    """MMPretrain's pixels are (row, column, channel), ours (channel, row, column)."""
+    if "decoder_pred" in name:
+        return rearrange(value, "(p q c) ... -> (c p q) ...", p=PATCH, q=PATCH)
+    return value
+
+
+@pytest.mark.parametrize("image", [224, 256])
+def test_loss_and_every_gradient(image):
+    theirs = mmpretrains(image)
+    ours = pretrainer(
+        "shown",
+        "masked",
+        image=image,
+        patch=PATCH,
+        with_cls_token=True,
+        decoder=dict(projection=None, width=DECODER),
+        head=dict(hidden=None),
+    ).double()
+    state = {our_name(n): token_major(n, p.detach()) for n, p in theirs.named_parameters()}
+    missing, unexpected = ours.load_state_dict(state, strict=False)
+    assert not unexpected and not set(missing) & {n for n, _ in ours.named_parameters()}
+
+    images = torch.randn(2, 3, image, image, dtype=torch.float64)
+    torch.manual_seed(5)  # both shuffle by the same numbers
+    loss = theirs.loss(images, None)["loss"]
+    loss.backward()
+    plan = ours.planner(2, images.device, torch.Generator().manual_seed(5))
+    mine = ours._loss(images, plan)["loss"]
+    mine.backward()
+    torch.testing.assert_close(mine, loss, rtol=1e-10, atol=0)
+    gradients = {n: p.grad for n, p in ours.named_parameters()}
+    for name, parameter in theirs.named_parameters():
+        if parameter.requires_grad:  # their position tables are fixed
+            grad = token_major(name, parameter.grad)
+            error = (gradients[our_name(name)] - grad).abs().max()
+            assert error <= 1e-10 * grad.abs().max(), name
+
+
+def test_it_runs_where_mmpretrains_cannot():
+    model = pretrainer(
+        "shown", "masked", image=(256, 192), patch=PATCH, with_cls_token=True, in_channels=4
+    )
+    model.loss(torch.randn(2, 4, 256, 192))["loss"].backward()
