@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import cache, partial
 
+from mmengine.logging import print_log
 from torch import Tensor
 
 from xtra_toolkit.attention import eager, sdpa, xformers
@@ -70,4 +71,4 @@ def _module(backend: str):  # noqa: ANN202
 
 @cache
 def _say_once(text: str) -> None:
-    logging.getLogger(__name__).warning(text)
+    print_log(text, logger="current", level=logging.WARNING)
