@@ -31,8 +31,9 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# malloc keeps what it freed, or page faults drown the difference
 bench: .venv/.installed
-	$(BIN)/python tests/bench/bench_step.py $(ARGS)
+	MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python -W ignore tests/bench/bench_step.py $(ARGS)
 
 docs: .venv/.installed
 	$(BIN)/python docs/make.py
