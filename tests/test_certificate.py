@@ -1,6 +1,7 @@
 """The certificate against measured gradients, its refusals, and dead work."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from builds import AIM, MAE, MASKS, TARGETS, XTRA, pretrainer, randomise
 
 from xtra_toolkit.certificate import Planner, closure
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, TokenCausal
+from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.models.regression_head import read
 from xtra_toolkit.plan import Links
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken, PixelTarget
 
@@ -123,7 +125,7 @@ def test_a_random_draw_that_leaves_its_bounds_fails_in_the_step():
     drawn = factory(PatchGrid(4, 4), 2)
     leaky = Mask(drawn.order, torch.zeros_like(drawn.step), given=drawn.given)
     planner.mask = lambda *_: leaky
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="leaks"):
         planner(2, torch.device("cpu"), torch.Generator())
 
 
@@ -246,3 +248,192 @@ def test_the_prefix_is_never_scored_and_its_last_output_is_the_first_that_is():
     planner = Planner(PrefixCausal(5, 5), NextToken(), PatchGrid(4, 4))
     (group,) = planner(1, torch.device("cpu"), torch.Generator()).groups
     assert group.live[0].tolist() == [i >= 4 for i in range(15)]
+
+
+class Drawn:
+    """A random mask out of a function of (grid, generator)."""
+
+    random = True
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __call__(self, grid, batch=1, generator=None):
+        return self.draw(grid, generator)
+
+
+def test_a_random_predicate_is_refused():
+    def window(grid, generator):
+        raster = torch.arange(grid.tokens)
+        return Mask(raster, raster, attend=lambda q, k: k <= q)
+
+    with pytest.raises(ValueError, match="so it must be fixed"):
+        Planner(Drawn(window), NextToken(), PatchGrid(4, 4))
+
+
+def test_a_mask_that_draws_what_is_hidden_is_refused():
+    """In raster order, as BEiT hides: the links would be those of the first draw."""
+
+    def hide(grid, generator):
+        shown = torch.zeros(grid.tokens, dtype=torch.bool)
+        shown[torch.randperm(grid.tokens, generator=generator)[:4]] = True
+        raster = torch.arange(grid.tokens)
+        return Mask(raster, torch.zeros_like(raster), shown=shown, given=shown)
+
+    with pytest.raises(ValueError, match="`shown` differs from draw to draw"):
+        Planner(Drawn(hide), MaskedPatches(), PatchGrid(4, 4))
+
+
+BASE = TokenCausal()(PatchGrid(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (dict(step=torch.zeros(16, dtype=torch.long)), "leaks"),
+        (dict(given=torch.arange(16) == 5), "gives what others predict"),
+        (dict(step=torch.arange(16) * 2), None),
+    ],
+)
+def test_a_draw_that_breaks_what_was_certified_fails_in_the_step(changed, sentence):
+    planner = Planner(Drawn(lambda grid, g: BASE), NextToken(), PatchGrid(4, 4))
+    broken = replace(BASE, **changed)
+    planner.mask = lambda *_: broken
+    if sentence is None:
+        planner(2, torch.device("cpu"), torch.Generator())
+        return
+    with pytest.raises(RuntimeError, match=sentence):
+        planner(2, torch.device("cpu"), torch.Generator())
+
+
+def test_a_draw_of_another_kind_or_structure_fails_in_the_step():
+    cpu, grid = torch.device("cpu"), PatchGrid(4, 4)
+    planner = Planner(RandomShown(), MaskedPatches(), grid)
+    good = planner.mask(grid, 2)
+    at = torch.arange(16)
+    for changed, error, sentence in (
+        (dict(step=at), RuntimeError, "not bidirectional"),
+        (dict(shown=at >= 12), RuntimeError, "changes `shown`"),
+        (dict(shown=None), ValueError, "another `shown`"),
+    ):
+        planner.mask = lambda *_, c=changed: replace(good, **c)
+        with pytest.raises(error, match=sentence):
+            planner(2, cpu, torch.Generator())
+
+
+@pytest.mark.parametrize("given", [8, 12])
+def test_what_a_fixed_mask_gives_is_dropped_with_what_only_it_reads(given):
+    class Tail(TokenCausal):
+        def __call__(self, grid, batch=1, generator=None):
+            mask = super().__call__(grid)
+            return replace(mask, given=mask.order >= given)
+
+    planner = Planner(Tail(), NextToken(), PatchGrid(4, 4))
+    plan = planner(1, torch.device("cpu"))
+    (group,) = plan.groups
+    assert plan.keep == given - 1 and group.live is None
+    assert group.tokens.flatten().tolist() == list(range(1, given))
+
+
+def test_a_row_of_a_predicate_that_sees_only_hidden_tokens_is_refused():
+    class Blind:
+        random = False
+
+        def __call__(self, grid, batch=1, generator=None):
+            at = torch.arange(grid.tokens)
+            return Mask(at, at, shown=at < 8, attend=lambda q, k: (k >= 8) | (q >= 8))
+
+    with pytest.raises(ValueError, match="encoder, row 0 of the predicate may attend to nothing"):
+        Planner(Blind(), MaskedPatches(), PatchGrid(4, 4))
+
+
+def test_the_certificate_says_where_the_model_is_not_told_the_order():
+    grid = PatchGrid(4, 4)
+    random = Planner(BlockCausal(2, order="random"), NextBlock(), grid).certificate
+    assert "the model is not told which" in random
+    assert "not told" not in Planner(RandomShown(), MaskedPatches(), grid).certificate
+
+
+class Fixed:
+    """A mask out of a drawn one."""
+
+    random = False
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def __call__(self, grid, batch=1, generator=None):
+        return self.mask
+
+
+class Given(PixelTarget):
+    """Links out of a list."""
+
+    def __init__(self, links):
+        super().__init__()
+        self.drawn = links
+
+    def pairs(self, mask, grid):
+        return self.drawn
+
+
+def draw_pair(g, grid):
+    """A mask and links with nothing in common but their length."""
+
+    def number(low, high):
+        return int(torch.randint(low, high, (1,), generator=g))
+
+    n = number(4, 11)
+    tokens = torch.randint if number(0, 2) else None
+    order = (
+        tokens(grid.tokens, (n,), generator=g)
+        if tokens
+        else torch.randperm(grid.tokens, generator=g)[:n]
+    )
+    n = len(order)
+    step = torch.randint(number(2, 7), (n,), generator=g).sort().values
+    shown = torch.randperm(n, generator=g) < number(1, n + 1) if number(0, 2) else None
+    given = torch.rand(n, generator=g) < 0.3 if number(0, 2) else None
+    attend = None
+    if number(0, 3) == 0:
+        sees = (torch.rand(n, n, generator=g) < 0.3) | torch.eye(n, dtype=torch.bool)
+
+        def attend(q, k):
+            return sees[q, k]
+
+    sizes = number(1, 4), number(1, 3), number(1, 3)
+    sides = [torch.randint(n, (1, sizes[0], s), generator=g) for s in sizes[1:]]
+    return Mask(order, step, None, shown, given, attend), [Links(*sides)]
+
+
+def test_drawn_masks_and_links_are_refused_or_agree_with_gradients():
+    """300 pairs that nobody meant; those accepted move no target and drop no work that is read."""
+    accepted = 0
+    model = pretrainer("shown", "masked", image=12, patch=4)
+    randomise(model, scale=0.4)
+    grid = model.backbone.grid
+    for seed in range(300):
+        mask, links = draw_pair(torch.Generator().manual_seed(seed), grid)
+        hides = mask.shown is not None
+        try:
+            planner = Planner(Fixed(mask), Given(links), grid, (2, 2))
+        except ValueError:
+            continue
+        accepted += 1
+        plan = planner(1, torch.device("cpu"))
+        token = model.neck.mask_token
+        if not hides:
+            model.neck.mask_token = None
+        images = torch.randn(1, 3, 12, 12, requires_grad=True)
+        x = model.neck(model.backbone.encode(images, plan), plan)
+        model.neck.mask_token = token
+        for group in plan.groups:
+            outputs = read(x, group)
+            for i in range(outputs.shape[1]):
+                (grad,) = torch.autograd.grad(
+                    outputs[0, i].square().sum(), images, retain_graph=True
+                )
+                moved = grid.patchify(grad)[0].abs().sum(-1) != 0
+                assert grad.isfinite().all(), seed
+                assert not moved[group.tokens[0, i]].any(), seed
+    assert accepted > 15

@@ -5,6 +5,7 @@ the pair, over extreme and sampled draws where the mask is random; after that it
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from xtra_toolkit.plan import (
 )
 
 SAMPLED_DRAWS = 8
+STRUCTURE = ("unit", "shown")  # what the links follow from; only `order` and `step` are data
 
 
 class Planner:
@@ -58,8 +60,15 @@ class Planner:
             self.links = target.links(samples[0], grid)
             for drawn in samples:
                 certify(drawn, self.links, grid, depth, self.pair)
-            self.bounds = bounds_of(samples, self.links, grid, depth)
+            if not self.random:
+                self.links = drop_dead(samples[0], self.links)
+            self.bounds = bounds_of(samples, self.links, grid, depth, self.random)
+        self.structure = samples[0]
         self.length, self.hides = len(samples[0]), samples[0].shown is not None
+        orders = [torch.atleast_2d(m.order)[:1] for m in samples]
+        self.blind = any(not torch.equal(orders[0], o) for o in orders) and not all(
+            map(same_place, self.links)
+        )
         self._plans: dict[torch.device, Plan] = {}
         self._moved: dict[torch.device, list[Links]] = {}
 
@@ -76,6 +85,8 @@ class Planner:
     def _compile(self, mask: Mask, device: torch.device) -> Plan:
         if device not in self._moved:
             self._moved[device] = [link.to(device) for link in self.links]
+        if self.random:
+            agree(self.structure, mask)
         return compile_plan(mask.to(device), self._moved[device], self.grid, self.bounds)
 
     @property
@@ -84,14 +95,13 @@ class Planner:
         lines = [f"{self.pair} on {self.grid}"]
         for link in self.links:
             (_, g, s), t = link.sources.shape, link.targets.shape[-1]
-            sees = (
-                "may see their targets, as the target declares"
-                if link.sees_target
-                else ("cannot see their targets")
-            )
-            lines.append(f"{g} predictions, each of {t} tokens from {s} outputs, {sees}")
+            says = "may see their targets, as the target declares"
+            says = says if link.sees_target else "cannot see their targets"
+            lines.append(f"{g} predictions, each of {t} tokens from {s} outputs, {says}")
         keep, encoded = self.bounds.keep, self.bounds.encoded
         lines.append(f"{keep} of {self.length} positions computed, {encoded} in the encoder")
+        if self.blind:
+            lines.append("the order is drawn for each batch, and the model is not told which")
         if self.random:
             lines.append(
                 f"certified over {SAMPLED_DRAWS} sampled and all extreme draws, "
@@ -104,12 +114,63 @@ def sample(mask: Callable[..., Mask], grid: PatchGrid) -> list[Mask]:
     """Draws to certify: one of a fixed mask, sampled and extreme ones of a random one."""
     name = type(mask).__name__
     if not getattr(mask, "random", True):
-        return [mask(grid).check(grid, name)]
+        fixed = mask(grid).check(grid, name)
+        if any(v is not None and v.ndim > 1 for v in (fixed.order, fixed.step, fixed.shown)):
+            raise ValueError(f"{name} has random = False, but its fields differ between images")
+        return [fixed]
     drawn = [mask(grid, 2, torch.Generator().manual_seed(seed)) for seed in range(SAMPLED_DRAWS)]
     drawn += [mask(grid, 2, None)]
     if hasattr(mask, "extremes"):
         drawn += mask.extremes(grid)
-    return [m.check(grid, name) for m in drawn]
+    if any(m.attend is not None for m in drawn):
+        raise ValueError(
+            f"{name} has a predicate (`attend`) and is random; a predicate is followed once, when "
+            "the model is built, so it must be fixed (random = False)"
+        )
+    for m in drawn:
+        m.check(grid, name)
+        for field in STRUCTURE:
+            first, other = getattr(drawn[0], field), getattr(m, field)
+            if (first is None) != (other is None) or (
+                first is not None and first.ndim == 1 and not torch.equal(first, other)
+            ):
+                raise ValueError(
+                    f"{name}: `{field}` differs from draw to draw; what is predicted from where "
+                    "is compiled once, so draw the `order` (the shown tokens first) instead"
+                )
+    return drawn
+
+
+def agree(certified: Mask, drawn: Mask) -> None:
+    """A draw has the structure that was certified; its values are asserted on their device."""
+    for field in ("order", *STRUCTURE):
+        first, other = getattr(certified, field), getattr(drawn, field)
+        if (first is None) != (other is None) or (
+            first is not None and (first.ndim, len(certified)) != (other.ndim, len(drawn))
+        ):
+            raise ValueError(f"a draw of the mask has another `{field}` than was certified")
+        if field in STRUCTURE and first is not None and first.ndim == 1:
+            same = (first.to(other.device) == other).all()
+            torch._assert_async(same, f"a draw of the mask changes `{field}`, compiled once")
+    if drawn.attend is not None:
+        raise ValueError("a draw of the mask has a predicate, and none was certified")
+
+
+def same_place(link: Links) -> bool:
+    """Does every prediction read out at its target's own position?"""
+    return link.sources.shape == link.targets.shape and bool((link.sources == link.targets).all())
+
+
+def drop_dead(mask: Mask, links: list[Links]) -> list[Links]:
+    """Links of a fixed mask without those whose targets are all given: nothing reads them."""
+    kept = []
+    for link in links:
+        counts = live_of(mask, link).any(0)
+        if counts.any():
+            kept.append(
+                replace(link, sources=link.sources[:, counts], targets=link.targets[:, counts])
+            )
+    return kept
 
 
 def certify(
@@ -122,10 +183,7 @@ def certify(
         if (tokens >= grid.tokens).any():
             token = int(tokens[tokens >= grid.tokens][0])
             raise ValueError(f"{pair}: {grid.name(token)} is a target, and has nothing to predict")
-        same_place = link.sources.shape == link.targets.shape and bool(
-            (link.sources == link.targets).all()
-        )
-        if mask.order.ndim == 2 and not same_place:
+        if mask.order.ndim == 2 and not same_place(link):
             raise ValueError(
                 f"{pair}: the order differs from image to image, and nothing tells the model "
                 "where its target lies; predict at the target's own position (MaskedPatches), or "
@@ -181,10 +239,16 @@ def closure(visible: Tensor, depth: int) -> Tensor:
 
 
 def bounds_of(
-    samples: list[Mask], links: list[Links], grid: PatchGrid, depth: tuple[int, int]
+    samples: list[Mask],
+    links: list[Links],
+    grid: PatchGrid,
+    depth: tuple[int, int],
+    random: bool,
 ) -> Bounds:
-    """What holds for all draws."""
+    """What holds for all draws; of a random mask, every source, since any may come to count."""
     keep = max(int(follow(m, link, grid, depth)[0].max()) for m in samples for link in links)
+    if random:
+        keep = max(keep, 1 + max(int(link.sources.max()) for link in links))
     if any(shown_of(m).ndim > 1 for m in samples):
         keep = len(samples[0])  # images differ in how many shown tokens lie below it
     counts = {int(c) for m in samples for c in torch.atleast_2d(shown_of(m))[:, :keep].sum(-1)}
@@ -198,6 +262,14 @@ def bounds_of(
         visible = samples[0].visible()[0, :keep, :keep]
         shown = shown_of(samples[0])[:keep]
         dense = visible[shown][:, shown], visible
+        for part, rows in zip(("encoder", "decoder"), dense, strict=True):
+            if not rows.any(-1).all():
+                row = int((~rows.any(-1)).nonzero()[0])
+                raise ValueError(
+                    f"in the {part}, row {row} of the predicate may attend to nothing that is "
+                    "shown and computed, and attention would return zeros for it without a word; "
+                    "let each position see itself"
+                )
     both = tuple(k[0] if len(set(k)) == 1 else "staircase" for k in zip(*kinds, strict=True))
     return Bounds(keep, encoded, both, live, tuple(_span(link) for link in links), dense)
 

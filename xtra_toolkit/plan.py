@@ -53,7 +53,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What holds for every draw of a mask, read once on the host, so that no step asks a device.
+    """What holds for every draw of a mask, read once on the host: compiling asks no device.
 
     Args:
         keep: positions that are computed; nothing reads further.
@@ -168,14 +168,16 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
     if mask.shown is not None:
         hidden = torch.atleast_2d(mask.shown).logical_not().byte()
         encoded = hidden.argsort(dim=1, stable=True)[:, : bounds.encoded]
-    groups = [
-        Group(link.sources, at(order, link.targets), None if whole else live_of(mask, link), span)
-        for link, whole, span in zip(links, bounds.all_live, bounds.spans, strict=True)
-    ]
-    if bounds.dense is None:
-        for link in links:
+    groups = []
+    for link, whole, span in zip(links, bounds.all_live, bounds.spans, strict=True):
+        live = live_of(mask, link)
+        if whole:
+            torch._assert_async(live.all(), "a draw of the mask gives what others predict")
+        groups.append(Group(link.sources, at(order, link.targets), None if whole else live, span))
+        if bounds.dense is None:
             reads, leaks = reads_and_leaks(mask, link, grid)
-            torch._assert_async(~leaks.any() & (reads.amax() <= keep))
+            torch._assert_async(~leaks.any(), "a draw of the mask leaks; none certified did")
+            torch._assert_async(reads.amax() <= keep, "a draw of the mask reads beyond its plan")
     encoder, decoder = _patterns(mask, encoded, bounds)
     tokens = order[:, :keep] if encoded is None else at(order, encoded)
     return Plan(order[:, :keep], encoded, tokens, encoder, decoder, groups, len(mask))
@@ -200,9 +202,10 @@ def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Patte
 def _pattern(kind: str, sees: Tensor) -> Pattern:
     length = sees.shape[1]
     if kind == "full":
-        torch._assert_async((sees == length).all())
+        torch._assert_async((sees == length).all(), "a draw of the mask is not bidirectional")
     elif kind == "causal":
-        torch._assert_async((sees == torch.arange(length, device=sees.device) + 1).all())
+        causal = torch.arange(length, device=sees.device) + 1
+        torch._assert_async((sees == causal).all(), "a draw of the mask is not causal")
     return Pattern(kind, length, sees)
 
 

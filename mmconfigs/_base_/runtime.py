@@ -7,7 +7,6 @@ default_hooks = dict(
     logger=dict(type="mmengine.LoggerHook", interval=50),
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
     checkpoint=dict(type="mmengine.CheckpointHook", interval=10, max_keep_ckpts=3),
-    sampler_seed=dict(type="mmengine.DistSamplerSeedHook"),
 )
 
 custom_hooks = [

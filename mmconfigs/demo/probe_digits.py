@@ -3,7 +3,8 @@
     mim train mmpretrain mmconfigs/demo/probe_digits.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_digits/epoch_20.pth
 
-Mean pool after the final norm, BatchNorm without affine, linear. The encoder's mask comes out of
+MMPretrain's avg_featmap (mean pool after the final norm, normed once more), BatchNorm without
+affine, linear. The encoder's mask comes out of
 the checkpoint.
 """
 

@@ -142,3 +142,29 @@ def test_help_tells_how_far_the_conversion_was_tested():
 def test_the_command_line_knows_every_layout():
     option = next(p for p in main.get_command(None, "convert").params if p.name == "layout")
     assert tuple(option.type.choices) == LAYOUTS
+
+
+def test_a_plugins_mask_is_converted_where_its_module_is_named(tmp_path, monkeypatch):
+    from builds import pretrainer
+
+    from xtra_toolkit.models.encoder_mask import pack
+    from xtra_toolkit.registry import MASKS
+
+    monkeypatch.setattr(MASKS, "_module_dict", dict(MASKS.module_dict))
+    (tmp_path / "my_snail.py").write_text(
+        "from xtra_toolkit.masks import TokenCausal\n"
+        "from xtra_toolkit.registry import MASKS\n"
+        "MASKS.register_module(name='Snail', module=type('Snail', (TokenCausal,), {}))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = pretrainer("token", "token")
+    state = model.state_dict()
+    state["backbone.xtra_toolkit_attention_mask.json"] = pack(
+        dict(type="Snail"), model.backbone.grid
+    )
+    torch.save(dict(state_dict=state), tmp_path / "snail.pth")
+    command = ["convert", str(tmp_path / "snail.pth"), str(tmp_path / "out.pth")]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 1 and "--import of xtra convert" in refused.output
+    done = CliRunner().invoke(main, [*command, "--import", "my_snail"])
+    assert done.exit_code == 0 and "Snail" in done.output, done.output

@@ -123,6 +123,9 @@ def test_random_shown_hides_its_share_and_differs_between_images():
         (dict(unit=[1, 0]), "`unit` decreases"),
         (dict(shown=[False, False]), "at least one"),
         (dict(shown=[True]), "`shown` has 1 positions, `order` 2"),
+        (dict(shown=[1, 0]), "`shown` must hold bool"),
+        (dict(step=[0.0, 1.0]), "`step` must hold whole numbers"),
+        (dict(order=[[0, 1]] * 2, given=[[False, True]] * 3), "of one batch"),
     ],
 )
 def test_a_broken_mask_is_refused(broken, sentence):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builds import MASKS, XTRA, pretrainer
+from builds import MASKS, XTRA, arch, pretrainer
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 
@@ -83,3 +83,15 @@ def test_full_attention_gives_other_features():
     vit.encoder_mask.set(MASKS["bidirectional"])
     (full,) = vit(x)
     assert (masked - full).abs().max() > 1e-4
+
+
+def test_a_checkpoint_with_nothing_for_the_encoder():
+    """A forgotten prefix; MMEngine only warns, and a random encoder would be probed."""
+    vit = dict(type="xtra_toolkit.MaskedViT", arch=arch(), img_size=64, patch_size=8)
+    with pytest.raises(ValueError, match=r"no parameter of this encoder.*prefix='backbone\.'"):
+        MODELS.build(vit).load_state_dict(pretrainer(*XTRA).state_dict(), strict=False)
+
+
+def test_an_unprefixed_target_is_found_as_an_unprefixed_mask_is():
+    model = pretrainer(dict(type="BlockCausal", block_size=2), dict(type="NextBlock"))
+    assert model.planner.bounds.keep == 60

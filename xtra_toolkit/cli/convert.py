@@ -1,5 +1,6 @@
 """``xtra convert``: checkpoints in and out."""
 
+import importlib
 import json
 import warnings
 from pathlib import Path
@@ -57,8 +58,20 @@ class MaskConfig(click.ParamType):
     "meant. TARGET's metadata keeps it.",
 )
 @click.option("--force", is_flag=True, help="Overwrite TARGET.")
+@click.option(
+    "--import",
+    "plugins",
+    multiple=True,
+    help="A module that registers the mask, where a plugin's was used and is not installed.",
+)
 def convert(
-    source: Path, target: Path, layout: str, mask: dict | None, full_attention: bool, force: bool
+    source: Path,
+    target: Path,
+    layout: str,
+    mask: dict | None,
+    full_attention: bool,
+    force: bool,
+    plugins: tuple[str, ...],
 ) -> None:
     """Convert a checkpoint, ours or the original's.
 
@@ -85,6 +98,8 @@ def convert(
         from xtra_toolkit.weights.checkpoint import Checkpoint
         from xtra_toolkit.weights.read import read_state
 
+    for plugin in plugins:
+        importlib.import_module(plugin)
     checkpoint = Checkpoint.of(read_state(source), mask)
     content = checkpoint.layout(layout, full_attention)
     save(content, target)

@@ -22,7 +22,10 @@ def build_mask(cfg: dict | Callable) -> Callable[..., Mask]:
     try:
         return factory(**args)
     except TypeError as error:
-        raise ValueError(f"mask {kind!r} cannot be made of {args}: {error}") from error
+        raise ValueError(
+            f"mask {kind!r} cannot be made of {args}: {error}; a config that inherits another "
+            "mask's arguments needs _delete_=True"
+        ) from error
 
 
 def check_registered(cfg: object) -> None:
@@ -35,7 +38,8 @@ def check_registered(cfg: object) -> None:
         if "type" in cfg and not _registered(str(cfg["type"])):
             raise ValueError(
                 f"the checkpoint names the mask {cfg['type']!r}, which is not registered here; "
-                f"import the plugin that registers it (custom_imports); {known_masks()}"
+                f"import the plugin that registers it (custom_imports in a config, "
+                f"--import of xtra convert); {known_masks()}"
             )
         cfg = list(cfg.values())
     for value in cfg if isinstance(cfg, list) else ():

@@ -24,7 +24,8 @@ class Mask:
             position alone.
         shown: (N,) or (B, N) bool, whose pixels enter the encoder; equally many in each image.
             Default: all.
-        given: (N,) or (B, N) bool, never predicted. Default: none.
+        given: (N,) or (B, N) bool. A prediction whose tokens are all given does not count; one that
+            is given in part counts whole. Default: none.
         attend: ``(query position, key position) -> bool``, elementwise on broadcast tensors, for
             a mask that is no ordered partition; it replaces the rule of the steps.
     """
@@ -59,6 +60,7 @@ class Mask:
     def check(self, grid: PatchGrid, name: str = "the mask") -> "Mask":
         """Hold the rules above on the host; ValueError names the first that is broken."""
         n, tokens = len(self), grid.tokens + grid.extra
+        self._check_types(name)
         for field in ("step", "unit", "shown", "given"):
             value = getattr(self, field)
             if value is not None and value.shape[-1] != n:
@@ -92,6 +94,24 @@ class Mask:
                 "zeros for it without a word; let it see itself"
             )
         return self
+
+    def _check_types(self, name: str) -> None:
+        kinds = dict(order="whole", step="whole", unit="whole", shown="bool", given="bool")
+        given = {f: getattr(self, f) for f in kinds if getattr(self, f) is not None}
+        for field, value in given.items():
+            if _kind_of(value) != kinds[field]:
+                wanted = "bool" if kinds[field] == "bool" else "whole numbers"
+                raise ValueError(f"{name}: `{field}` must hold {wanted}, not {value.dtype}")
+        batches = {len(value) for value in given.values() if value.ndim == 2}
+        if len(batches) > 1 or any(value.ndim not in (1, 2) for value in given.values()):
+            shapes = {field: tuple(value.shape) for field, value in given.items()}
+            raise ValueError(f"{name}: fields must be (N,) or (B, N) of one batch; given: {shapes}")
+
+
+def _kind_of(value: Tensor) -> str:
+    if value.dtype == torch.bool:
+        return "bool"
+    return "whole" if not value.dtype.is_floating_point else "float"
 
 
 def draws(generator: torch.Generator | None) -> torch.Generator:

@@ -57,6 +57,7 @@ class MaskedViT(VisionTransformer):
         self.grid = grid
         self.add_module(KEY, EncoderMask(mask, change_mask, grid))
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
+        self._register_load_state_dict_pre_hook(_refuse_strangers, with_module=True)
         self._features: dict[tuple, Features] = {}
 
     @property
@@ -138,3 +139,13 @@ class MaskedViT(VisionTransformer):
             )
         table = table[:, max(table.shape[1] - rows * cols - extra, 0) :]  # of a class token
         state_dict[name] = resize_pos_embed(table, (rows, cols), own, self.interpolate_mode, extra)
+
+
+def _refuse_strangers(vit: MaskedViT, state_dict: dict, prefix: str, *_: object) -> None:
+    """A hook before loading: MMEngine only warns where nothing fits, and a probe goes on."""
+    if state_dict and not any(prefix + name in state_dict for name, _ in vit.named_parameters()):
+        raise ValueError(
+            f"the checkpoint holds no parameter of this encoder; the first name that it has is "
+            f"{next(iter(state_dict))!r}. For an encoder inside a pretrainer's checkpoint set "
+            "init_cfg.prefix='backbone.'"
+        )

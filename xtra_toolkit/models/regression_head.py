@@ -28,7 +28,8 @@ class RegressionHead(BaseModule):
         hidden: width of the hidden layer; None: a single Linear (MAE).
         loss: 'mse', 'l1' or 'smooth_l1'.
         reduction: over the live links of a group: 'batch', their sum by their count in the
-            batch and across ranks (AIM); 'image', a mean per image, then over images.
+            batch and across ranks (AIM), where gradients are accumulated the count of each
+            micro-batch; 'image', a mean per image, then over images.
         shapes: (in, out) widths of each group. The pretrainer derives them from the plan.
     """
 
@@ -72,12 +73,14 @@ class RegressionHead(BaseModule):
         link = self.distance(prediction, goal, reduction="none").mean(-1)
         live = live.to(link.dtype).expand_as(link)
         if self.reduction == "image":
-            return ((link * live).sum(1) / live.sum(1)).mean()
+            counts = live.sum(1)
+            images = (link * live).sum(1) / counts.clamp(min=1)
+            return images.sum() / (counts > 0).sum().clamp(min=1)  # of those that predict anything
         count = live.sum()
         if self.training:  # gradients are averaged over the ranks
             all_reduce(count)
             count = count / get_world_size()
-        return (link * live).sum() / count
+        return (link * live).sum() / count.clamp(min=1e-6)
 
 
 def read(x: Tensor, group: Group) -> Tensor:

@@ -19,7 +19,8 @@ def build_target(cfg: dict | nn.Module) -> nn.Module:
     if not hasattr(factory, "links"):
         known = sorted(n for n, f in MODELS.module_dict.items() if hasattr(f, "links"))
         raise ValueError(f"unknown target {kind!r}; known targets: {', '.join(known)}{failures()}")
+    args = {name: value for name, value in cfg.items() if name != "type"}
     try:
-        return MODELS.build(cfg)
+        return factory(**args)
     except TypeError as error:
-        raise ValueError(f"target {kind!r} cannot be made of {dict(cfg)}: {error}") from error
+        raise ValueError(f"target {kind!r} cannot be made of {args}: {error}") from error
