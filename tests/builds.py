@@ -40,7 +40,7 @@ def pretrainer(mask, target, *, image=64, patch=8, decoder=None, head=None, **ba
             target_generator=target,
             backbone=dict(type="xtra_toolkit.MaskedViT", **backbone),
             neck=dict(type="xtra_toolkit.ViTDecoder", **decoder),
-            head=dict(type="xtra_toolkit.RegressionHead", **(head or dict(hidden=64))),
+            head=dict(type="xtra_toolkit.PredictionHead", **(head or dict(hidden=64))),
         )
     )
 

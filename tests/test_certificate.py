@@ -10,7 +10,7 @@ from builds import AIM, MAE, MASKS, TARGETS, XTRA, pretrainer, randomise
 from xtra_toolkit.certificate import Planner, closure
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
-from xtra_toolkit.models.regression_head import read
+from xtra_toolkit.models.prediction_head import read
 from xtra_toolkit.plan import Links
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken, PixelTarget
 

@@ -17,12 +17,18 @@ def test_patchify_of_a_rectangle_and_back():
 
 
 def test_blocks_of_two_on_four_by_four():
-    order = PatchGrid(4, 4).blocks(2).tolist()
+    order = [block.tolist() for block in PatchGrid(4, 4).blocks(2)]
     assert order == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
 def test_rectangular_blocks():
-    assert PatchGrid(2, 6).blocks((2, 3)).tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+    blocks = [block.tolist() for block in PatchGrid(2, 6).blocks((2, 3))]
+    assert blocks == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+
+
+def test_ragged_blocks():
+    blocks = [block.tolist() for block in PatchGrid(3, 3).blocks(2, ragged=True)]
+    assert blocks == [[0, 1, 3, 4], [2, 5], [6, 7], [8]]
 
 
 def test_a_block_that_does_not_tile_names_those_that_do():
@@ -30,8 +36,10 @@ def test_a_block_that_does_not_tile_names_those_that_do():
         PatchGrid.of(256, 16).blocks(3)
     with pytest.raises(ValueError, match=r"sides that do: 1, 2, 4, 8, 16"):
         PatchGrid.of(256, 16).blocks(3)
+    with pytest.raises(ValueError, match=r"fit: 192×192, 256×256 px .*ragged=True"):
+        PatchGrid.of(224, 16).blocks(4)
     with pytest.raises(ValueError, match="do not tile"):
-        PatchGrid.of(256, 16).blocks(0)
+        PatchGrid.of(256, 16).blocks(0, ragged=True)
 
 
 def test_a_patch_that_does_not_tile_the_image():

@@ -4,6 +4,7 @@ Shape legend, used throughout the package:
     B images, C channels, N tokens of the grid, V = C * patch height * patch width values of a token
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -88,17 +89,38 @@ class PatchGrid:
         (p, q), rows = self.patch, self.rows
         return rearrange(values, "b (r s) (c p q) -> b c (r p) (s q)", r=rows, p=p, q=q)
 
-    def blocks(self, block_size: int | tuple[int, int]) -> Tensor:
-        """Token numbers of blocks of tokens, (blocks, tokens of a block), both in raster order."""
+    def blocks(self, block_size: int | tuple[int, int], ragged: bool = False) -> list[Tensor]:
+        """Token numbers of each block of tokens, (tokens of a block,), all in raster order.
+
+        Args:
+            block_size: tokens along each side, or (height, width).
+            ragged: where they do not tile the grid, the last of a row or column are smaller.
+        """
         height, width = pair(block_size)
-        if height < 1 or width < 1 or self.rows % height or self.cols % width:
-            sides = [n for n in range(1, self.rows + 1) if not (self.rows % n or self.cols % n)]
-            raise ValueError(
-                f"blocks of {height}×{width} tokens do not tile {self}; "
-                f"sides that do: {', '.join(map(str, sides))}"
-            )
+        tiles = height > 0 and width > 0 and not (self.rows % height or self.cols % width)
+        if not tiles and not (ragged and height > 0 and width > 0):
+            raise ValueError(self._no_tiling(height, width))
         raster = torch.arange(self.tokens).view(self.rows, self.cols)
-        return rearrange(raster, "(r h) (c w) -> (r c) (h w)", h=height, w=width)
+        bands = raster.split(height, 0)
+        return [block.flatten() for band in bands for block in band.split(width, 1)]
+
+    def _no_tiling(self, height: int, width: int) -> str:
+        sides = [n for n in range(1, self.rows + 1) if not (self.rows % n or self.cols % n)]
+        down, up = (
+            "×".join(
+                str(patch * side * max(1, rounded(tokens / max(side, 1))))
+                for tokens, side, patch in zip(
+                    (self.rows, self.cols), (height, width), self.patch, strict=True
+                )
+            )
+            for rounded in (math.floor, math.ceil)
+        )
+        return (
+            f"blocks of {height}×{width} tokens do not tile {self}; sides that do: "
+            f"{', '.join(map(str, sides))}; image sizes that fit: {down}, {up} px (img_size, and "
+            "the crops of the data pipelines); or BlockCausal(..., ragged=True) makes the last "
+            "blocks smaller"
+        )
 
     def no_extra(self, mask: str) -> None:
         """Refuse tokens without pixels on behalf of a mask that has no place for them."""

@@ -24,7 +24,7 @@ model = dict(
         in_channels=1,
     ),
     neck=dict(type="xtra_toolkit.ViTDecoder", projection=256, width=48, depth=2, heads=4),
-    head=dict(type="xtra_toolkit.RegressionHead", hidden=512, loss="mse"),
+    head=dict(type="xtra_toolkit.PredictionHead", hidden=512, loss="mse"),
 )
 
 train_dataloader = dict(

@@ -60,6 +60,40 @@ def test_a_mask_is_named_or_given_as_json(tmp_path, given):
     assert mask.get("block_size", 4) == 4
 
 
+def aims(folder):
+    """AIM's trunk and its probe head as Apple publishes them, in two files."""
+    golden = load_file(GOLDEN / "aim_trunk.safetensors")
+    trunk = {n.removeprefix("weight/"): v for n, v in golden.items() if n.startswith("weight/")}
+    head = {"head.cls_token": torch.ones(1, 1, 48), "head.linear.weight": torch.ones(10, 48)}
+    torch.save(trunk, folder / "trunk.pth")
+    torch.save(head, folder / "head.pth")
+    return folder / "trunk.pth", folder / "head.pth"
+
+
+def test_aims_trunk_and_head_become_a_classifier(tmp_path):
+    trunk, head = aims(tmp_path)
+    args = ("convert", trunk, tmp_path / "x.pth", "--head", head, "--to", "classifier")
+    result = xtra(*args, "--img-size", 64, 64)
+    assert result.exit_code == 0, result.output
+    assert "a grid of 8×8 tokens" in result.output and "PrefixCausal" in result.output
+    state = torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"]
+    assert state["head.probes.0.queries"].shape == (1, 48)
+    assert state["backbone.pos_embed"].shape == (1, 64, 48)
+    refused = xtra("convert", trunk, tmp_path / "y.pth", "--head", trunk, "--to", "classifier")
+    assert refused.exit_code == 2 and "SOURCE and --head both hold 'preproc" in refused.output
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    import timm
+
+    shape = dict(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=3, num_classes=10)
+    model = timm.models.VisionTransformer(**shape)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "timm.pth")
+    result = xtra("convert", tmp_path / "timm.pth", tmp_path / "x.pth", "--to", "encoder")
+    assert result.exit_code == 0, result.output
+    assert "Bidirectional" in result.output and "the classifier (head) is left" in result.output
+
+
 @pytest.mark.parametrize(
     ("args", "code", "sentence"),
     [

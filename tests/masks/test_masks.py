@@ -46,6 +46,31 @@ def test_block_causal_dense(grid):
     assert torch.equal(raster_visible(BlockCausal((2, 4))(grid)), dense)
 
 
+@pytest.mark.parametrize("grid", [PatchGrid(14, 14), PatchGrid(5, 3)])
+def test_ragged_blocks_dense(grid):
+    def block(t):
+        return t[0] // 4, t[1] // 4
+
+    mask = BlockCausal(4, ragged=True)(grid).check(grid)
+    assert torch.equal(raster_visible(mask), transcribe(grid, lambda q, k: block(k) <= block(q)))
+    sizes = mask.unit.unique_consecutive(return_counts=True)[1].tolist()
+    assert sizes[:2] == ([16, 16] if grid.rows == 14 else [12, 3]) and sum(sizes) == grid.tokens
+    with pytest.raises(ValueError, match=r"need blocks of one size"):
+        BlockCausal(4, order="random", ragged=True)(grid, 1, gen())
+
+
+def test_ragged_changes_nothing_where_blocks_tile():
+    grid = PatchGrid(4, 8)
+    one, other = BlockCausal(2)(grid), BlockCausal(2, ragged=True)(grid)
+    assert torch.equal(one.order, other.order) and torch.equal(one.step, other.step)
+
+
+def test_token_causal_starts_with_a_token_without_pixels():
+    grid = PatchGrid(1, 3, extra=1)
+    mask = TokenCausal()(grid)
+    assert mask.order.tolist() == [3, 0, 1, 2] and mask.step.tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_token_causal_dense(grid):
     assert torch.equal(raster_visible(TokenCausal()(grid)), transcribe(grid, lambda q, k: k <= q))
@@ -96,7 +121,7 @@ def test_every_registered_mask(name, grid):
 
 def test_random_orders_share_no_prefix_and_are_fixed():
     grid, factory = PatchGrid(8, 8), BlockCausal(2, order="random", seed=3)
-    orders = factory.orders(grid.blocks(2))
+    orders = torch.stack(grid.blocks(2))[factory.orders(16)]
     assert len(orders) == 16
     assert len({int(o[0, 0]) for o in orders}) == 16  # the first blocks all differ
     drawn = {tuple(factory(grid, 1, gen(s)).order.tolist()) for s in range(64)}
@@ -164,7 +189,7 @@ def test_orders_and_prefixes_that_do_not_fit_the_grid():
 
 def test_a_class_token_has_no_place_in_a_causal_mask():
     with pytest.raises(ValueError, match="with_cls_token=False"):
-        TokenCausal()(PatchGrid(2, 2, extra=1))
+        BlockCausal(1)(PatchGrid(2, 2, extra=1))
 
 
 def test_a_plugin_that_fails_to_load_is_named(monkeypatch):

@@ -11,7 +11,7 @@ from golden_recipe import images, weight
 from safetensors.torch import load_file
 
 from xtra_toolkit.models.layers import take
-from xtra_toolkit.weights.original import from_original
+from xtra_toolkit.weights import xtra
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "xtra_cases.json").read_text())
@@ -82,7 +82,7 @@ def original_shapes(case):
 
 def load(model, state):
     """Load converted weights, every parameter of the model named."""
-    ours = from_original(state)
+    ours = xtra.to_ours(state).state
     missing, unexpected = model.load_state_dict(ours, strict=False)
     assert not unexpected
     assert not set(missing) & {n for n, _ in model.named_parameters()}
@@ -147,7 +147,7 @@ def test_predictions_and_normalised_targets(k2):
 def test_every_gradient(k2):
     model, out, loss = k2
     assert abs(float(loss) - float(out["loss"])) < 5e-7
-    golden = from_original({n[5:]: g for n, g in out.items() if n.startswith("grad/")})
+    golden = xtra.to_ours({n[5:]: g for n, g in out.items() if n.startswith("grad/")}).state
     ours = dict(model.named_parameters())
     assert golden.keys() == ours.keys()
     for name, g in golden.items():

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from xtra_toolkit.models import RegressionHead
+from xtra_toolkit.models import PredictionHead
 
 PREDICTION = torch.tensor([[[0.5, 0.5], [3.0, 3.0]], [[2.0, 2.0], [9.0, 9.0]]])
 GOAL = torch.zeros(2, 2, 2)
 
 
 def reduce(live, **options):
-    head = RegressionHead(shapes=[(2, 2)], **options)
+    head = PredictionHead(shapes=[(2, 2)], **options)
     return float(head.reduce(PREDICTION, GOAL, None if live is None else torch.tensor(live)))
 
 

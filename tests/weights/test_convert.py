@@ -123,7 +123,7 @@ def test_blocks_of_one_token_are_token_causal():
 
 def test_an_encoder_alone_of_the_original_needs_its_mask_named():
     state = {name: value for name, value in ORIGINAL.items() if name.startswith("enc.")}
-    with pytest.raises(ValueError, match=r"the size of the blocks follows from the head"):
+    with pytest.raises(ValueError, match=r"does not tell its encoder's mask \(an original XTRA's"):
         Checkpoint.of(state)
     checkpoint = Checkpoint.of(state, BLOCKS)
     assert checkpoint.layout("encoder")["state_dict"].keys() == {
@@ -197,8 +197,9 @@ def test_rectangles_keep_their_grid():
     checkpoint, _ = ours("prefix", "token", image=(32, 64))
     assert (checkpoint.grid.rows, checkpoint.grid.cols) == (4, 8)
     state = dict(checkpoint.state)
-    with pytest.raises(ValueError, match="32 tokens, which make no square"):
+    with pytest.raises(ValueError, match="32 tokens, which do not make a grid of 5×5"):
         Checkpoint.of(state, MASKS["prefix"])
+    assert Checkpoint.of(state, MASKS["prefix"], (32, 64)).grid == checkpoint.grid
 
 
 def of_mask(mask):
@@ -234,17 +235,23 @@ def test_a_mask_in_a_file_cannot_call_anything(tmp_path, inside):
         ),
         (
             lambda: Checkpoint.of(ORIGINAL | {"classifier.weight": torch.ones(1)}),
-            "1 parameters are not of an original XTRA.*'classifier.weight'",
+            r"no place for 1 of the .* read as those of elad-amrani/xtra.*'classifier.weight'",
         ),
         (
             lambda: Checkpoint.of(ORIGINAL).layout("jax"),
-            "layout 'jax' was asked for; valid: pretrainer, encoder, mmpretrain, timm",
+            "layout 'jax' was asked for; valid: pretrainer, encoder, classifier, mmpretrain, timm",
         ),
         (
             lambda: Checkpoint.of(
                 vit(out_type="avg_featmap").state_dict(), MASKS["bidirectional"]
             ).layout("timm"),
-            "timm's VisionTransformer has no place for the parameter 'ln2.weight'",
+            r"timm's VisionTransformer normalises once, and this encoder twice",
+        ),
+        (
+            lambda: Checkpoint.of(
+                {**vit().state_dict(), "bridge": torch.ones(1)}, MASKS["bidirectional"]
+            ).layout("timm"),
+            "timm's VisionTransformer has no place for 1 of the .*a MaskedViT; the first: 'bridge'",
         ),
     ],
 )

@@ -73,8 +73,11 @@ def test_objects_of_any_class_are_stepped_over(tmp_path, stranger):
     same(read_state(saved(tmp_path / "x.ckpt", content)))
 
 
-@pytest.mark.parametrize("content", [dict(state_dict=STATE), dict(module=STATE), STATE])
-def test_lightning_deepspeed_and_plain_files(tmp_path, content):
+PLACES = [dict(state_dict=STATE), dict(module=STATE), dict(model=STATE), STATE]
+
+
+@pytest.mark.parametrize("content", PLACES)
+def test_lightning_deepspeed_mae_and_plain_files(tmp_path, content):
     same(read_state(saved(tmp_path / "x.pt", content)))
 
 
@@ -127,7 +130,7 @@ def test_nothing_stays_allowed_after_reading(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (dict(model=STATE), "'model' is no tensor; the weights must lie under 'state_dict'"),
+        (dict(net=STATE), "'net' is no tensor; the weights must lie under 'state_dict'"),
         (dict(module={"a": torch.empty(0)}), "'a' is empty, as where ZeRO stage 3 keeps"),
         ([1, 2], "the file holds a list, not a dict of weights"),
     ],

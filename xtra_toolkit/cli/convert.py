@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class MaskConfig(click.ParamType):
@@ -34,16 +35,16 @@ class MaskConfig(click.ParamType):
 
 
 @click.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", type=SOURCE)
 @click.argument("target", type=FILE)
 @click.option(
     "--to",
     "layout",
-    type=click.Choice(["pretrainer", "encoder", "mmpretrain", "timm"]),
+    type=click.Choice(["pretrainer", "encoder", "classifier", "mmpretrain", "timm"]),
     default="pretrainer",
     show_default=True,
-    help="pretrainer: everything, for load_from. encoder: a MaskedViT. mmpretrain, timm: a "
-    "stock ViT, which knows no mask.",
+    help="pretrainer: everything, for load_from. encoder: a MaskedViT. classifier: with AIM's "
+    "probe head. mmpretrain, timm: a stock ViT, which knows no mask.",
 )
 @click.option(
     "--mask",
@@ -51,6 +52,15 @@ class MaskConfig(click.ParamType):
     help="The encoder's mask, where SOURCE does not tell: a name, or JSON like "
     '\'{"type": "BlockCausal", "block_size": 4}\'.',
 )
+@click.option(
+    "--img-size",
+    nargs=2,
+    type=click.IntRange(1),
+    metavar="HEIGHT WIDTH",
+    help="Of the images in pixels, where SOURCE does not tell and they are no squares; for AIM, "
+    "which stores no positions, where they are not 224 px.",
+)
+@click.option("--head", type=SOURCE, help="The file of AIM's probe head, published apart.")
 @click.option(
     "--full-attention",
     is_flag=True,
@@ -69,19 +79,31 @@ def convert(
     target: Path,
     layout: str,
     mask: dict | None,
+    img_size: tuple[int, int] | None,
+    head: Path | None,
     full_attention: bool,
     force: bool,
     plugins: tuple[str, ...],
 ) -> None:
-    """Convert a checkpoint, ours or the original's.
+    """Convert a checkpoint: ours, XTRA's, AIM's, MAE's, MMPretrain's MAE's or timm's.
 
-    SOURCE is a PyTorch Lightning file, DeepSpeed's mp_rank_00_model_states.pt, a plain state
-    dict or .safetensors, under the names of elad-amrani/xtra; or a checkpoint of ours. Only
-    tensors are read: nothing in the file is executed.
+    SOURCE has the names of elad-amrani/xtra, apple/ml-aim (v1), facebookresearch/mae, MMPretrain's
+    MAE, timm's VisionTransformer, or ours. It is a PyTorch Lightning or MMEngine file, DeepSpeed's
+    mp_rank_00_model_states.pt, a dict with the weights under 'model', a plain state dict or
+    .safetensors. Only tensors are read: nothing in the file is executed.
 
     TARGET is a .pth file that MMEngine and torch.load(weights_only=True) read; for timm also
-    .safetensors. The encoder's mask travels in it. MMPretrain's benchmark configs take it as
-    init_cfg=dict(type='Pretrained', checkpoint=TARGET, prefix='backbone.').
+    .safetensors. The encoder's mask travels in it: what SOURCE tells, else full attention for
+    timm's, PrefixCausal for AIM's and RandomShown with a ratio of 0.75 for MAE's. MMPretrain's
+    benchmark configs take it as init_cfg=dict(type='Pretrained', checkpoint=TARGET,
+    prefix='backbone.').
+
+    AIM's trunk loads into MaskedViT(bias=False, positions='sincos',
+    patch_cfg=dict(norm_cfg=dict(type='LN', eps=1e-6)), ...), MAE's into one with_cls_token=True.
+
+    timm reads an encoder strictly with timm.create_model('vit_base_patch16_224', img_size=256,
+    class_token=False, global_pool='', num_classes=0, checkpoint_path=TARGET), and AIM's with
+    qkv_bias=False, proj_bias=False, embed_norm_layer='layernorm' besides.
 
     The conversion was tested on the names and the numbers of the original code, run with drawn
     weights: no released checkpoint was at hand.
@@ -100,14 +122,25 @@ def convert(
 
     for plugin in plugins:
         importlib.import_module(plugin)
-    checkpoint = Checkpoint.of(read_state(source), mask)
+    state = read_state(source)
+    if head is not None:
+        state = joined(state, read_state(head))
+    checkpoint = Checkpoint.of(state, mask, img_size)
     content = checkpoint.layout(layout, full_attention)
     save(content, target)
     attends = "full attention" if "attention" in content["meta"] else f"mask {checkpoint.mask}"
     click.echo(
         f"{target}: {len(content['state_dict'])} tensors, layout {layout}, {checkpoint.grid}, "
-        f"{attends}"
+        f"{attends}" + (f"; {checkpoint.note}" if checkpoint.note else "")
     )
+
+
+def joined(state: dict, head: dict) -> dict:
+    """The weights of two files; a usage error where both hold the same parameter."""
+    both = sorted(state.keys() & head.keys())
+    if both:
+        raise click.UsageError(f"SOURCE and --head both hold {both[0]!r}; SOURCE alone has a head")
+    return {**state, **head}
 
 
 def save(content: dict, target: Path) -> None:

@@ -1,8 +1,8 @@
-"""Reading an image file, or saying which one cannot be read."""
+"""Reading an image file, or saying which one cannot be read; the order of the channels."""
 
 from typing import Any
 
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import BaseTransform, LoadImageFromFile
 
 from xtra_toolkit.registry import TRANSFORMS
 
@@ -30,3 +30,15 @@ class LoadImage(LoadImageFromFile):
                 f"Cannot read the image {results['img_path']!r}: {type(error).__name__}: {error}. "
                 "Replace the file or take it out of the data set."
             ) from error
+
+
+@TRANSFORMS.register_module()
+class RGBToBGR(BaseTransform):
+    """Swaps the channels of ``img``, (H, W, 3): for data sets that hold their images in memory.
+
+    MMPretrain's CIFAR gives RGB where files are read as BGR; after this all are treated alike.
+    """
+
+    def transform(self, results: dict) -> dict:
+        results["img"] = results["img"][..., ::-1].copy()
+        return results

@@ -91,11 +91,13 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
     def describe(self) -> str:
         """One line with the numbers of the run."""
         optimizer, world = self.runner.optim_wrapper.optimizer, get_world_size()
+        peaks = sorted({g.get("initial_lr", g["lr"]) for g in optimizer.param_groups})
         return (
             f"{self.global_batch} images a step = {world} process{'es' * (world > 1)} x "
             f"{self.dataloader.batch_size} images x {self.accumulation} accumulated; "
             f"{len(self.dataloader)} steps an epoch, {self._max_epochs} epochs; "
-            f"learning rate {optimizer.defaults['lr']:g} ({type(optimizer).__name__})"
+            f"learning rate {' to '.join(f'{lr:g}' for lr in peaks[:: max(len(peaks) - 1, 1)])} "
+            f"({type(optimizer).__name__})"
         )
 
     def _train_step(self, batch: dict) -> dict[str, torch.Tensor]:

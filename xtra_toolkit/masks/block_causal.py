@@ -20,52 +20,64 @@ class BlockCausal:
             permutations as blocks, no two sharing a prefix, one drawn a batch, the first in
             evaluation; or a permutation of the blocks as a list.
         seed: of the fixed permutations.
+        ragged: where blocks do not tile the grid, the last of a row or column are smaller
+            (XTRA's blocks of 4 on 14×14 tokens); else such a grid is refused.
     """
 
     def __init__(
-        self, block_size: int | tuple[int, int], order: str | list = "raster", seed: int = 0
+        self,
+        block_size: int | tuple[int, int],
+        order: str | list = "raster",
+        seed: int = 0,
+        ragged: bool = False,
     ):
         if isinstance(order, str) and order not in ("raster", "random"):
             raise ValueError(
                 f"order={order!r} was given to BlockCausal; valid: 'raster', 'random', or a list "
                 "that names each block once"
             )
-        self.block_size, self.order, self.seed = block_size, order, seed
+        self.block_size, self.order, self.seed, self.ragged = block_size, order, seed, ragged
         self.random = order == "random"
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         grid.no_extra("BlockCausal")
-        blocks = grid.blocks(self.block_size)
-        step = torch.arange(len(blocks)).repeat_interleave(blocks.shape[1])
+        blocks = grid.blocks(self.block_size, self.ragged)
+        orders, sizes = self.orders(len(blocks)), torch.tensor([len(block) for block in blocks])
         if self.random and generator is not None:
-            orders = self.orders(blocks).to(generator.device)
-            pick = torch.randint(len(orders), (1,), generator=generator, device=generator.device)
-            order, step = orders[pick].flatten(), step.to(generator.device)
+            if len(sizes.unique()) > 1:
+                raise ValueError(
+                    "BlockCausal: random orders need blocks of one size, so that what is "
+                    f"predicted together stays the same; {self.block_size} does not tile {grid}"
+                )
+            device = generator.device
+            pick = torch.randint(len(orders), (1,), generator=generator, device=device)
+            order = torch.stack(blocks).to(device)[orders.to(device)[pick]].flatten()
+            step = torch.arange(len(blocks), device=device).repeat_interleave(int(sizes[0]))
         else:
-            order = self.orders(blocks)[0].flatten()
+            order = torch.cat([blocks[i] for i in orders[0].tolist()])
+            step = torch.arange(len(blocks)).repeat_interleave(sizes[orders[0]])
         return Mask(order=order, step=step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """XTRA keeps its mask when probed."""
         return self(grid)
 
-    def orders(self, blocks: Tensor) -> Tensor:
-        """(orders, blocks, tokens of a block): the orders that may be drawn."""
-        n = len(blocks)
+    def orders(self, n: int) -> Tensor:
+        """(orders, n): the orders of n blocks that may be drawn."""
         if self.order == "raster":
-            return blocks[None]
+            return torch.arange(n)[None]
         if self.random:
             # Two orders share a prefix exactly when they share the first block, so each block
             # leads one order.
             g = torch.Generator().manual_seed(self.seed)
             noise = torch.rand(n, n, generator=g)
             noise[torch.arange(n), torch.randperm(n, generator=g)] = -1
-            return blocks[noise.argsort(-1)]
+            return noise.argsort(-1)
         if sorted(self.order) != list(range(n)):
             raise ValueError(
                 f"BlockCausal was given an order of {len(self.order)} blocks; it must name each "
                 f"of the {n} blocks 0 to {n - 1} once"
             )
-        return blocks[torch.tensor(self.order)][None]
+        return torch.tensor(self.order)[None]

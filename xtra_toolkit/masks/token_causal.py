@@ -9,16 +9,18 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class TokenCausal:
-    """Steps 0, 1, 2 … in raster order: attend = k <= q."""
+    """Steps 0, 1, 2 … in raster order: attend = k <= q.
+
+    A token without pixels comes first: iGPT's start token, whose output predicts patch 0.
+    """
 
     random = False
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        grid.no_extra("TokenCausal")
-        raster = torch.arange(grid.tokens)
-        return Mask(order=raster, step=raster)
+        at = torch.arange(grid.tokens + grid.extra)
+        return Mask(order=at.roll(grid.extra), step=at)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """The mask is kept when probed."""

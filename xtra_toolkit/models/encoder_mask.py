@@ -1,6 +1,7 @@
 """The encoder's mask travels in its checkpoint, so that no probe reads it with another."""
 
 import json
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,18 +58,20 @@ class EncoderMask(nn.Module):
         check_registered(stored["mask"])
         if self.config is None:
             self.set(stored["mask"])
-        elif not self._same(stored["mask"]):
+        elif not self._same(stored):
             raise ValueError(
                 f"the encoder of this checkpoint was trained with the mask {stored['mask']}, and "
                 f"the config names {self.config}; leave `mask` unset to take the checkpoint's, "
                 "or set change_mask=True if the other is meant"
             )
 
-    def _same(self, config: dict) -> bool:
-        """Do both mask the features of the grid alike?"""
+    def _same(self, stored: dict) -> bool:
+        """Do both mask the features of the grid alike that the encoder was trained on?"""
+        rows, cols = stored["grid"]
+        grid = replace(self.grid, rows=rows, cols=cols)
         try:
-            mine = self.factory.for_features(self.grid)
-            other = build_mask(config).for_features(self.grid)
+            mine = self.factory.for_features(grid)
+            other = build_mask(stored["mask"]).for_features(grid)
         except ValueError:
             return False
         return torch.equal(mine.order, other.order) and torch.equal(mine.visible(), other.visible())

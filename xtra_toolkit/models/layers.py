@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import torch
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
 from xtra_toolkit.attention import Pattern
+from xtra_toolkit.registry import WEIGHT_INITIALIZERS
 
 # XTRA's: Linear trunc-normal 0.02, patch conv kaiming-normal fan-in, LayerNorm 1 and 0
 INIT = [
@@ -60,6 +60,33 @@ class MaskedLayer(TransformerEncoderLayer):
         return self.ffn(self.ln2(x), identity=x)
 
 
+class NoAttention(nn.Module):
+    """In place of attention, for layers that keep to their token: AIM's head has such."""
+
+    def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
+        """(B, N, D) as it is."""
+        return x
+
+
+def drop_biases(layers: nn.Module) -> None:
+    """Take the biases out of all Linears; norms keep theirs."""
+    for module in layers.modules():
+        if isinstance(module, nn.Linear):
+            module.bias = None
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class XavierPatch:
+    """xavier_uniform_ of a patch convolution as the matrix product that it is (MAE, AIM)."""
+
+    def __call__(self, module: nn.Module) -> None:
+        """Initialise all Conv2d in ``module``."""
+        for conv in module.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.xavier_uniform_(conv.weight.view(len(conv.weight), -1))
+                nn.init.zeros_(conv.bias)
+
+
 def take(values: Tensor, index: Tensor) -> Tensor:
     """values (B or 1, N, D) at index (B or 1, E), (B or 1, E, D)."""
     if len(index) == 1:
@@ -67,11 +94,6 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     if len(values) == 1:
         return nn.functional.embedding(index, values[0])
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def by_token(pos_embed: Tensor, extra: int) -> Tensor:
-    """A position table as MMPretrain keeps it, tokens without pixels first, by token number."""
-    return torch.cat([pos_embed[:, extra:], pos_embed[:, :extra]], 1) if extra else pos_embed
 
 
 def refuse_other_shapes(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
-from xtra_toolkit.models.layers import INIT, MaskedLayer, by_token, refuse_other_shapes, take
+from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, refuse_other_shapes, take
+from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.plan import Features, Plan, compile_features
 from xtra_toolkit.registry import MODELS
 
@@ -34,6 +35,8 @@ class MaskedViT(VisionTransformer):
         attention: back end, see :func:`xtra_toolkit.attention.attention`.
         out_type: 'raw', 'featmap', 'avg_featmap' or 'cls_token', as in MMPretrain.
         with_cls_token: as in MMPretrain, but False by default.
+        positions: 'learned', or 'sincos', fixed (MAE, AIM). A checkpoint's table wins.
+        bias: False for Linears without bias in all layers (AIM).
         **vit: everything else of MMPretrain's VisionTransformer.
     """
 
@@ -44,6 +47,8 @@ class MaskedViT(VisionTransformer):
         attention: str = "auto",
         out_type: str = "raw",
         with_cls_token: bool = False,
+        positions: str = "learned",
+        bias: bool = True,
         **vit,  # noqa: ANN003
     ):
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
@@ -54,11 +59,27 @@ class MaskedViT(VisionTransformer):
         attend = named(attention)
         for layer in self.layers:
             MaskedLayer.of(layer, attend)
-        self.grid = grid
+        if not bias:
+            drop_biases(self.layers)
+        self.grid, self.fixed = grid, positions == "sincos"
+        table = position_table(positions, grid, self.embed_dims)
+        if self.fixed:
+            self.pos_embed = table
         self.add_module(KEY, EncoderMask(mask, change_mask, grid))
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._register_load_state_dict_pre_hook(_refuse_strangers, with_module=True)
         self._features: dict[tuple, Features] = {}
+
+    def init_weights(self) -> None:
+        """As ``init_cfg`` says; MMPretrain's would overwrite fixed positions."""
+        table = self.pos_embed.detach().clone()
+        super().init_weights()
+        if isinstance(self.init_cfg, dict) and self.init_cfg["type"] == "Pretrained":
+            return
+        if self.fixed:
+            self.pos_embed.data.copy_(table)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
 
     @property
     def encoder_mask(self) -> EncoderMask:
@@ -94,6 +115,8 @@ class MaskedViT(VisionTransformer):
         patches = take(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
         conv = self.patch_embed.projection
         x = F.linear(patches, conv.weight.flatten(1), conv.bias)
+        if self.patch_embed.norm is not None:
+            x = self.patch_embed.norm(x)
         if self.cls_token is not None:
             x = torch.where((tokens >= grid.tokens)[..., None], self.cls_token, x)
         x = x + take(self.positions(grid), tokens)
@@ -119,6 +142,11 @@ class MaskedViT(VisionTransformer):
         key = (grid, device, config)
         if key not in self._features:
             mask = self.encoder_mask.for_features(grid)
+            if self.out_type == "cls_token" and not mask.visible()[0].all():
+                raise ValueError(
+                    f"out_type='cls_token' was asked for, and under the mask {config} the class "
+                    "token does not see the whole image; take 'avg_featmap', 'featmap' or 'raw'"
+                )
             self._features[key] = compile_features(mask, grid).to(device)
         return self._features[key]
 

@@ -1,7 +1,9 @@
 """Metrics for MMEngine's evaluator."""
 
+import torch
 from mmengine.evaluator import BaseMetric
 
+from xtra_toolkit.data.segmentation import IGNORED
 from xtra_toolkit.registry import METRICS
 
 
@@ -18,3 +20,46 @@ class PretrainLoss(BaseMetric):
     def compute_metrics(self, results: list[float]) -> dict[str, float]:
         """Their mean."""
         return dict(loss=sum(results) / len(results))
+
+
+@METRICS.register_module()
+class MeanIoU(BaseMetric):
+    """Intersection over union of predicted and true segmentation maps, in per cent.
+
+    Counted over the pixels of all images that have a class. ``mIoU`` is the mean over the classes
+    that occur, in truth or prediction; ``aAcc`` the share of pixels that are right (both names
+    are MMSegmentation's); ``IoU/<class>`` stands for one class each.
+    """
+
+    default_prefix = "seg"
+
+    def process(self, data_batch: object, data_samples: list[dict]) -> None:
+        """For each image the pixels of each class: right, predicted, true; (3, classes)."""
+        for sample in data_samples:
+            true, predicted = sample["gt_seg_map"].cpu(), sample["pred_seg_map"].cpu()
+            counted, classes = true != IGNORED, sample["num_classes"]
+            pairs = true[counted].long() * classes + predicted[counted].long()
+            pairs = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+            self.results.append(torch.stack([pairs.diagonal(), pairs.sum(0), pairs.sum(1)]))
+
+    def compute_metrics(self, results: list[torch.Tensor]) -> dict[str, float]:
+        """The figures over all images."""
+        right, predicted, true = torch.stack(results).sum(0).double()
+        if not true.any():
+            raise ValueError(f"Every pixel of every segmentation map is {IGNORED}: no class.")
+        union = predicted + true - right
+        names = (self.dataset_meta or {}).get("classes") or range(len(right))
+        if len(names) != len(right):
+            raise ValueError(
+                f"The data set names {len(names)} classes and the model has {len(right)}: set "
+                "model.num_classes to the number of names."
+            )
+        ious = {
+            f"IoU/{name}": float(100 * hits / whole)
+            for name, hits, whole in zip(names, right, union, strict=True)
+            if whole
+        }
+        figures = dict(
+            mIoU=sum(ious.values()) / len(ious), aAcc=float(100 * right.sum() / true.sum())
+        )
+        return figures | ious

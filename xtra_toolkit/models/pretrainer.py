@@ -28,7 +28,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         mask: config of a mask factory (what may be seen).
         target_generator: config of a target factory (what is predicted, from where).
         backbone: config of the encoder, a MaskedViT.
-        neck: config of the decoder.
+        neck: config of the decoder; None: the head reads the encoder (iGPT), which must then
+            see all tokens that it reads.
         head: config of the head; its widths follow from the plan.
         data_preprocessor: as in MMPretrain; images must come out normalised.
 
@@ -41,7 +42,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         mask: dict,
         target_generator: dict,
         backbone: dict,
-        neck: dict,
+        neck: dict | None,
         head: dict,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
@@ -49,12 +50,20 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         backbone = MMPRETRAIN.build(dict(backbone, mask=mask))
         grid, factory = backbone.grid, backbone.encoder_mask.factory
         target = build_target(target_generator)
-        hides = factory(grid).shown is not None
-        derived = dict(in_channels=backbone.embed_dims, grid=grid, hides=hides)
-        neck = MMPRETRAIN.build(dict(neck, **derived))
-        planner = Planner(factory, target, grid, (backbone.num_layers, neck.num_layers))
+        with torch.device("cpu"):  # also where the model is built on the meta device
+            hides = factory(grid).shown is not None
+        width, layers = backbone.embed_dims, 0
+        if neck is not None:
+            neck = MMPRETRAIN.build(dict(neck, in_channels=width, grid=grid, hides=hides))
+            width, layers = neck.width, neck.num_layers
+        elif hides:
+            raise ValueError(
+                f"{type(factory).__name__} hides tokens, and without a neck nothing stands in "
+                "their place; give one (ViTDecoder), or a mask that shows all tokens"
+            )
+        planner = Planner(factory, target, grid, (backbone.num_layers, layers))
         shapes = [
-            (link.sources.shape[-1] * neck.width, link.targets.shape[-1] * target.width(grid))
+            (link.sources.shape[-1] * width, link.targets.shape[-1] * target.width(grid))
             for link in planner.links
         ]
         head = MMPRETRAIN.build(dict(head, shapes=shapes))
@@ -88,7 +97,12 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
     def reconstruct(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
         """The predictions of each group of a plan, (B, G, T * V), as the loss compares them."""
-        return self.head(self.neck(self.backbone.encode(inputs, plan), plan), plan)
+        return self.head(self.decode(inputs, plan), plan)
+
+    def decode(self, inputs: Tensor, plan: Plan) -> Tensor:
+        """Images to what the head reads, (B, K, W) at the computed positions of a plan."""
+        x = self.backbone.encode(inputs, plan)
+        return self.neck(x, plan) if self.with_neck else x
 
     def goals(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
         """What the predictions of a plan should be, (B, G, T * V)."""
@@ -111,8 +125,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     def _loss(self, inputs: Tensor, plan: Plan) -> dict:
         with torch.no_grad():
             goals = self.goals(inputs, plan)
-        x = self.neck(self.backbone.encode(inputs, plan), plan)
-        return self.head.loss(x, plan, goals)
+        return self.head.loss(self.decode(inputs, plan), plan, goals)
 
 
 def _seed(data_samples: list[DataSample] | None) -> int:

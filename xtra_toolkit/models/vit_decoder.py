@@ -12,19 +12,31 @@ from torch import Tensor, nn
 
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.models.layers import INIT, MaskedLayer, by_token, refuse_other_shapes, take
+from xtra_toolkit.models.layers import (
+    INIT,
+    MaskedLayer,
+    NoAttention,
+    drop_biases,
+    refuse_other_shapes,
+    take,
+)
+from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.plan import Plan
 from xtra_toolkit.registry import MODELS
 
 
 @MODELS.register_module()
 class ViTDecoder(BaseModule):
-    """The decoder of XTRA and of MAE.
+    """The decoder of XTRA and of MAE, and AIM's head.
 
     Args:
-        width, depth, heads: of its layers.
+        width, depth, heads: of its layers. ``heads=None``: without attention, each token on its
+            own (AIM).
         projection: hidden width of the MLP that brings the encoder's width to this one, its
-            output without bias (XTRA); None: a single Linear with bias (MAE).
+            output without bias (XTRA); None: a single Linear with bias (MAE, AIM).
+        positions: 'learned', or 'sincos', fixed (MAE, AIM).
+        bias: False for Linears without bias in all layers (AIM).
+        norm_eps: of all LayerNorms.
         attention: back end, see :func:`xtra_toolkit.attention.attention`.
         in_channels, grid, hides: the encoder's width, the image's grid, and whether the mask
             hides tokens (then there is a mask token). The pretrainer fills them in.
@@ -34,8 +46,11 @@ class ViTDecoder(BaseModule):
         self,
         width: int,
         depth: int,
-        heads: int,
+        heads: int | None,
         projection: int | None = None,
+        positions: str = "learned",
+        bias: bool = True,
+        norm_eps: float = 1e-6,
         attention: str = "auto",
         *,
         in_channels: int,
@@ -44,8 +59,9 @@ class ViTDecoder(BaseModule):
         init_cfg: list | dict | None = None,
     ):
         super().__init__(init_cfg or INIT)
-        self.width, self.num_layers, self.grid = width, depth, grid
-        norm, attend = dict(type="LN", eps=1e-6), named(attention)
+        self.width, self.grid = width, grid
+        self.num_layers = depth if heads else 0  # that carry anything between tokens
+        norm = dict(type="LN", eps=norm_eps)
         self.projection = nn.Linear(in_channels, width)
         if projection is not None:
             self.projection = nn.Sequential(
@@ -54,18 +70,27 @@ class ViTDecoder(BaseModule):
                 nn.Linear(projection, width, bias=False),
             )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if hides else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, grid.extra + grid.tokens, width))
+        self.pos_embed = position_table(positions, grid, width)
         self.layers = ModuleList(
-            MaskedLayer.of(TransformerEncoderLayer(width, heads, 4 * width, norm_cfg=norm), attend)
+            MaskedLayer.of(
+                TransformerEncoderLayer(width, heads or 1, 4 * width, norm_cfg=norm),
+                named(attention),
+            )
             for _ in range(depth)
         )
+        if not heads:
+            for layer in self.layers:
+                layer.attn = NoAttention()
+        if not bias:
+            drop_biases(self.layers)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.ln1 = build_norm_layer(norm, width)
 
     def init_weights(self) -> None:
-        """As XTRA: truncated normal of 0.02 for positions and the mask token too."""
+        """Truncated normal of 0.02 for learned positions and the mask token too."""
         super().init_weights()
-        trunc_normal_(self.pos_embed, std=0.02)
+        if self.pos_embed.requires_grad:
+            trunc_normal_(self.pos_embed, std=0.02)
         if self.mask_token is not None:
             trunc_normal_(self.mask_token, std=0.02)
 

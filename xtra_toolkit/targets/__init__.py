@@ -1,8 +1,16 @@
 """Targets: what is predicted, from where."""
 
 from xtra_toolkit.targets.build import build_target
+from xtra_toolkit.targets.colour import NextColour
 from xtra_toolkit.targets.masked import MaskedPatches
 from xtra_toolkit.targets.next import NextBlock, NextToken
 from xtra_toolkit.targets.pixels import PixelTarget
 
-__all__ = ["MaskedPatches", "NextBlock", "NextToken", "PixelTarget", "build_target"]
+__all__ = [
+    "MaskedPatches",
+    "NextBlock",
+    "NextColour",
+    "NextToken",
+    "PixelTarget",
+    "build_target",
+]

@@ -1,1 +1,1 @@
-"""Weights in and out: the original repositories' names, ours, and those of stock ViTs."""
+"""Weights in and out: the names of the original repositories, ours, and those of stock ViTs."""

@@ -1,6 +1,5 @@
 """A checkpoint under the names of MaskTargetPretrainer, with the mask of its encoder."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,14 +9,22 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.build import check_registered
 from xtra_toolkit.models.encoder_mask import KEY, pack, unpack
-from xtra_toolkit.weights import original
-from xtra_toolkit.weights.stock import to_timm
+from xtra_toolkit.models.positions import sincos
+from xtra_toolkit.weights.grid import grid_of
+from xtra_toolkit.weights.mmpretrain import to_mmpretrain
+from xtra_toolkit.weights.sources import ENCODER, PATCHES, POSITIONS, prefixed, to_ours
+from xtra_toolkit.weights.timm import to_timm
 
-ENCODER = "backbone."
 MASK = f"{ENCODER}{KEY}.json"
-POSITIONS, PATCHES = f"{ENCODER}pos_embed", f"{ENCODER}patch_embed.projection.weight"
-LAYOUTS = ("pretrainer", "encoder", "mmpretrain", "timm")
-STOCK = LAYOUTS[2:]
+LAYOUTS = ("pretrainer", "encoder", "classifier", "mmpretrain", "timm")
+STOCK = LAYOUTS[3:]
+ABSENT = {  # what a layout is nothing without, and what to do where the file has none
+    "pretrainer": ("head.predictors.", "holds an encoder and no head; take layout 'encoder'"),
+    "classifier": (
+        "head.probes.",
+        "holds no attentive probe; AIM's is published in a file of its own, name it (--head)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -28,34 +35,32 @@ class Checkpoint:
         state: under the names of MaskTargetPretrainer, without the mask.
         mask: config of a mask factory.
         grid: that the encoder was trained on.
+        note: a sentence on what the conversion left out.
     """
 
     state: dict[str, Tensor]
     mask: dict
     grid: PatchGrid
+    note: str = ""
 
     @classmethod
-    def of(cls, state: dict[str, Tensor], mask: dict | None = None) -> "Checkpoint":
-        """From an original XTRA's state dict, or from one of ours.
+    def of(
+        cls,
+        state: dict[str, Tensor],
+        mask: dict | None = None,
+        img_size: tuple[int, int] | None = None,
+    ) -> "Checkpoint":
+        """From a state dict of a source that is known, or from one of ours.
 
         Args:
             state: as :func:`xtra_toolkit.weights.read.read_state` returns it.
             mask: config of a mask factory, where the file does not tell or another is meant.
+            img_size: height and width of the images in pixels, where the file does not tell.
 
         Raises:
-            ValueError: the names are neither, no mask is known, or it does not fit the grid.
+            ValueError: nobody's names, no mask is known, or it does not fit the grid.
         """
-        if {"enc.pos_embed", "enc.patch_embed.proj.weight"} <= state.keys():
-            mask = mask or original.mask_of(state)
-            state = original.from_original(state)
-        elif PATCHES.removeprefix(ENCODER) in state:
-            state = {ENCODER + name: value for name, value in state.items()}
-        if not {POSITIONS, PATCHES} <= state.keys():
-            raise ValueError(
-                "no encoder was found: an original XTRA has names like 'enc.pos_embed', ours "
-                f"like 'backbone.pos_embed'; the first given: {next(iter(state), None)!r}"
-            )
-        state = dict(state)
+        state, known, note = to_ours(state)
         stored = unpack(state.pop(MASK, None)) or dict(mask=None, grid=None)
         check_registered(stored["mask"])
         if stored["mask"] and mask and mask != stored["mask"]:
@@ -63,12 +68,17 @@ class Checkpoint:
                 f"the checkpoint says that its mask is {stored['mask']}, and {mask} was named; "
                 "name none, or load it with change_mask=True where another is meant"
             )
-        mask = stored["mask"] or mask
+        mask = stored["mask"] or mask or known
         if mask is None:
-            raise ValueError("the checkpoint does not tell its encoder's mask; name it (--mask)")
-        grid = _grid(state, stored["grid"])
+            raise ValueError(
+                "the checkpoint does not tell its encoder's mask (an original XTRA's follows from "
+                "its head, aim_proj); name it (--mask)"
+            )
+        grid = grid_of(state, stored["grid"], img_size)
+        if POSITIONS not in state:
+            state[POSITIONS] = sincos(grid, len(state[PATCHES]))
         build_mask(mask).for_features(grid).check(grid, mask["type"])
-        return cls(state, mask, grid)
+        return cls(state, mask, grid, note)
 
     @property
     def full(self) -> bool:
@@ -85,7 +95,8 @@ class Checkpoint:
         """What to save: ``dict(state_dict, meta)``.
 
         Args:
-            name: ``'pretrainer'``, everything; ``'encoder'``, a MaskedViT; both with the mask.
+            name: ``'pretrainer'``, everything; ``'encoder'``, a MaskedViT; ``'classifier'``, with
+                an attentive probe, which reads layers without the final norm; all with the mask.
                 ``'mmpretrain'`` and ``'timm'``, a stock ViT, which knows no mask.
             full_attention: a stock ViT is meant to run this encoder with full attention, though
                 it was trained with another mask.
@@ -99,11 +110,16 @@ class Checkpoint:
         meta = dict(xtra_toolkit_version=__version__, layout=name, encoder_mask=self.mask)
         if name in STOCK:
             self._allow_stock(name, full_attention)
-            state = to_timm(self.encoder) if name == "timm" else _prefixed(self.encoder)
+            state = prefixed(to_mmpretrain(self.encoder))
+            if name == "timm":
+                state = to_timm(self.encoder)
             return dict(state_dict=state, meta=dict(meta, attention="full"))
-        if name == "pretrainer" and not any(n.startswith("head.") for n in self.state):
-            raise ValueError("the checkpoint holds an encoder and no head; take layout 'encoder'")
-        state = self.state if name == "pretrainer" else _prefixed(self.encoder)
+        part, hint = ABSENT.get(name, (ENCODER, ""))
+        if not any(n.startswith(part) for n in self.state):
+            raise ValueError(f"the checkpoint {hint}")
+        state = prefixed(self.encoder) if name == "encoder" else dict(self.state)
+        if name == "classifier":
+            state = {n: v for n, v in state.items() if not n.startswith(f"{ENCODER}ln1.")}
         return dict(state_dict={**state, MASK: pack(self.mask, self.grid)}, meta=meta)
 
     def _allow_stock(self, name: str, full_attention: bool) -> None:
@@ -113,19 +129,3 @@ class Checkpoint:
                 "would run it with full attention, without a word; take layout 'encoder', or "
                 "say that full attention is meant (--full-attention)"
             )
-
-
-def _prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {ENCODER + name: value for name, value in state.items()}
-
-
-def _grid(state: dict[str, Tensor], stored: list[int] | None) -> PatchGrid:
-    tokens, extra = state[POSITIONS].shape[1], int(f"{ENCODER}cls_token" in state)
-    rows, cols = stored or [math.isqrt(tokens - extra)] * 2
-    if rows * cols != tokens - extra:
-        raise ValueError(
-            f"the position table has {tokens - extra} tokens, which make no square; only a "
-            "checkpoint that names its grid, as ours do, can have another shape"
-        )
-    _, channels, *patch = state[PATCHES].shape
-    return PatchGrid(rows, cols, tuple(patch), channels, extra)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# where Lightning and MMEngine, and where DeepSpeed keeps the weights
-PLACES = ("state_dict", "module")
+# where Lightning and MMEngine, where DeepSpeed, and where MAE keeps the weights
+PLACES = ("state_dict", "module", "model")
 WRAPPERS = r"^((module|_forward_module|_orig_mod)\.)+"
 
 
@@ -47,7 +47,7 @@ class Inert(list, metaclass=_Dictlike):
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a Lightning, MMEngine, DeepSpeed or plain checkpoint, or of safetensors.
+    """The weights of a Lightning, MMEngine, DeepSpeed, MAE or plain checkpoint, or safetensors.
 
     Raises:
         ValueError: the file cannot be read without executing it, or its weights are not there.
@@ -58,7 +58,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{path}: {name!r} is no tensor; the weights must lie under 'state_dict' "
-                "(Lightning, MMEngine), under 'module' (DeepSpeed) or at the top of the file"
+                "(Lightning, MMEngine), 'module' (DeepSpeed) or 'model' (MAE), or at the top"
             )
         if not value.numel():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""RegressionHead: from outputs to values, one predictor for each group of links, and the loss.
+"""PredictionHead: from outputs to values, one predictor for each group of links, and the loss.
 
 Shape legend: B images, K computed positions, W width, G predictions, S sources, T targets,
 V values of a token.
@@ -13,12 +13,24 @@ from xtra_toolkit.models.layers import INIT, refuse_other_shapes, take
 from xtra_toolkit.plan import Group, Plan
 from xtra_toolkit.registry import MODELS
 
-LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
+
+def cross_entropy(prediction: Tensor, goal: Tensor, reduction: str = "mean") -> Tensor:
+    """Of logits (B, G, T * classes) against class ids (B, G, T), each token on its own."""
+    logits = prediction.unflatten(-1, (goal.shape[-1], -1)).movedim(-1, 1)
+    return F.cross_entropy(logits, goal, reduction=reduction)
+
+
+LOSSES = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "cross_entropy": cross_entropy,
+}
 REDUCTIONS = ("batch", "image")
 
 
 @MODELS.register_module()
-class RegressionHead(BaseModule):
+class PredictionHead(BaseModule):
     """Concatenated outputs to an MLP to the values of a link; owns the loss and its reduction.
 
     The loss of a link is the mean over its values; that of a group the mean over its live
@@ -26,7 +38,8 @@ class RegressionHead(BaseModule):
 
     Args:
         hidden: width of the hidden layer; None: a single Linear (MAE).
-        loss: 'mse', 'l1' or 'smooth_l1'.
+        loss: 'mse', 'l1' or 'smooth_l1'; 'cross_entropy' where the target gives class ids
+            (NextColour), of whose classes the outputs are logits.
         reduction: over the live links of a group: 'batch', their sum by their count in the
             batch and across ranks (AIM), where gradients are accumulated the count of each
             micro-batch; 'image', a mean per image, then over images.
@@ -67,7 +80,7 @@ class RegressionHead(BaseModule):
 
     def reduce(self, prediction: Tensor, goal: Tensor, live: Tensor | None) -> Tensor:
         """The loss of one group; ``live`` (B or 1, G) says which links count, None: all."""
-        prediction = prediction.to(goal.dtype)
+        prediction = prediction.to(goal.dtype) if goal.is_floating_point() else prediction.float()
         if live is None:
             return self.distance(prediction, goal)
         link = self.distance(prediction, goal, reduction="none").mean(-1)

@@ -1,0 +1,33 @@
+"""CIFAR-10: 10 classes, train (50,000) to test (10,000).
+
+From www.cs.toronto.edu/~kriz/cifar.html, as the archive cifar-10-python.tar.gz unpacks;
+MMPretrain checks the MD5 sums. Images of 32 px are enlarged to the encoder's size.
+
+    data/cifar10
+    └── cifar-10-batches-py/data_batch_1 to data_batch_5, test_batch, batches.meta
+
+This layout follows the public documentation; it was never run on the real data here.
+"""
+
+_base_ = ["../images.py"]
+
+benchmark = "CIFAR-10"
+num_classes = 10
+
+data = dict(
+    type="xtra_toolkit.Seeded",
+    dataset="mmpretrain.CIFAR10",
+    data_root="data/cifar10",
+    download=False,
+    expects="cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch, batches.meta, "
+    "as published",
+)
+in_memory = dict(type="xtra_toolkit.RGBToBGR")  # instead of reading a file
+train_dataloader = dict(
+    **_base_.train_loader,
+    dataset=dict(**data, split="train", pipeline=[in_memory, *_base_.train_pipeline[1:]]),
+)
+val_dataloader = dict(
+    **_base_.val_loader,
+    dataset=dict(**data, split="test", pipeline=[in_memory, *_base_.val_pipeline[1:]]),
+)

@@ -1,0 +1,32 @@
+"""CIFAR-100: 100 classes, train (50,000) to test (10,000).
+
+From www.cs.toronto.edu/~kriz/cifar.html, as the archive cifar-100-python.tar.gz unpacks;
+MMPretrain checks the MD5 sums. Images of 32 px are enlarged to the encoder's size.
+
+    data/cifar100
+    └── cifar-100-python/train, test, meta
+
+This layout follows the public documentation; it was never run on the real data here.
+"""
+
+_base_ = ["../images.py"]
+
+benchmark = "CIFAR-100"
+num_classes = 100
+
+data = dict(
+    type="xtra_toolkit.Seeded",
+    dataset="mmpretrain.CIFAR100",
+    data_root="data/cifar100",
+    download=False,
+    expects="cifar-100-python/ with train, test, meta, as published",
+)
+in_memory = dict(type="xtra_toolkit.RGBToBGR")  # instead of reading a file
+train_dataloader = dict(
+    **_base_.train_loader,
+    dataset=dict(**data, split="train", pipeline=[in_memory, *_base_.train_pipeline[1:]]),
+)
+val_dataloader = dict(
+    **_base_.val_loader,
+    dataset=dict(**data, split="test", pipeline=[in_memory, *_base_.val_pipeline[1:]]),
+)

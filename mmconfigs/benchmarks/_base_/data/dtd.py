@@ -1,0 +1,31 @@
+"""Describable Textures: 47 classes, train and val (3,760) to test (1,880).
+
+From robots.ox.ac.uk/~vgg/data/dtd. As the archive dtd-r1.0.1.tar.gz unpacks; the first of its
+ten splits.
+
+    data/dtd
+    ├── images/banded/*.jpg, ... 47 folders
+    └── imdb/imdb.mat
+
+This layout follows the public documentation; it was never run on the real data here.
+"""
+
+_base_ = ["../images.py"]
+
+benchmark = "DTD"
+num_classes = 47
+
+data = dict(
+    type="xtra_toolkit.Seeded",
+    dataset="mmpretrain.DTD",
+    data_root="data/dtd",
+    expects="images/CLASS/*.jpg and imdb/imdb.mat",
+)
+train_dataloader = dict(
+    **_base_.train_loader,
+    dataset=dict(**data, split="trainval", pipeline=_base_.train_pipeline),
+)
+val_dataloader = dict(
+    **_base_.val_loader,
+    dataset=dict(**data, split="test", pipeline=_base_.val_pipeline),
+)

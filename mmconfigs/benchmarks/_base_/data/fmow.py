@@ -1,0 +1,34 @@
+"""fMoW of WILDS: 62 classes, train, before 2013 (76,863), to val, 2013 to 2015 (19,915).
+
+From wilds.stanford.edu (Functional Map of the World). As the archive of WILDS unpacks; `xtra
+dataset fmow data/fmow_v1.1` writes the lists. XTRA takes the train and val of a Hugging Face
+copy (danielz01/fMoW), whose relation to WILDS' is not known here.
+
+    data/fmow_v1.1
+    ├── rgb_metadata.csv
+    ├── images/rgb_img_*.png
+    └── train.txt, val.txt
+
+This layout follows the public documentation; it was never run on the real data here.
+"""
+
+_base_ = ["../images.py"]
+
+benchmark = "fMoW"
+num_classes = 62
+
+data = dict(
+    type="xtra_toolkit.Seeded",
+    dataset="mmpretrain.CustomDataset",
+    data_root="data/fmow_v1.1",
+    expects="images/rgb_img_*.png, and train.txt, val.txt as "
+    "`xtra dataset fmow FOLDER` writes them",
+)
+train_dataloader = dict(
+    **_base_.train_loader,
+    dataset=dict(**data, ann_file="train.txt", pipeline=_base_.train_pipeline),
+)
+val_dataloader = dict(
+    **_base_.val_loader,
+    dataset=dict(**data, ann_file="val.txt", pipeline=_base_.val_pipeline),
+)

@@ -1,0 +1,5 @@
+"""Attentive probe on Camelyon17. What lies where on disk: ../_base_/data/camelyon17.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/camelyon17.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

@@ -1,0 +1,5 @@
+"""Attentive probe on CIFAR-10. What lies where on disk: ../_base_/data/cifar10.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/cifar10.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

@@ -1,0 +1,5 @@
+"""Attentive probe on EuroSAT. What lies where on disk: ../_base_/data/eurosat.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/eurosat.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

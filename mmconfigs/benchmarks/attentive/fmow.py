@@ -1,0 +1,5 @@
+"""Attentive probe on fMoW. What lies where on disk: ../_base_/data/fmow.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/fmow.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

@@ -1,0 +1,5 @@
+"""Attentive probe on ImageNet-1k. What lies where on disk: ../_base_/data/imagenet.py."""
+
+_base_ = ["../_base_/attentive.py", "../_base_/data/imagenet.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

@@ -1,0 +1,5 @@
+"""Attentive probe on iWildCam. What lies where on disk: ../_base_/data/iwildcam.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/iwildcam.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

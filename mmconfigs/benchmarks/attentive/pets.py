@@ -1,0 +1,6 @@
+"""Attentive probe on Oxford-IIIT Pet. What lies where on disk: ../_base_/data/pets.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/pets.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))
+train_cfg = dict(global_batch=128)

@@ -1,0 +1,5 @@
+"""Attentive probe on RxRx1. What lies where on disk: ../_base_/data/rxrx1.py."""
+
+_base_ = ["../_base_/attentive_transfer.py", "../_base_/data/rxrx1.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))

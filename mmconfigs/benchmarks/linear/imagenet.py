@@ -1,0 +1,6 @@
+"""Linear probe on ImageNet-1k. What lies where on disk: ../_base_/data/imagenet.py."""
+
+_base_ = ["../_base_/linear.py", "../_base_/data/imagenet.py"]
+
+model = dict(head=dict(num_classes=_base_.num_classes))
+train_dataloader = dict(dataset=dict(pipeline=_base_.crop_pipeline))

@@ -1,0 +1,27 @@
+"""MMPretrain's fine-tuning of MAE on ImageNet-1k with layer decay 0.65, at 256 px.
+
+    mim train mmpretrain mmconfigs/benchmarks/mmpretrain/finetune.py --cfg-options \
+        model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-b16/epoch_800.pth
+
+The encoder keeps the mask of its checkpoint while it is tuned.
+"""
+
+_base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py"]
+
+model = dict(backbone=dict(type="xtra_toolkit.MaskedViT", img_size=256, with_cls_token=False))
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1]["scale"] = 256
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]["scale"] = 292
+test_pipeline[2]["crop_size"] = 256
+
+train_dataloader = dict(
+    collate_fn=dict(type="mmengine.default_collate"),
+    dataset=dict(pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    collate_fn=dict(type="mmengine.default_collate"),
+    dataset=dict(pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader

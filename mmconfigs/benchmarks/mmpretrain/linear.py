@@ -1,0 +1,43 @@
+"""MMPretrain's linear probe of MAE on ImageNet-1k, at XTRA's and AIM's 256 px.
+
+    mim train mmpretrain mmconfigs/benchmarks/mmpretrain/linear.py --cfg-options \
+        model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-b16/epoch_800.pth
+
+Protocol: mean of the normed patch tokens, normed once more (avg_featmap), BatchNorm without affine,
+linear, LARS: not the paper's, which is ../linear/imagenet.py. An encoder with a class token
+(MAE) keeps MMPretrain's own sizes and reads the token: mae_linear.py.
+"""
+
+_base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k.py"]
+
+model = dict(
+    backbone=dict(
+        type="xtra_toolkit.MaskedViT", img_size=256, with_cls_token=False, out_type="avg_featmap"
+    )
+)
+
+train_dataloader = dict(
+    collate_fn=dict(type="mmengine.default_collate"),
+    dataset=dict(
+        pipeline=[
+            dict(type="xtra_toolkit.LoadImage"),
+            dict(type="mmpretrain.RandomResizedCrop", scale=256, backend="pillow"),
+            dict(type="mmpretrain.RandomFlip", prob=0.5),
+            dict(type="mmpretrain.PackInputs"),
+        ]
+    ),
+)
+val_dataloader = dict(
+    collate_fn=dict(type="mmengine.default_collate"),
+    dataset=dict(
+        pipeline=[
+            dict(type="xtra_toolkit.LoadImage"),
+            dict(type="mmpretrain.ResizeEdge", scale=292, edge="short", backend="pillow"),
+            dict(type="mmpretrain.CenterCrop", crop_size=256),
+            dict(type="mmpretrain.PackInputs"),
+        ]
+    ),
+)
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(type="xtra_toolkit.AutocastOptimWrapper")

@@ -1,0 +1,182 @@
+"""``xtra report``: made-up working folders as the paper's table."""
+
+import copy
+import csv
+import functools
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from mmengine.config import Config
+
+from xtra_toolkit.cli import main
+from xtra_toolkit.report.paper import BENCHMARKS, REPORTED
+
+ROOT = Path(__file__).parents[2] / "mmconfigs" / "benchmarks"
+
+
+@functools.cache
+def shipped(name):
+    return Config.fromfile(ROOT / name)
+
+
+def xtra(*args):
+    result = CliRunner().invoke(main, ["report", *map(str, args)])
+    return result.exit_code, result.output
+
+
+def run(work_dir, accuracies, config="attentive/dtd.py", time="20250101_120000", **options):
+    """A working folder as MMEngine leaves it: a validation every 50 of 100 epochs."""
+    folder = work_dir / time / "vis_data"
+    folder.mkdir(parents=True)
+    config = copy.deepcopy(shipped(config))
+    config.model.backbone.init_cfg.checkpoint = "xtra_b.pth"
+    config.merge_from_dict(options)
+    keys = ("benchmark", "model", "train_cfg", "load_from", "resume")
+    text = "".join(f"{key} = {config._cfg_dict.to_dict().get(key)!r}\n" for key in keys)
+    (folder / "config.py").write_text(text)  # MMEngine's dump is this, and slow to format
+    lines = [{"lr": 1e-3, "loss": 2.0, "epoch": 1, "step": 10}]
+    for epoch, accuracy in accuracies.items():
+        values = {"accuracy/top1": accuracy, "accuracy/best_lr": 2e-3, "step": epoch}
+        lines.append(values | {"accuracy/top1_lr_1e-3": 1.0})
+    (folder / "scalars.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def table(output):
+    """Rows of the Markdown table by (model, protocol), each a dictionary by column."""
+    lines = [line for line in output.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def own(output):
+    return [row for row in table(output) if not row["model"].startswith("paper")]
+
+
+def test_a_run_becomes_a_cell_named_by_its_checkpoint_and_protocol(tmp_path):
+    run(tmp_path, {50: 70.0, 100: 72.26})
+    code, output = xtra(tmp_path)
+    assert code == 0
+    (row,) = own(output)
+    assert row["model"] == "xtra_b.pth (base, patch 16, 256 px)"
+    assert row["protocol"] == "attentive" and row["DTD"] == "72.3"
+    assert row["mean of 15"] == "1 of 15" and row["ImageNet-1k"] == ""
+    assert "- DTD, attentive: 72.26 % after 100 of 100, learning rate 0.002" in output
+    assert str(tmp_path / "20250101_120000") in output
+
+
+def test_the_columns_are_those_of_the_configs():
+    names = {shipped(f"attentive/{p.name}").benchmark for p in ROOT.glob("attentive/*.py")}
+    assert names == set(BENCHMARKS) and len(BENCHMARKS) == 15
+
+
+def test_the_mean_is_there_when_all_15_are(tmp_path):
+    for i, path in enumerate(sorted(ROOT.glob("attentive/*.py"))):
+        run(tmp_path / path.stem, {100: 60.0 + i}, f"attentive/{path.name}")
+    (row,) = own(xtra(tmp_path)[1])
+    assert row["mean of 15"] == "67.0"  # of 60, 61, ..., 74
+    run(tmp_path / "again", {100: 60.0}, "attentive/pets.py")
+    assert own(xtra(tmp_path)[1])[0]["mean of 15"] == "several runs of Pets"
+
+
+def test_two_runs_of_a_cell_are_both_shown(tmp_path):
+    run(tmp_path / "a", {100: 71.0})
+    run(tmp_path / "b", {100: 73.0})
+    (row,) = own(xtra(tmp_path / "a", tmp_path / "b")[1])
+    assert row["DTD"] == "71.0 / 73.0"
+    run(tmp_path / "b", {100: 75.0}, time="20250102_120000")  # into the same folder, not resumed
+    assert own(xtra(tmp_path)[1])[0]["DTD"] == "71.0 / 73.0 / 75.0"
+
+
+def test_a_folder_named_twice_is_one_run(tmp_path):
+    run(tmp_path / "a", {100: 71.0})
+    assert own(xtra(tmp_path, tmp_path / "a")[1])[0]["DTD"] == "71.0"
+
+
+def test_a_resumed_run_is_one_run(tmp_path):
+    run(tmp_path, {50: 70.0})
+    run(tmp_path, {100: 72.0}, time="20250102_120000", resume=True)
+    output = xtra(tmp_path)[1]
+    assert own(output)[0]["DTD"] == "72.0" and "Unfinished" not in output
+
+
+def test_unfinished_runs_are_listed_and_kept_out_of_the_table(tmp_path):
+    run(tmp_path / "a", {})
+    run(tmp_path / "b", {50: 70.0}, "attentive/pets.py")
+    output = xtra(tmp_path)[1]
+    assert not own(output)
+    _, listed = output.split("Unfinished, not in the table:")
+    assert "- DTD, attentive: no validation yet" in listed
+    assert "- Pets, attentive: 70.00 % after 50 of 100" in listed
+
+
+def test_another_mask_another_protocol_and_another_encoder_are_rows_of_their_own(tmp_path):
+    mask = {"type": "xtra_toolkit.BlockCausal", "block_size": 2}
+    options = {"model.backbone.change_mask": True, "model.backbone.mask": mask}
+    name = "attentive/imagenet.py"
+    run(tmp_path / "a", {100: 70.0}, name)
+    run(tmp_path / "b", {100: 71.0}, name, **options)
+    run(tmp_path / "c", {100: 72.0}, "linear/imagenet.py")
+    run(tmp_path / "d", {100: 73.0}, name, **{"model.backbone.init_cfg.checkpoint": "mae.pth"})
+    run(tmp_path / "e", {100: 74.0}, name, **{"model.backbone.frozen_stages": 0})
+    options = {"model.backbone.init_cfg": None, "model.backbone.mask": mask}
+    run(tmp_path / "f", {100: 75.0}, name, **options | {"resume": True})
+    rows = {(row["model"], row["protocol"]): row["ImageNet-1k"] for row in own(xtra(tmp_path)[1])}
+    shape = "(base, patch 16, 256 px)"
+    assert rows == {
+        (f"xtra_b.pth {shape}", "attentive"): "70.0",
+        (f"xtra_b.pth {shape}, mask changed to BlockCausal(block_size=2)", "attentive"): "71.0",
+        (f"xtra_b.pth {shape}", "linear"): "72.0",
+        (f"mae.pth {shape}", "attentive"): "73.0",
+        (f"xtra_b.pth {shape}", "fine-tuning"): "74.0",
+        (f"random weights {shape}, mask BlockCausal(block_size=2)", "attentive"): "75.0",
+    }
+
+
+def test_a_run_on_other_images_is_listed(tmp_path):
+    run(tmp_path, {100: 90.0}, benchmark="my birds")
+    _, listed = xtra(tmp_path)[1].split("Not one of the 15 benchmarks:")
+    assert "- my birds, attentive: 90.00 %" in listed
+
+
+def test_a_pretraining_run_beside_them_is_listed(tmp_path):
+    folder = tmp_path / "20250101_120000" / "vis_data"
+    folder.mkdir(parents=True)
+    Config.fromfile(ROOT.parent / "xtra_vit-b16.py").dump(folder / "config.py")
+    assert "- unnamed data set, pretraining: no validation yet" in xtra(tmp_path)[1]
+
+
+def test_the_paper_s_rows_are_marked_and_as_published(tmp_path):
+    run(tmp_path, {100: 72.0})
+    rows = [row for row in table(xtra(tmp_path)[1]) if row["model"].startswith("paper: ")]
+    assert len(rows) == len(REPORTED)
+    by_name = {(row["model"], row["protocol"]): row for row in rows}
+    huge = by_name["paper: XTRA ViT-H/14, ImageNet-21k", "attentive"]
+    assert (huge["ImageNet-1k"], huge["mean of 15"], huge["DTD"]) == ("80.9", "76.2", "")
+    small = by_name["paper: XTRA ViT-B/16, ImageNet-1k", "linear"]
+    assert (small["ImageNet-1k"], small["mean of 15"]) == ("70.2", "")
+
+
+def test_the_csv_has_the_same_cells(tmp_path):
+    run(tmp_path, {100: 72.26})
+    output = xtra(tmp_path, "--csv", tmp_path / "table.csv")[1]
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == table(output)
+
+
+def test_a_folder_without_runs_is_a_sentence(tmp_path):
+    code, output = xtra(tmp_path)
+    assert code == 1 and "give a --work-dir of mim train" in output
+
+
+def test_a_run_without_its_config_is_a_sentence(tmp_path):
+    (tmp_path / "20250101_120000" / "vis_data").mkdir(parents=True)
+    code, output = xtra(tmp_path)
+    assert code == 1 and "LocalVisBackend" in output
+
+
+@pytest.mark.parametrize("row", REPORTED, ids=lambda row: f"{row.model} {row.protocol}")
+def test_every_row_of_the_paper_names_its_protocol_and_has_a_figure(row):
+    assert row.protocol in ("linear", "attentive")
+    assert (row.accuracy or row.mean) and set(row.accuracy) <= set(BENCHMARKS)

@@ -1,0 +1,174 @@
+"""The 15 benchmarks: each config reads its layout, steps once, and says what it misses."""
+
+import ast
+import functools
+from itertools import product
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+from builds import arch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+from mmpretrain.datasets import CIFAR10
+from mmpretrain.registry import DATASETS, METRICS, MODELS
+
+ROOT = Path(__file__).parents[1] / "mmconfigs" / "benchmarks"
+NAMES = list(layouts.LAYOUTS)
+
+# from elad-amrani/xtra at e711fb5, config/eval/xtra_h/*/lr_1e-3.yaml and the names beside it:
+# classes, batch x accumulation, epochs of warm-up, highest rate
+ORIGINAL = dict(
+    inat18=(8142, 4096, 10, 1e-1),
+    cifar10=(10, 512, 0, 1e-2),
+    cifar100=(100, 512, 0, 1e-2),
+    food101=(101, 512, 0, 1e-2),
+    dtd=(47, 128, 0, 1e-2),
+    pets=(37, 128, 0, 1e-2),
+    cars=(196, 128, 0, 1e-1),
+    iwildcam=(182, 512, 0, 1e-2),
+    camelyon17=(2, 512, 0, 1e-2),
+    pcam=(2, 4096, 0, 1e-2),
+    rxrx1=(1139, 512, 0, 1e-2),
+    eurosat=(10, 512, 0, 1e-2),
+    fmow=(62, 512, 0, 1e-2),
+    infograph=(345, 256, 0, 1e-1),
+    imagenet=(1000, 4096, 10, 4e-3),
+)
+
+
+def config(name, root, kind="attentive"):
+    """Of a benchmark, with a tiny encoder and 32 px images."""
+    config = Config.fromfile(ROOT / kind / f"{name}.py")
+    config.merge_from_dict(
+        {
+            "train_dataloader.dataset.data_root": str(root),
+            "val_dataloader.dataset.data_root": str(root),
+            "train_dataloader.dataset.pipeline.1.scale": 32,  # as images.py's docstring says
+            "val_dataloader.dataset.pipeline.1.scale": 40,
+            "val_dataloader.dataset.pipeline.2.crop_size": 32,
+            "model.head.in_channels": 48,
+            "model.head.rates": [1e-3, 1e-2],
+        }
+    )
+    mask = dict(type="xtra_toolkit.BlockCausal", block_size=2)
+    config.model.backbone.update(arch=arch(), img_size=32, patch_size=8, mask=mask, init_cfg=None)
+    config.model.backbone.update(frozen_stages=2)
+    if kind == "attentive":
+        config.model.backbone.update(out_indices=[-2, -1])
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False)
+        loader.dataset.update(serialize_data=False)  # it collects garbage, a quarter of a second
+    config.train_dataloader.sampler.update(global_batch=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes each data set once."""
+
+    @functools.cache
+    def make(name):
+        layouts.LAYOUTS[name](folder := tmp_path_factory.mktemp(name))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def root(request, made, monkeypatch):
+    """A made-up data set's folder. CIFAR's MD5 sums hold for the real files alone."""
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    return made(request.param)
+
+
+def step(config):
+    """A training step without its update, and a validation step: classes seen, accuracy."""
+    train = Runner.build_dataloader(config.train_dataloader, seed=0)
+    val = Runner.build_dataloader(config.val_dataloader, seed=0)
+    model = MODELS.build(config.model).train()
+    batch = next(iter(train))
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    sum(losses.values()).backward()
+    for n, p in model.named_parameters():
+        assert (p.grad is None) == (n.startswith("backbone")), n
+    metric = METRICS.build(config.val_evaluator)
+    metric.process(None, [s.to_dict() for s in model.eval().val_step(next(iter(val)))])
+    return train.dataset, val.dataset, batch, metric.compute_metrics(metric.results)
+
+
+@pytest.mark.parametrize(("root", "name"), [(n, n) for n in NAMES], ids=NAMES, indirect=["root"])
+def test_a_benchmark_reads_its_layout_and_steps(root, name):
+    cfg = config(name, root)
+    train, val, batch, metrics = step(cfg)
+    assert train.takes_keys and len(train) >= 2 and len(val) >= 1
+    assert batch["inputs"][0].shape == (3, 32, 32) and batch["inputs"][0].dtype == torch.uint8
+    for data in (train, val):
+        labels = data.get_gt_labels()
+        assert labels.min() >= 0 and labels.max() < cfg.model.head.num_classes
+        if data.CLASSES is not None:
+            assert len(data.CLASSES) == cfg.model.head.num_classes
+    assert 0 <= metrics["top1"] <= 100
+
+
+@pytest.mark.parametrize(("root", "name"), [("cifar10",) * 2, ("cifar100",) * 2], indirect=["root"])
+def test_images_in_memory_arrive_as_files_do_in_bgr(root, name):
+    image = DATASETS.build(config(name, root).val_dataloader.dataset)[0]["inputs"]
+    assert image.flatten(1).unique(dim=1).flatten().tolist() == [30, 20, 10]
+
+
+@pytest.mark.parametrize("root", ["imagenet"], indirect=True)
+def test_the_linear_probe_of_imagenet_steps(root):
+    *_, metrics = step(config("imagenet", root, "linear"))
+    assert metrics["best_lr"] in (1e-3, 1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_data_set_is_a_sentence(tmp_path, name):
+    """A folder that is absent, and one that is empty; nothing is downloaded into it."""
+    (tmp_path / "empty").mkdir()
+    cfg = Config.fromfile(ROOT / "_base_" / "data" / f"{name}.py")
+    for kind, loader in product(("absent", "empty"), ("train_dataloader", "val_dataloader")):
+        dataset = dict(cfg[loader].dataset, data_root=str(tmp_path / kind))
+        with pytest.raises(ValueError, match="cannot be read from") as caught:
+            DATASETS.build(dataset)
+        assert str(tmp_path / kind) in str(caught.value)
+        assert dataset["expects"] in str(caught.value)
+        assert f"{loader}.dataset.data_root=/path" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_are_the_original_s(name):
+    cfg = Config.fromfile(ROOT / "attentive" / f"{name}.py")
+    warmup = [s.end for s in cfg.param_scheduler if s.type == "mmengine.LinearLR"]
+    highest = max(cfg.model.head.rates)
+    numbers = cfg.model.head.num_classes, cfg.train_cfg.global_batch, sum(warmup), highest
+    assert numbers == ORIGINAL[name]
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == 100
+    assert cfg.train_cfg.global_batch % cfg.train_dataloader.batch_size == 0
+
+
+def test_xtra_h_takes_the_options_that_the_pipelines_name():
+    """At full size on the meta device."""
+    path = ROOT / "_base_" / "images.py"
+    _, options = ast.get_docstring(ast.parse(path.read_text())).split("--cfg-options")
+    cfg = Config.fromfile(ROOT / "attentive" / "cars.py")
+    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in pairs(options)})
+    cfg.model.backbone.update(mask=dict(type="xtra_toolkit.Bidirectional"), init_cfg=None)
+    sizes = [
+        step.get("scale") or step.get("crop_size") for step in cfg.val_dataloader.dataset.pipeline
+    ]
+    assert sizes[1:3] == [256, 224]
+    assert cfg.train_dataloader.dataset.pipeline[1].scale == 224
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model).train()
+    scores = model.head(model.extract_feat(torch.empty(2, 3, 224, 224, device="meta")))
+    assert scores.shape == (2, len(cfg.model.head.rates), 196)
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+
+
+def pairs(options):
+    return (option.split("=") for option in options.split())

@@ -1,0 +1,44 @@
+"""Position embeddings: tables as MMPretrain keeps them, tokens without pixels first."""
+
+import torch
+from torch import Tensor, nn
+
+from xtra_toolkit.grid import PatchGrid
+
+KINDS = ("learned", "sincos")
+
+
+def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter:
+    """(1, extra + N, width), in raster order; a fixed one takes no gradient.
+
+    Args:
+        kind: ``'learned'``, zeros until ``init_weights``; ``'sincos'``, fixed.
+
+    Raises:
+        ValueError: an unknown kind, or a width that sines and cosines cannot share.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"positions={kind!r} was given; valid: {', '.join(KINDS)}")
+    if kind == "learned":
+        return nn.Parameter(torch.zeros(1, grid.extra + grid.tokens, width))
+    return nn.Parameter(sincos(grid, width), requires_grad=False)
+
+
+def sincos(grid: PatchGrid, width: int) -> Tensor:
+    """Sines and cosines of the column, then of the row; zeros for tokens without pixels.
+
+    The order of MAE (facebookresearch/mae at efb2a80) and AIM (apple/ml-aim at bd9e068).
+    MMPretrain's MAE puts the row first, which swaps the halves of the channels.
+    """
+    if width % 4:
+        raise ValueError(f"sincos positions need a width that 4 divides; {width} was given")
+    frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, col = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.cols), indexing="ij")
+    angles = [at.flatten()[:, None] * frequency for at in (col, row)]
+    table = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([table.new_zeros(grid.extra, width), table])[None].float()
+
+
+def by_token(table: Tensor, extra: int) -> Tensor:
+    """A position table by token number: tokens without pixels come last."""
+    return torch.cat([table[:, extra:], table[:, :extra]], 1) if extra else table

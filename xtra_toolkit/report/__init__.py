@@ -1,0 +1,1 @@
+"""Finished benchmark runs as the paper's table, with the paper's own figures beside them."""

@@ -1,0 +1,129 @@
+"""Benchmark runs, read from what MMEngine left in their working folders.
+
+    WORK_DIR/20250101_120000/vis_data/config.py, scalars.json
+
+A folder by time is one start of a run. A start that resumes continues the one before it in the
+same WORK_DIR; any other is a run of its own.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+
+@dataclass
+class Run:
+    """One run; ``accuracy`` is its last validation's top-1 in per cent, None before any."""
+
+    folder: Path
+    benchmark: str | None
+    model: str
+    protocol: str
+    length: int
+    step: int = 0
+    accuracy: float | None = None
+    rate: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Was it validated at its end?"""
+        return self.accuracy is not None and self.step >= self.length
+
+    @property
+    def state(self) -> str:
+        """In words."""
+        if self.accuracy is None:
+            return "no validation yet"
+        rate = f", learning rate {self.rate:g}" if self.rate else ""
+        return f"{self.accuracy:.2f} % after {self.step} of {self.length}{rate}"
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Every run at or below the paths, in the order of folders and times.
+
+    Raises:
+        ValueError: a path with no run in it.
+    """
+    starts = set()
+    for path in paths:
+        found = {p.parent.resolve() for p in path.rglob("vis_data")}
+        if not found:
+            raise ValueError(
+                f"No run in {path}: give a --work-dir of mim train, or a folder with several. A "
+                "run has a folder named by its time, with vis_data/config.py in it."
+            )
+        starts |= found
+    runs = []
+    for start in sorted(starts):
+        config = config_of(start)
+        continues = config.get("resume") and runs and runs[-1].folder.parent == start.parent
+        run = runs[-1] if continues else described(config, start)
+        read_validations(run, start / "vis_data" / "scalars.json")
+        if not continues:
+            runs.append(run)
+    return runs
+
+
+def config_of(start: Path) -> Config:
+    """What MMEngine's local visualizer backend wrote when the run started."""
+    path = start / "vis_data" / "config.py"
+    if not path.is_file():
+        raise ValueError(
+            f"There is no {path}: it is MMEngine's LocalVisBackend that writes it, and without it "
+            "the run cannot be told. Name the other runs alone."
+        )
+    return Config.fromfile(path)
+
+
+def read_validations(run: Run, log: Path) -> None:
+    """Takes the last one of a log, which a run that stopped early may lack."""
+    for text in log.read_text().splitlines() if log.exists() else ():
+        line = json.loads(text)
+        if "accuracy/top1" in line:
+            run.accuracy, run.step = line["accuracy/top1"], line["step"]
+            run.rate = line.get("accuracy/best_lr")
+
+
+def described(config: Config, folder: Path) -> Run:
+    """What a config says of its run."""
+    train, model = config.get("train_cfg") or {}, config.get("model") or {}
+    return Run(
+        folder=folder,
+        benchmark=config.get("benchmark"),
+        model=encoder_of(model.get("backbone") or {}, config.get("load_from")),
+        protocol=protocol_of(model),
+        length=train.get("max_epochs") or train.get("max_iters") or 0,
+    )
+
+
+def protocol_of(model: dict) -> str:
+    """Attentive, linear, fine-tuning, pretraining, or the type of an unknown head."""
+    if "target_generator" in model:
+        return "pretraining"
+    if (model.get("backbone") or {}).get("frozen_stages", -1) < 1:
+        return "fine-tuning"
+    head = model.get("head") or {}
+    kind = head.get("probe", head).get("type", "no head").split(".")[-1]
+    known = dict(AttentiveProbe="attentive", LinearClsHead="linear")
+    return known.get(kind, kind)
+
+
+def encoder_of(backbone: dict, load_from: str | None) -> str:
+    """The weights, the shape, and the mask where the checkpoint does not settle it."""
+    arch, patch, size = (backbone.get(key, "?") for key in ("arch", "patch_size", "img_size"))
+    if isinstance(arch, dict):
+        arch = f"{arch['num_layers']} layers of {arch['embed_dims']}"
+    weights = (backbone.get("init_cfg") or {}).get("checkpoint") or load_from
+    name = f"{weights or 'random weights'} ({arch}, patch {patch}, {size} px)"
+    kind = backbone.get("type", "no encoder")
+    if kind.split(".")[-1] != "MaskedViT":
+        name += f", as {kind}"
+    mask, changed = dict(backbone.get("mask") or {}), backbone.get("change_mask", False)
+    if mask and (changed or not weights):
+        kind = mask.pop("type").split(".")[-1]
+        values = ", ".join(f"{key}={value}" for key, value in mask.items())
+        name += f", mask {'changed to ' * changed}{kind}({values})"
+    return name
