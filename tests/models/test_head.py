@@ -34,3 +34,24 @@ def test_an_image_in_which_nothing_counts_is_no_nan():
 
 def test_without_live_all_count():
     assert reduce(None) == pytest.approx((0.25 + 9 + 4 + 81) / 4)
+
+
+def test_the_batch_wide_count_is_over_all_ranks(monkeypatch):
+    """Gradients are averaged over ranks; with AIM's count they are those of one whole batch."""
+    from xtra_toolkit.models import prediction_head as module
+
+    head = PredictionHead(shapes=[(4, 2)])
+    x, goal = torch.randn(6, 5, 4), torch.randn(6, 5, 2)
+    live = torch.rand(6, 5) < torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5, 0.3])[:, None]
+
+    def gradient(part, count):
+        monkeypatch.setattr(module, "get_world_size", lambda: 6 // len(x[part]))
+        monkeypatch.setattr(module, "all_reduce", lambda own: own.fill_(count))
+        loss = head.reduce(head.predictors[0](x[part]), goal[part], live[part])
+        return torch.autograd.grad(loss, head.predictors[0].weight)[0]
+
+    whole = gradient(slice(None), live.sum())
+    ranks = [gradient(slice(2 * r, 2 * r + 2), live.sum()) for r in range(3)]
+    torch.testing.assert_close(torch.stack(ranks).mean(0), whole)
+    alone = [gradient(slice(2 * r, 2 * r + 2), live[2 * r : 2 * r + 2].sum()) for r in range(3)]
+    assert (torch.stack(alone).mean(0) - whole).abs().max() > 1e-3

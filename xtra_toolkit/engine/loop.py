@@ -51,8 +51,9 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         if not getattr(self.dataloader.dataset, "takes_keys", False):
             raise ValueError(
                 f"The data set {type(self.dataloader.dataset).__name__} takes no keys (seed, "
-                "epoch, index). Use xtra_toolkit.ImageFolder, or derive a class from "
-                "xtra_toolkit.data.SeededSamples and yours, in this order."
+                "epoch, index). Use xtra_toolkit.ImageFolder, wrap a registered data set as "
+                "dict(type='xtra_toolkit.Seeded', dataset='mmpretrain.CUB', ...), or derive a "
+                "class from xtra_toolkit.data.SeededSamples and yours, in this order."
             )
         self.dataloader = Accumulated(self.dataloader, self.accumulation)
         self._max_iters = self._max_epochs * len(self.dataloader)

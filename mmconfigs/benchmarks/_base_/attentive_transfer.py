@@ -1,6 +1,8 @@
 """The attentive probe as XTRA uses it beyond ImageNet and iNaturalist: no warm-up, more rates.
 
-Of the original's config/eval/xtra_h at e711fb5: 100 epochs of a cosine, batch 512, 9 rates.
+Of the original's config/eval/xtra_h at e711fb5: 100 epochs of a cosine, batch 512, 9 rates. Its
+schedule, pl_bolts' warm-up of 0 epochs, seems to start and so to peak at warmup_start_lr, a tenth
+of the rate in the file (read in pl_bolts' code, not run); here a rate is the peak that it says.
 """
 
 _base_ = ["attentive.py"]

@@ -31,3 +31,4 @@ val_dataloader = dict(
     **_base_.val_loader,
     dataset=dict(**data, split="test", pipeline=[in_memory, *_base_.val_pipeline[1:]]),
 )
+test_dataloader = val_dataloader

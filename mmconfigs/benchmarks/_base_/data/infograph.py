@@ -28,3 +28,4 @@ val_dataloader = dict(
     **_base_.val_loader,
     dataset=dict(**data, ann_file="infograph_test.txt", pipeline=_base_.val_pipeline),
 )
+test_dataloader = val_dataloader

@@ -30,3 +30,4 @@ val_dataloader = dict(
     **_base_.val_loader,
     dataset=dict(**data, ann_file="val.txt", pipeline=_base_.val_pipeline),
 )
+test_dataloader = val_dataloader

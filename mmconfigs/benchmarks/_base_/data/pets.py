@@ -29,3 +29,4 @@ val_dataloader = dict(
     **_base_.val_loader,
     dataset=dict(**data, split="test", pipeline=_base_.val_pipeline),
 )
+test_dataloader = val_dataloader
