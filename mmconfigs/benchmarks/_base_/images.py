@@ -77,3 +77,7 @@ loader = dict(
 )
 train_loader = dict(**loader, sampler=dict(type="xtra_toolkit.GlobalBatchSampler"))
 val_loader = dict(**loader, sampler=dict(type="mmengine.DefaultSampler", shuffle=False))
+
+# for mim test; the data configs name test_dataloader
+test_cfg = dict()
+test_evaluator = dict(type="xtra_toolkit.SweepAccuracy")

@@ -39,8 +39,6 @@ train_cfg = dict(
 )
 val_cfg = dict()
 val_evaluator = dict(type="xtra_toolkit.SweepAccuracy")
-test_cfg = dict()
-test_evaluator = val_evaluator
 
 # the rates stand in model.head.rates; optimizer.lr reaches none of the probes
 optim_wrapper = dict(
