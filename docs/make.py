@@ -3,12 +3,8 @@
 import itertools
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
@@ -19,11 +15,18 @@ from xtra_toolkit.masks import (
     build_mask,
 )
 from xtra_toolkit.registry import MASKS
+from xtra_toolkit.show.panels import attention_panel, order_panel
+from xtra_toolkit.show.view import View
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 HERE = Path(__file__).parent
 GRID = PatchGrid(4, 4, (16, 16))
-ARGUMENTS = {"BlockCausal": dict(block_size=2)}
+BLOCKS = dict(type="BlockCausal", block_size=2)
+ARGUMENTS = {
+    "BlockCausal": dict(block_size=2),
+    "Reordered": dict(mask=BLOCKS, order=lambda rows, cols, *_: torch.arange(rows * cols).flip(0)),
+    "WithPrefix": dict(mask=BLOCKS),
+}
 TARGETS = [NextToken(), NextBlock(), MaskedPatches()]
 LITERATURE = {
     ("TokenCausal", "NextToken"): "AIM without a prefix; the paper's AIM",
@@ -32,6 +35,8 @@ LITERATURE = {
     ("PrefixCausal", "NextToken"): "AIM",
     ("PrefixCausal", "NextBlock"): "the same: every token is a block",
     ("RandomShown", "MaskedPatches"): "MAE",
+    ("Reordered", "NextBlock"): "XTRA in another order (blocks last to first here)",
+    ("WithPrefix", "NextBlock"): "XTRA with AIM's prefix, of blocks",
 }
 
 
@@ -42,26 +47,14 @@ def draw_masks() -> None:
         "block-causal (XTRA)": BlockCausal(2),
         "bidirectional (MAE)": Bidirectional(),
     }
-    figure, axes = plt.subplots(2, 3, figsize=(9, 6.2), height_ratios=(1, 1.35))
+    figure = Figure(figsize=(9, 6.4))
+    axes = figure.subplots(2, 3, height_ratios=(1, 1.35))
     for (title, factory), (above, below) in zip(masks.items(), axes.T, strict=True):
-        mask = factory(GRID).check(GRID)
-        steps = torch.empty(GRID.tokens)
-        steps[mask.order] = mask.step.float()
-        above.imshow(
-            steps.view(GRID.rows, GRID.cols), cmap="viridis", vmin=0, vmax=1.2 * max(1, steps.max())
-        )
-        for position, token in enumerate(mask.order.tolist()):
-            row, col = divmod(token, GRID.cols)
-            above.text(col, row, position, ha="center", va="center", color="white", fontsize=11)
+        view = View.of(factory(GRID).check(GRID), GRID)
+        order_panel(above, view)
         above.set_title(title)
-        below.imshow(mask.visible()[0], cmap="Blues", vmin=0, vmax=1.4)
+        attention_panel(below, view.sequence)
         below.set_xlabel("may see position")
-        for axis, lines in ((above, GRID.cols), (below, len(mask))):
-            axis.set_xticks([i - 0.5 for i in range(1, lines)], [])
-            axis.set_yticks([i - 0.5 for i in range(1, lines)], [])
-            axis.tick_params(length=0)
-            axis.grid(color="white", linewidth=1)
-    axes[0, 0].set_ylabel("order on the image")
     axes[1, 0].set_ylabel("position")
     figure.tight_layout()
     figure.savefig(HERE / "masks.png", dpi=160)
@@ -80,7 +73,8 @@ def matrix() -> str:
         "| mask | target | amounts to | computed positions | or refused, because |",
         "|---|---|---|---|---|",
     ]
-    for name, target in itertools.product(sorted(MASKS.module_dict), TARGETS):
+    own = [n for n, f in MASKS.module_dict.items() if f.__module__.startswith("xtra_toolkit.")]
+    for name, target in itertools.product(sorted(own), TARGETS):
         mask, kind = build_mask(dict(type=name, **ARGUMENTS.get(name, {}))), type(target).__name__
         try:
             bounds = Planner(mask, target, GRID).bounds

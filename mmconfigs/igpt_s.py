@@ -5,10 +5,11 @@ Code: openai/image-gpt at c6af2eb; training recipe as in the paper's section 3.
     xtra clusters data/imagenet/train data/clusters.npy
     mim train mmpretrain mmconfigs/igpt_s.py
 
-The objective is iGPT's: a start token, token-causal, cross-entropy over the next pixel's colour
-cluster, all 1024 pixels. Two things differ: a pixel is embedded by a projection of its three
-values, where the original looks its cluster up in a table, and GELU stands for quick-GELU. The
-first token of the ViT, its class token, is the start token. Cost: 1,000,000 steps of 128 images.
+The objective is iGPT's: a start token (the ViT's class token), token-causal, cross-entropy over the
+next pixel's colour cluster, all 1024 pixels. The network is a plain ViT of its size: a pixel is
+embedded by a projection of its three values, where the original looks its cluster up in a table;
+it has biases, LayerNorm and GELU, where the original has none, a norm without mean, and quick-GELU.
+Cost: 1,000,000 steps of 128 images.
 """
 
 _base_ = ["_base_/runtime.py", "_base_/images_256.py"]
@@ -16,6 +17,12 @@ _base_ = ["_base_/runtime.py", "_base_/images_256.py"]
 data_preprocessor = dict(
     type="mmpretrain.SelfSupDataPreprocessor", mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True
 )
+
+# the projection of three values as small as the positions, 0.02
+init_cfg = [
+    dict(type="mmengine.TruncNormal", layer=["Linear", "Conv2d"], std=0.02, bias=0.0),
+    dict(type="mmengine.Constant", layer="LayerNorm", val=1.0, bias=0.0),
+]
 
 model = dict(
     type="xtra_toolkit.MaskTargetPretrainer",
@@ -28,6 +35,7 @@ model = dict(
         img_size=32,
         patch_size=1,
         with_cls_token=True,
+        init_cfg=init_cfg,
     ),
     neck=None,
     head=dict(type="xtra_toolkit.PredictionHead", loss="cross_entropy"),

@@ -19,6 +19,19 @@ TARGETS = {
     "block": dict(type="xtra_toolkit.NextBlock"),
     "masked": dict(type="xtra_toolkit.MaskedPatches"),
 }
+
+
+def backwards(rows, cols, batch=1, generator=None):
+    """An order of units, the last first."""
+    return torch.arange(rows * cols).flip(0)
+
+
+# what a registered mask cannot be made without
+ARGUMENTS = {
+    "BlockCausal": dict(block_size=2),
+    "Reordered": dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2), order=backwards),
+    "WithPrefix": dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2)),
+}
 XTRA, AIM, MAE = ("block", "block"), ("prefix", "token"), ("shown", "masked")
 
 

@@ -149,6 +149,18 @@ def test_the_numbers_are_the_original_s(name):
     assert numbers == ORIGINAL[name]
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == 100
     assert cfg.train_cfg.global_batch % cfg.train_dataloader.batch_size == 0
+    rates = [1e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 4e-3, 8e-3, 1e-2, 1e-1]
+    assert cfg.model.head.rates == rates[: rates.index(highest) + 1]
+    assert cfg.param_scheduler[-1].eta_min == 1e-5
+    assert all(s.start_factor == 0.1 for s in cfg.param_scheduler[:-1])
+    assert cfg.optim_wrapper.clip_grad.max_norm == 3.0
+    assert cfg.optim_wrapper.optimizer.weight_decay == 0.1
+    assert cfg.model.backbone.final_norm is False
+    assert cfg.model.backbone.out_indices == [-6, -5, -4, -3, -2, -1]
+    augment, erase = cfg.train_dataloader.dataset.pipeline[3:5]
+    assert (augment.magnitude_level, augment.magnitude_std) == (9, 0.5)
+    assert (augment.num_policies, erase.erase_prob) == (2, 0.25)
+    assert erase.fill_color == [103.53, 116.28, 123.675]  # of BGR images
 
 
 def test_xtra_h_takes_the_options_that_the_pipelines_name():
@@ -172,3 +184,34 @@ def test_xtra_h_takes_the_options_that_the_pipelines_name():
 
 def pairs(options):
     return (option.split("=") for option in options.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "heads"),
+    [
+        ("attentive/imagenet_aim-600m", 1536, 12),
+        ("attentive/imagenet_mae-b16", 768, 16),
+        ("linear/imagenet_mae-b16", 768, None),
+    ],
+)
+def test_encoders_of_aim_and_mae_have_probes_at_their_224_px(name, width, heads):
+    """At full size on the meta device, with the very names that their pretraining saves."""
+    cfg = Config.fromfile(ROOT / f"{name}.py")
+    source = "aim_vit-600m-p14" if "aim" in name else "mae_vit-b16"
+    trained = Config.fromfile(ROOT.parent / f"{source}.py").model
+    cfg.model.backbone.update(mask=trained.mask, init_cfg=None)
+    with torch.device("meta"):
+        model, pretrainer = MODELS.build(cfg.model), MODELS.build(trained)
+        features = dict(pretrainer.backbone.named_parameters())
+    missing, unexpected = model.backbone.load_state_dict(features, strict=False, assign=True)
+    assert all("attention_mask" in name for name in missing) and set(unexpected) <= {
+        "ln1.weight",
+        "ln1.bias",
+    }
+    scores = model.eval().head(model.extract_feat(torch.empty(2, 3, 224, 224, device="meta")))
+    assert scores.shape == (2, 7, 1000) and model.head.probes[0].fc.in_features == width
+    if heads:
+        assert model.head.probes[0].num_heads == heads
+    for loader, sizes in (("train_dataloader", [224]), ("val_dataloader", [256, 224])):
+        steps = cfg[loader].dataset.pipeline[1 : 1 + len(sizes)]
+        assert [step.get("scale") or step.get("crop_size") for step in steps] == sizes

@@ -110,13 +110,101 @@ def test_the_pipeline_of_every_main_config_runs(config, tmp_path):
     assert sample["inputs"].shape == (3, backbone.img_size, backbone.img_size)
 
 
-def test_the_recipe_of_xtra_b():
-    """What the facts say of the released checkpoint."""
-    config = Config.fromfile(ROOT / "xtra_vit-b16.py")
-    assert config.train_cfg.max_epochs == 800 and config.train_cfg.global_batch == 2048
-    assert config.model.backbone.drop_path_rate == 0.1
-    assert [s.end for s in config.param_scheduler] == [15, 800]
-    assert config.optim_wrapper.optimizer.betas == (0.9, 0.95)
+RECIPES_OF_THE_PAPERS = {
+    # epochs, batch, warm-up, rate, end, decay, clip, crop, what only this one has
+    "xtra_vit-b16": (800, 2048, 15, 1e-3, 1e-6, 0.05, 1.0, (0.3, 1.0), "drop_path_rate=0.1"),
+    "xtra_vit-h14": (100, 2048, 3, 1e-3, 1e-6, 0.05, 1.0, (0.3, 1.0), "drop_path_rate=0.2"),
+    "aim_vit-b16": (800, 2048, 15, 1e-3, 1e-6, 0.05, 1.0, (0.3, 1.0), "drop_path_rate=0.1"),
+    "aim_vit-600m-p14": (400, 4096, 10, 1e-3, 0, 0.05, 1.0, (0.4, 1.0), "hue=0.1 brightness=0.4"),
+    "mae_vit-b16": (800, 4096, 40, 2.4e-3, 0, 0.05, None, (0.2, 1.0), "mask_ratio=0.75"),
+    "mae_vit-l16": (800, 4096, 40, 2.4e-3, 0, 0.05, None, (0.2, 1.0), "mask_ratio=0.75"),
+    "mae_vit-h14": (800, 4096, 40, 2.4e-3, 0, 0.05, None, (0.2, 1.0), "mask_ratio=0.75"),
+    "igpt_s": (100, 128, 1, 3e-3, 0, 0.0, None, None, "crop_size=224"),
+}
+
+
+def values_of(node, name):
+    """All values under a name, anywhere in a config."""
+    if isinstance(node, dict):
+        yield from ([node[name]] if name in node else [])
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        yield from values_of(child, name)
+
+
+@pytest.mark.parametrize("recipe", RECIPES_OF_THE_PAPERS)
+def test_the_recipes_of_the_papers(recipe):
+    """What the facts say: papers, released checkpoints and recipes."""
+    config = Config.fromfile(ROOT / f"{recipe}.py")
+    warm_up, cosine = config.param_scheduler
+    wrapper = config.optim_wrapper
+    crop = list(values_of(config.train_dataloader, "crop_ratio_range"))
+    assert (
+        config.train_cfg.max_epochs,
+        config.train_cfg.global_batch,
+        warm_up.end,
+        wrapper.optimizer.lr,
+        cosine.get("eta_min", 0),
+        wrapper.optimizer.weight_decay,
+        wrapper.clip_grad and wrapper.clip_grad.max_norm,
+        crop[0] if crop else None,
+    ) == RECIPES_OF_THE_PAPERS[recipe][:-1]
+    assert wrapper.optimizer.betas == (0.9, 0.95)
+    assert (cosine.begin, cosine.end) == (warm_up.end, config.train_cfg.max_epochs)
+    for part in RECIPES_OF_THE_PAPERS[recipe][-1].split():
+        name, value = part.split("=")
+        assert list(values_of(config._cfg_dict, name)) == [float(value)], part
+
+
+def test_every_loss_is_the_mean_over_the_whole_batch():
+    reductions = {
+        p.stem: list(values_of(Config.fromfile(p).model, "reduction")) for p in PRETRAINING
+    }
+    assert {r for found in reductions.values() for r in found} == {"batch"}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("xtra_vit-b16.py", dict(qkv=0.02, conv=(2 / 768) ** 0.5, pos=0.02)),
+        (
+            "mae_vit-b16.py",
+            dict(qkv=(2 / (4 * 768)) ** 0.5, conv=(2 / (2 * 768)) ** 0.5, cls=0.02, mask=0.02),
+        ),
+        (
+            "aim_vit-600m-p14.py",
+            dict(qkv=(2 / (4 * 96)) ** 0.5, conv=(2 / (96 + 588)) ** 0.5),
+        ),
+        ("igpt_s.py", dict(qkv=0.02, conv=0.02, pos=0.02, cls=0.02)),
+    ],
+)
+def test_initialisation(config, expected):
+    """Standard deviations: truncated normal and kaiming of XTRA, xavier of MAE and AIM."""
+    model = Config.fromfile(ROOT / config).model
+    if "600m" in config:  # as wide as fits a test
+        model.backbone.arch.update(
+            embed_dims=96, num_layers=2, num_heads=3, feedforward_channels=384
+        )
+        model.neck.update(width=64, depth=1)
+    else:
+        arch = dict(embed_dims=768, num_layers=1, num_heads=12, feedforward_channels=768)
+        arch.update(embed_dims=512, num_heads=8) if "igpt" in config else None
+        model.backbone.arch = Config(dict(arch=arch)).arch
+    model.head.hidden = None
+    torch.manual_seed(0)
+    model = MODELS.build(model)
+    model.init_weights()
+    vit = model.backbone
+    found = dict(
+        qkv=vit.layers[0].attn.qkv.weight,
+        conv=vit.patch_embed.projection.weight,
+        pos=vit.pos_embed if vit.pos_embed.requires_grad else None,
+        cls=vit.cls_token,
+        mask=model.neck.mask_token if model.with_neck else None,
+    )
+    assert {name for name, value in found.items() if value is not None} == expected.keys()
+    for name, deviation in expected.items():
+        assert float(found[name].std()) == pytest.approx(deviation, rel=0.08), name
 
 
 def test_weight_decay_spares_one_dimensional_parameters_and_takes_position_tables():

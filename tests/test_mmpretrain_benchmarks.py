@@ -101,6 +101,7 @@ def runner_of(config, options):
         (LINEAR, "mae", OURS | CLASS_TOKEN | ON_CPU),
         (TUNE, "xtra", OURS | AT_256),
         (TUNE, "xtra", OURS | RAGGED),
+        (TUNE, "mae", OURS | CLASS_TOKEN),
         (OWN / "linear.py", "xtra", {}),
         (OWN / "mae_linear.py", "mae", {}),
         (OWN / "finetune.py", "xtra", {}),

@@ -67,7 +67,7 @@ class Planner:
         self.length, self.hides = len(samples[0]), samples[0].shown is not None
         orders = [torch.atleast_2d(m.order)[:1] for m in samples]
         self.blind = any(not torch.equal(orders[0], o) for o in orders) and not all(
-            map(same_place, self.links)
+            same_place(link) or link.positioned for link in self.links
         )
         self._plans: dict[torch.device, Plan] = {}
         self._moved: dict[torch.device, list[Links]] = {}
@@ -178,16 +178,17 @@ def certify(
 ) -> None:
     """Refuse one draw that leaks or cannot be served; ValueError says why."""
     order = torch.atleast_2d(mask.order)
+    _check_positioned(links, pair)
     for link in links:
         tokens = at(order, link.targets)
         if (tokens >= grid.tokens).any():
             token = int(tokens[tokens >= grid.tokens][0])
             raise ValueError(f"{pair}: {grid.name(token)} is a target, and has nothing to predict")
-        if mask.order.ndim == 2 and not same_place(link):
+        if mask.order.ndim == 2 and not (same_place(link) or link.positioned):
             raise ValueError(
                 f"{pair}: the order differs from image to image, and nothing tells the model "
-                "where its target lies; predict at the target's own position (MaskedPatches), or "
-                "share the order in the batch"
+                "where its target lies; predict at the target's own position (MaskedPatches), tell "
+                "the source (positioned=True), or share the order in the batch"
             )
         _, seen, leaks = follow(mask, link, grid, depth)
         if leaks.any():
@@ -195,6 +196,23 @@ def certify(
             raise ValueError(f"{pair}: {_leak(mask, link, grid, seen, (b, g, t))}")
     if not any(live_of(mask, link).any() for link in links):
         raise ValueError(f"{pair}: nothing is predicted, every target is given")
+
+
+def _check_positioned(links: list[Links], pair: str) -> None:
+    asked = [link for link in links if link.positioned]
+    if any(link.sources.shape[-1] != link.targets.shape[-1] for link in asked):
+        shapes = {(link.sources.shape[-1], link.targets.shape[-1]) for link in asked}
+        raise ValueError(
+            f"{pair}: a positioned link tells each source its target, and needs as many of the "
+            f"one as of the other; given (sources, targets): {sorted(shapes)}"
+        )
+    sources = [position for link in asked for position in link.sources[0].flatten().tolist()]
+    if len(set(sources)) < len(sources):
+        twice = next(p for p in sources if sources.count(p) > 1)
+        raise ValueError(
+            f"{pair}: position {twice} is a positioned source twice, and can be told one target "
+            "alone; predict a single distance (look_ahead=1)"
+        )
 
 
 def follow(

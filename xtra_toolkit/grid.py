@@ -14,7 +14,10 @@ from torch import Tensor
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """One number for both sides, or (height, width)."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    sides = (value, value) if isinstance(value, int | float) else tuple(value)
+    if len(sides) != 2 or any(not isinstance(side, int) for side in sides):
+        raise ValueError(f"{value!r} was given; a size is a whole number, or (height, width)")
+    return sides
 
 
 @dataclass(frozen=True)

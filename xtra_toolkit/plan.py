@@ -23,11 +23,15 @@ class Links:
         targets: (B or 1, G, T) positions whose tokens are predicted.
         sees_target: the target means to predict what is seen (a teacher's features at seen
             tokens); the certificate says so instead of refusing it.
+        positioned: each source is told the position of its target, the first of the first and so
+            on, by an embedding that the decoder adds there (a positioned query; σ-GPT, arXiv
+            2404.09562). What an order that differs between images needs.
     """
 
     sources: Tensor
     targets: Tensor
     sees_target: bool = False
+    positioned: bool = False
 
     def to(self, device: torch.device | str) -> "Links":
         """The same links on another device."""
@@ -83,6 +87,9 @@ class Plan:
         encoder, decoder: attention patterns over E and over keep positions.
         groups: the predictions.
         length: positions before dead work was removed.
+        asked: (B or 1, keep) the token that a positioned source predicts, one more than the last
+            token's number where none is; None without positioned links.
+        copies: masks of each image; the encoder's rows are a ``copies``-th of the others.
     """
 
     order: Tensor
@@ -92,6 +99,8 @@ class Plan:
     decoder: Pattern
     groups: list[Group]
     length: int
+    asked: Tensor | None = None
+    copies: int = 1
 
     @property
     def keep(self) -> int:
@@ -126,7 +135,9 @@ def first_shown(mask: Mask, grid: PatchGrid) -> Tensor:
 
 def shown_of(mask: Mask) -> Tensor:
     """(N,) or (B, N) bool: whose pixels enter the encoder."""
-    return torch.ones_like(mask.order, dtype=torch.bool) if mask.shown is None else mask.shown
+    if mask.shown is None:
+        return torch.ones(len(mask), dtype=torch.bool, device=mask.order.device)
+    return mask.shown
 
 
 def live_of(mask: Mask, link: Links) -> Tensor:
@@ -178,9 +189,34 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
             reads, leaks = reads_and_leaks(mask, link, grid)
             torch._assert_async(~leaks.any(), "a draw of the mask leaks; none certified did")
             torch._assert_async(reads.amax() <= keep, "a draw of the mask reads beyond its plan")
-    encoder, decoder = _patterns(mask, encoded, bounds)
     tokens = order[:, :keep] if encoded is None else at(order, encoded)
-    return Plan(order[:, :keep], encoded, tokens, encoder, decoder, groups, len(mask))
+    if mask.copies > 1:
+        tokens = _once(tokens, mask.copies)
+    encoder, decoder = _patterns(mask, encoded, bounds)
+    asked = _asked(order, links, grid)
+    asked = None if asked is None else asked[:, :keep]
+    order = order[:, :keep]
+    return Plan(order, encoded, tokens, encoder, decoder, groups, len(mask), asked, mask.copies)
+
+
+def _once(rows: Tensor, copies: int) -> Tensor:
+    """What all masks of an image share, (images or 1, …), of (copies × images or 1, …)."""
+    if len(rows) == 1:
+        return rows
+    first, *others = rows.chunk(copies)
+    for other in others:
+        torch._assert_async((other == first).all(), "the masks of an image encode different tokens")
+    return first
+
+
+def _asked(order: Tensor, links: list[Links], grid: PatchGrid) -> Tensor | None:
+    """(B or 1, N): the token that each positioned source predicts."""
+    asked = torch.full_like(order, grid.tokens + grid.extra)
+    for link in links:
+        if link.positioned:
+            sources = link.sources.flatten(1).expand(len(order), -1)
+            asked = asked.scatter(1, sources, at(order, link.targets).flatten(1))
+    return asked if any(link.positioned for link in links) else None
 
 
 def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Pattern, Pattern]:
@@ -196,6 +232,8 @@ def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Patte
     # among the shown, position q reads as many as were shown in the prefix that it saw
     before = torch.nn.functional.pad(torch.atleast_2d(mask.shown).long().cumsum(1), (1, 0))
     inner = at(before, at(outer, encoded)).clamp(max=bounds.encoded)
+    if mask.copies > 1:
+        inner = _once(inner, mask.copies)
     return _pattern(bounds.kinds[0], inner), decoder
 
 

@@ -1,7 +1,8 @@
 """The registries. Keep this file light: MMEngine swallows an ImportError raised here.
 
-``MASKS`` is a root registry of our own. The others are children of MMEngine's, so that a
-config finds ``type='xtra_toolkit.X'`` without ``custom_imports``, in every process.
+``MASKS`` and ``ORDERS`` (of units, for Reordered) are root registries of our own. The others are
+children of MMEngine's, so that a config finds ``type='xtra_toolkit.X'`` without ``custom_imports``,
+in every process.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from mmengine.registry import Registry
 
 def _child(name: str, *locations: str) -> Registry:
     parent = getattr(mmengine_registry, name)
-    places = [f"xtra_toolkit.{place}" for place in locations]
+    places = [f"xtra_toolkit.{place}" for place in (*locations, "plugins")]
     return Registry(parent.name, parent=parent, scope="xtra_toolkit", locations=places)
 
 
@@ -24,8 +25,12 @@ def _build_mask(cfg: dict, *args: Any, **kwargs: Any) -> Callable:
 
 
 MASKS = Registry(
-    "mask", build_func=_build_mask, scope="xtra_toolkit", locations=["xtra_toolkit.masks"]
+    "mask",
+    build_func=_build_mask,
+    scope="xtra_toolkit",
+    locations=["xtra_toolkit.masks", "xtra_toolkit.plugins"],
 )
+ORDERS = Registry("order", scope="xtra_toolkit", locations=["xtra_toolkit.masks"])
 MODELS = _child("MODELS", "models", "targets")
 DATASETS = _child("DATASETS", "data")
 DATA_SAMPLERS = _child("DATA_SAMPLERS", "data")

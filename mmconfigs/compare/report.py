@@ -50,7 +50,8 @@ def verdict(one: Interval | None, other: Interval | None) -> str:
 
 def table(found: dict[tuple, dict]) -> str:
     """Markdown."""
-    own = next((g for key, g in found.items() if key[:2] == ("xtra", "own mask")), None)
+    xtra = [group for key, group in found.items() if key[:2] == ("xtra", "own mask")]
+    own = max(xtra, key=lambda group: len(group["rows"]), default=None)  # not the sweep's
     head = "| objective | attention when probed | seeds | rate | images | epochs | minutes a run |"
     lines = [f"{head} linear | | attentive | |", "|" + "---|" * 11]
     for (objective, attention, rate, images), group in found.items():

@@ -34,7 +34,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # x: (B, N, d), mask: (N, N)
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, d / heads)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (B, heads, N, d / heads)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -148,8 +148,8 @@ class DenseXTRA(nn.Module):
 
     def predict(self, decoded: Tensor) -> Tensor:
         """Blocks 1 to K-1, from the outputs of the block before each: (B, K-1, V)."""
-        used = decoded[:, : -self.block_tokens]
-        return self.head(used.unflatten(1, (-1, self.block_tokens)).flatten(2))
+        used = decoded[:, : -self.block_tokens].unflatten(1, (-1, self.block_tokens)).flatten(2)
+        return self.head(used.contiguous())
 
     @torch.no_grad()
     def targets(self, tokens: Tensor) -> Tensor:

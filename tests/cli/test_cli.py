@@ -149,7 +149,7 @@ def test_env_names_a_plugin_that_failed(monkeypatch):
     from importlib.metadata import EntryPoint, EntryPoints
 
     from xtra_toolkit.cli import env
-    from xtra_toolkit.masks.plugins import FAILED
+    from xtra_toolkit.plugins import FAILED
 
     points = EntryPoints([EntryPoint("spiral", "absent", "xtra_toolkit.plugins")])
     monkeypatch.setattr(env, "entry_points", lambda group: points)

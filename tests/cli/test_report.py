@@ -72,7 +72,8 @@ def test_the_columns_are_those_of_the_configs():
 
 
 def test_the_mean_is_there_when_all_15_are(tmp_path):
-    for i, path in enumerate(sorted(ROOT.glob("attentive/*.py"))):
+    shipped = [p for p in sorted(ROOT.glob("attentive/*.py")) if "imagenet_" not in p.name]
+    for i, path in enumerate(shipped):
         run(tmp_path / path.stem, {100: 60.0 + i}, f"attentive/{path.name}")
     (row,) = own(xtra(tmp_path)[1])
     assert row["mean of 15"] == "67.0"  # of 60, 61, ..., 74
@@ -92,6 +93,26 @@ def test_two_runs_of_a_cell_are_both_shown(tmp_path):
 def test_a_folder_named_twice_is_one_run(tmp_path):
     run(tmp_path / "a", {100: 71.0})
     assert own(xtra(tmp_path, tmp_path / "a")[1])[0]["DTD"] == "71.0"
+
+
+def test_a_shorter_protocol_is_a_row_of_its_own(tmp_path):
+    run(tmp_path / "a", {100: 72.0})
+    run(tmp_path / "b", {2: 33.0}, **{"train_cfg.max_epochs": 2})
+    rows = own(xtra(tmp_path)[1])
+    assert [(r["protocol"], r["DTD"]) for r in rows] == [
+        ("attentive", "72.0"),
+        ("attentive, 2 of 100 epochs", "33.0"),
+    ]
+
+
+def test_a_test_between_two_starts_is_not_continued(tmp_path):
+    run(tmp_path, {50: 70.0})
+    run(tmp_path, {}, time="20250101_180000")
+    log = tmp_path / "20250101_180000" / "vis_data" / "scalars.json"
+    log.write_text('{"accuracy/top1": 70.0, "step": 0}\n')
+    run(tmp_path, {100: 72.0}, time="20250102_120000", resume=True)
+    (row,) = own(xtra(tmp_path)[1])
+    assert row["DTD"] == "72.0"
 
 
 def test_a_resumed_run_is_one_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from builds import ARGUMENTS
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import (
@@ -106,8 +107,7 @@ def test_block_size_one_is_token_causal_and_one_block_is_bidirectional(grid):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_registered_mask(name, grid):
     """Each token once, steps never decrease, no empty row; the same seed draws the same."""
-    args = dict(block_size=2) if name == "BlockCausal" else {}
-    factory = build_mask(dict(type=f"xtra_toolkit.{name}", **args))
+    factory = build_mask(dict(type=f"xtra_toolkit.{name}", **ARGUMENTS.get(name, {})))
     for seed in range(5):
         mask = factory(grid, 3, gen(seed)).check(grid)
         for order in torch.atleast_2d(mask.order):
@@ -193,7 +193,7 @@ def test_a_class_token_has_no_place_in_a_causal_mask():
 
 
 def test_a_plugin_that_fails_to_load_is_named(monkeypatch):
-    from xtra_toolkit.masks import plugins
+    from xtra_toolkit import plugins
 
     class Point:
         name = "spirals"

@@ -123,14 +123,19 @@ def test_positions_are_fixed_and_initialised_again():
 
 
 def test_a_target_inside_the_prefix_is_never_scored_and_the_last_prefix_output_is_the_first():
-    """Pixels of prefix and of what is predicted, moved: only the latter move the loss's terms."""
-    model = randomise(aim(), scale=0.02)
+    """Each target moved in turn, the predictions held: the loss follows those behind the prefix."""
+    model = randomise(aim())
     images = torch.randn(2, 3, 64, 64)
     plan = model.planner(2, images.device, torch.Generator().manual_seed(3))
     prefix = model.planner.mask(model.backbone.grid, 2, torch.Generator().manual_seed(3)).given
     (group,) = plan.groups
+    with torch.no_grad():
+        (predictions,), (goals,) = model.reconstruct(images, plan), model.goals(images, plan)
+    goals.requires_grad_()
+    loss = model.head.reduce(predictions, goals, group.live)
+    (grad,) = torch.autograd.grad(loss, goals)
     for i in range(2):
         p = int(prefix[i].sum())
-        scored = group.live[i].nonzero().flatten()
+        scored = grad[i].abs().sum(-1).nonzero().flatten()
         assert group.sources[0, scored, 0].tolist() == list(range(p - 1, 63))
         assert group.tokens[0, scored, 0].tolist() == list(range(p, 64))

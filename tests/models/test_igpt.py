@@ -77,7 +77,7 @@ def test_refusals(clusters, tmp_path):
     np.save(tmp_path / "flat.npy", np.zeros(5))
     with pytest.raises(ValueError, match=r"shape \(5,\); colour clusters are a table"):
         igpt(str(tmp_path / "flat.npy"))
-    with pytest.raises(ValueError, match="hides tokens, and without a neck"):
+    with pytest.raises(ValueError, match="without a neck nothing stands"):
         model = igpt(clusters)
         MODELS.build(
             dict(

@@ -6,7 +6,7 @@ from builds import MASKS, XTRA, arch, pretrainer
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 
-from xtra_toolkit.masks import plugins
+from xtra_toolkit import plugins
 
 
 def test_a_checkpoint_of_another_shape(tmp_path):
@@ -90,8 +90,63 @@ def test_full_attention_gives_other_features():
 def test_a_checkpoint_with_nothing_for_the_encoder():
     """A forgotten prefix; MMEngine only warns, and a random encoder would be probed."""
     vit = dict(type="xtra_toolkit.MaskedViT", arch=arch(), img_size=64, patch_size=8)
-    with pytest.raises(ValueError, match=r"no parameter of this encoder.*prefix='backbone\.'"):
+    with pytest.raises(ValueError, match=r"not of this encoder: .*under another prefix"):
         MODELS.build(vit).load_state_dict(pretrainer(*XTRA).state_dict(), strict=False)
+
+
+FIT = dict(arch=arch(), img_size=64, patch_size=8, out_type="featmap")
+
+
+@pytest.mark.parametrize(
+    ("trained", "probed", "sentence"),
+    [
+        (dict(with_cls_token=True), {}, "'cls_token'.*with_cls_token is another"),
+        ({}, dict(with_cls_token=True), "not in the file.*'cls_token'"),
+        (
+            dict(patch_cfg=dict(norm_cfg=dict(type="LN"))),
+            {},
+            r"'patch_embed.norm.bias'\. AIM's patch norm is patch_cfg",
+        ),
+        (dict(bias=False), {}, r"not in the file, the first 'layers.0.attn.proj.bias'\. bias"),
+        ({}, dict(bias=False), r"no place in it, the first 'layers.0.attn.proj.bias'\. bias"),
+        ({}, dict(arch=arch(depth=3)), r"not in the file, the first 'layers.2.*arch is another"),
+        ({}, dict(arch=arch(depth=1)), r"no place in it, the first 'layers.1.*arch is another"),
+    ],
+)
+def test_a_checkpoint_that_fits_in_part_is_not_probed(trained, probed, sentence, tmp_path):
+    """MMEngine only warns of names, and the probe would run on a half random encoder."""
+    mask = MASKS["bidirectional"]
+    vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", mask=mask, **FIT | trained))
+    state = {f"backbone.{name}": value for name, value in vit.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / "x.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix="backbone.")
+    probe = dict(type="xtra_toolkit.MaskedViT", init_cfg=init, final_norm=False)
+    with pytest.raises(ValueError, match=sentence):
+        MODELS.build(probe | FIT | probed).init_weights()
+    MODELS.build(probe | FIT | trained).init_weights()  # itself, but for the final norm
+
+
+def test_a_loss_that_does_not_fit_its_target(tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "c.npy", np.eye(3))
+    colours = dict(type="xtra_toolkit.NextColour", clusters=str(tmp_path / "c.npy"))
+    shape = dict(image=8, patch=1)
+    with pytest.raises(ValueError, match=r"gives class ids, .*head.loss='cross_entropy'"):
+        pretrainer("token", colours, **shape)
+    with pytest.raises(ValueError, match=r"gives values, and .*mse, l1, smooth_l1 or cosine"):
+        pretrainer("token", "token", head=dict(loss="cross_entropy"))
+
+
+def test_what_hides_needs_attention_and_something_shown():
+    with pytest.raises(ValueError, match="nothing would reach a hidden position"):
+        pretrainer("shown", "masked", decoder=dict(heads=None))
+    with pytest.raises(ValueError, match=r"shows no patch of .* up to mask_ratio=0.984"):
+        pretrainer(dict(type="xtra_toolkit.RandomShown", mask_ratio=0.99), "masked")
+    with pytest.raises(ValueError, match="heads=0 was given; it must divide the width 32"):
+        pretrainer(*XTRA, decoder=dict(heads=0))
+    with pytest.raises(ValueError, match=r"2.0 was given; a size is a whole number"):
+        pretrainer(dict(type="xtra_toolkit.BlockCausal", block_size=2.0), "block")
 
 
 def test_an_unprefixed_target_is_found_as_an_unprefixed_mask_is():

@@ -10,7 +10,9 @@ import click
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--number", type=click.IntRange(min=2), default=512, show_default=True)
 @click.option("--size", type=click.IntRange(min=1), default=32, show_default=True, help="In px.")
-@click.option("--pixels", type=int, default=2_000_000, show_default=True, help="At most.")
+@click.option(
+    "--pixels", type=click.IntRange(min=1), default=2_000_000, show_default=True, help="At most."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def clusters(images: Path, target: Path, number: int, size: int, pixels: int, seed: int) -> None:
     """Cluster the colours of a folder of images, for NextColour.
@@ -25,6 +27,7 @@ def clusters(images: Path, target: Path, number: int, size: int, pixels: int, se
         raise click.UsageError(f"{target} exists; name another file")
     import numpy as np
 
+    target.parent.mkdir(parents=True, exist_ok=True)
     colours = sample(images, size, pixels, seed)
     if len(np.unique(colours, axis=0)) < number:
         raise click.UsageError(

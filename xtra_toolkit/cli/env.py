@@ -90,7 +90,7 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
 def plugins() -> Iterator[str]:
     """Installed plugins, and why one failed."""
-    from xtra_toolkit.masks.plugins import FAILED
+    from xtra_toolkit.plugins import FAILED
 
     for name in sorted(entry_points(group="xtra_toolkit.plugins").names) or ["none"]:
         yield f"plugin        {name}" + (f", failed: {FAILED[name]}" if name in FAILED else "")

@@ -3,8 +3,8 @@
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.block_causal import BlockCausal
 from xtra_toolkit.masks.build import build_mask
+from xtra_toolkit.masks.compose import Reordered, WithPrefix
 from xtra_toolkit.masks.mask import Mask
-from xtra_toolkit.masks.plugins import load_plugins
 from xtra_toolkit.masks.prefix_causal import PrefixCausal
 from xtra_toolkit.masks.random_shown import RandomShown
 from xtra_toolkit.masks.token_causal import TokenCausal
@@ -15,8 +15,8 @@ __all__ = [
     "Mask",
     "PrefixCausal",
     "RandomShown",
+    "Reordered",
     "TokenCausal",
+    "WithPrefix",
     "build_mask",
 ]
-
-load_plugins()

@@ -4,21 +4,22 @@ import copy
 from collections.abc import Callable
 
 from xtra_toolkit.masks.mask import Mask
-from xtra_toolkit.masks.plugins import failures
-from xtra_toolkit.registry import MASKS
+from xtra_toolkit.registry import MASKS, ORDERS
 
 
 def build_mask(cfg: dict | Callable) -> Callable[..., Mask]:
     """A mask factory from ``dict(type='BlockCausal', block_size=4)``; a factory is passed on."""
+    from xtra_toolkit.plugins import find  # late: it imports plugins, and they this package
+
     if callable(cfg) and not isinstance(cfg, type):
         return cfg
     if not hasattr(cfg, "get") or not cfg.get("type"):
         raise ValueError(f"a mask must be a dict with a `type`, or a mask factory; given: {cfg!r}")
     args = copy.deepcopy(dict(cfg))
     kind = args.pop("type")
-    factory = kind if callable(kind) else MASKS.get(kind)
+    factory = kind if callable(kind) else find(MASKS, kind)
     if factory is None:
-        raise ValueError(f"unknown mask {kind!r}; {known_masks()}")
+        raise ValueError(f"unknown mask {kind!r}; {known_masks(kind)}")
     try:
         return factory(**args)
     except TypeError as error:
@@ -51,10 +52,16 @@ def _registered(kind: str) -> bool:
     scope, _, name = kind.rpartition(".")
     return any(
         scope in ("", registry.scope) and name in registry.module_dict
-        for registry in (MASKS, *MASKS.children.values())
+        for root in (MASKS, ORDERS)
+        for registry in (root, *root.children.values())
     )
 
 
-def known_masks() -> str:
-    """The names that a config may use, and the plugins that failed to load."""
-    return f"known masks: {', '.join(sorted(MASKS.module_dict))}{failures()}"
+def known_masks(kind: str = "") -> str:
+    """The names that a config may use, and what failed to load and may be why ``kind`` is not."""
+    from xtra_toolkit.plugins import failures
+
+    names = sorted(MASKS.module_dict)
+    for scope, registry in sorted(MASKS.children.items()):
+        names += [f"{scope}.{name}" for name in sorted(registry.module_dict)]
+    return f"known masks: {', '.join(names)}{failures(kind)}"

@@ -28,6 +28,8 @@ class Mask:
             is given in part counts whole. Default: none.
         attend: ``(query position, key position) -> bool``, elementwise on broadcast tensors, for
             a mask that is no ordered partition; it replaces the rule of the steps.
+        copies: masks of each image over one pass of the encoder, which must see the same in all
+            of them (I-JEPA). B is then copies × images, the first mask of all images first.
     """
 
     order: Tensor
@@ -36,6 +38,7 @@ class Mask:
     shown: Tensor | None = None
     given: Tensor | None = None
     attend: Callable[[Tensor, Tensor], Tensor] | None = None
+    copies: int = 1
 
     def __len__(self) -> int:
         return self.order.shape[-1]
@@ -106,6 +109,11 @@ class Mask:
         if len(batches) > 1 or any(value.ndim not in (1, 2) for value in given.values()):
             shapes = {field: tuple(value.shape) for field, value in given.items()}
             raise ValueError(f"{name}: fields must be (N,) or (B, N) of one batch; given: {shapes}")
+        if any(batch % self.copies for batch in batches):
+            raise ValueError(
+                f"{name}: copies={self.copies} masks an image need (copies × images, N) fields; "
+                f"given: {batches.pop()} rows"
+            )
 
 
 def _kind_of(value: Tensor) -> str:

@@ -29,12 +29,18 @@ class RandomShown:
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
+        seen = int(grid.tokens * (1 - self.mask_ratio))
+        if not seen:
+            raise ValueError(
+                f"RandomShown(mask_ratio={self.mask_ratio}) shows no patch of {grid}; at least one "
+                f"is shown up to mask_ratio={1 - 1 / grid.tokens:.3f}"
+            )
         g = draws(generator)
         order = torch.rand(batch, grid.tokens, generator=g, device=g.device).argsort(dim=1)
         extra = torch.arange(grid.extra, device=g.device) + grid.tokens
         order = torch.cat([extra.expand(batch, -1), order], dim=1)
         at = torch.arange(order.shape[1], device=g.device)
-        shown = at < grid.extra + int(grid.tokens * (1 - self.mask_ratio))
+        shown = at < grid.extra + seen
         return Mask(order=order, step=torch.zeros_like(at), shown=shown, given=shown)
 
     def for_features(self, grid: PatchGrid) -> Mask:

@@ -77,14 +77,16 @@ def drop_biases(layers: nn.Module) -> None:
 
 @WEIGHT_INITIALIZERS.register_module()
 class XavierPatch:
-    """xavier_uniform_ of a patch convolution as the matrix product that it is (MAE, AIM)."""
+    """xavier_uniform_ of a patch convolution as the matrix product that it is (MAE, AIM).
+
+    Its bias stays as torch draws it, as in both.
+    """
 
     def __call__(self, module: nn.Module) -> None:
         """Initialise all Conv2d in ``module``."""
         for conv in module.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.xavier_uniform_(conv.weight.view(len(conv.weight), -1))
-                nn.init.zeros_(conv.bias)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

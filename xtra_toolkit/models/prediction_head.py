@@ -20,10 +20,17 @@ def cross_entropy(prediction: Tensor, goal: Tensor, reduction: str = "mean") -> 
     return F.cross_entropy(logits, goal, reduction=reduction)
 
 
+def cosine(prediction: Tensor, goal: Tensor, reduction: str = "mean") -> Tensor:
+    """2 - 2 cos of each link's vectors (D-iGPT, arXiv 2312.02147), (B, G, 1) or their mean."""
+    distance = 2 - 2 * F.cosine_similarity(prediction, goal, dim=-1)[..., None]
+    return distance.mean() if reduction == "mean" else distance
+
+
 LOSSES = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
     "smooth_l1": F.smooth_l1_loss,
+    "cosine": cosine,
     "cross_entropy": cross_entropy,
 }
 REDUCTIONS = ("batch", "image")
@@ -38,7 +45,7 @@ class PredictionHead(BaseModule):
 
     Args:
         hidden: width of the hidden layer; None: a single Linear (MAE).
-        loss: 'mse', 'l1' or 'smooth_l1'; 'cross_entropy' where the target gives class ids
+        loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' where the target gives class ids
             (NextColour), of whose classes the outputs are logits.
         reduction: over the live links of a group: 'batch', their sum by their count in the
             batch and across ranks (AIM), where gradients are accumulated the count of each
@@ -60,6 +67,7 @@ class PredictionHead(BaseModule):
             if given not in valid:
                 raise ValueError(f"{name}={given!r} was given; valid: {', '.join(valid)}")
         self.distance, self.reduction = LOSSES[loss], reduction
+        self.classes = loss == "cross_entropy"  # the goals are class ids
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
 

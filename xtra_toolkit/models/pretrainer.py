@@ -50,16 +50,26 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         backbone = MMPRETRAIN.build(dict(backbone, mask=mask))
         grid, factory = backbone.grid, backbone.encoder_mask.factory
         target = build_target(target_generator)
+        if hasattr(target, "bind"):
+            target.bind(backbone)
         with torch.device("cpu"):  # also where the model is built on the meta device
-            hides = factory(grid).shown is not None
+            sample = factory(grid).check(grid, type(factory).__name__)
+            positioned = any(link.positioned for link in target.links(sample, grid))
+        hides = sample.shown is not None
         width, layers = backbone.embed_dims, 0
         if neck is not None:
-            neck = MMPRETRAIN.build(dict(neck, in_channels=width, grid=grid, hides=hides))
+            derived = dict(in_channels=width, grid=grid, hides=hides, positioned=positioned)
+            neck = MMPRETRAIN.build(dict(neck, **derived))
             width, layers = neck.width, neck.num_layers
-        elif hides:
+            if hides and not layers:
+                raise ValueError(
+                    f"{type(factory).__name__} hides tokens, and the decoder has no attention "
+                    "(heads=None), so nothing would reach a hidden position; give it heads"
+                )
+        elif hides or positioned:
             raise ValueError(
-                f"{type(factory).__name__} hides tokens, and without a neck nothing stands in "
-                "their place; give one (ViTDecoder), or a mask that shows all tokens"
+                f"{type(factory).__name__} hides tokens, or the target is told positions, and "
+                "without a neck nothing stands in their place; give one (ViTDecoder)"
             )
         planner = Planner(factory, target, grid, (backbone.num_layers, layers))
         shapes = [
@@ -67,6 +77,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             for link in planner.links
         ]
         head = MMPRETRAIN.build(dict(head, shapes=shapes))
+        _check_loss(target, head)
         if data_preprocessor is None:  # BaseSelfSupervisor's default needs MMPretrain's scope
             data_preprocessor = dict(type="mmpretrain.SelfSupDataPreprocessor")
         super().__init__(
@@ -102,14 +113,16 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     def decode(self, inputs: Tensor, plan: Plan) -> Tensor:
         """Images to what the head reads, (B, K, W) at the computed positions of a plan."""
         x = self.backbone.encode(inputs, plan)
+        x = x.repeat(plan.copies, 1, 1) if plan.copies > 1 else x
         return self.neck(x, plan) if self.with_neck else x
 
     def goals(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
         """What the predictions of a plan should be, (B, G, T * V)."""
         values = self.target_generator.values(inputs, self.backbone.grid)
+        values = values.repeat(plan.copies, 1, 1) if plan.copies > 1 else values
         return [
             self.target_generator.normalise(
-                take(values, group.tokens.flatten(1)).view(len(inputs), group.tokens.shape[1], -1)
+                take(values, group.tokens.flatten(1)).view(len(values), group.tokens.shape[1], -1)
             )
             for group in plan.groups
         ]
@@ -126,6 +139,16 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         with torch.no_grad():
             goals = self.goals(inputs, plan)
         return self.head.loss(self.decode(inputs, plan), plan, goals)
+
+
+def _check_loss(target: nn.Module, head: nn.Module) -> None:
+    classes = getattr(target, "classes", False)
+    if getattr(head, "classes", classes) != classes:
+        raise ValueError(
+            f"{type(target).__name__} gives {'class ids' if classes else 'values'}, and the head's "
+            f"loss compares {'values' if classes else 'class ids'}; set head.loss="
+            f"{chr(39) + 'cross_entropy' + chr(39) if classes else 'mse, l1, smooth_l1 or cosine'}"
+        )
 
 
 def _seed(data_samples: list[DataSample] | None) -> int:

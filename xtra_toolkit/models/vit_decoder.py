@@ -38,8 +38,9 @@ class ViTDecoder(BaseModule):
         bias: False for Linears without bias in all layers (AIM).
         norm_eps: of all LayerNorms.
         attention: back end, see :func:`xtra_toolkit.attention.attention`.
-        in_channels, grid, hides: the encoder's width, the image's grid, and whether the mask
-            hides tokens (then there is a mask token). The pretrainer fills them in.
+        in_channels, grid, hides, positioned: the encoder's width, the image's grid, whether the
+            mask hides tokens (then there is a mask token) and whether sources are told where
+            their targets lie (then there is a table for that). The pretrainer fills them in.
     """
 
     def __init__(
@@ -56,9 +57,15 @@ class ViTDecoder(BaseModule):
         in_channels: int,
         grid: PatchGrid,
         hides: bool,
+        positioned: bool = False,
         init_cfg: list | dict | None = None,
     ):
         super().__init__(init_cfg or INIT)
+        if heads is not None and (heads < 1 or width % heads):
+            raise ValueError(
+                f"heads={heads} was given; it must divide the width {width}, or be None for layers "
+                "without attention"
+            )
         self.width, self.grid = width, grid
         self.num_layers = depth if heads else 0  # that carry anything between tokens
         norm = dict(type="LN", eps=norm_eps)
@@ -71,6 +78,7 @@ class ViTDecoder(BaseModule):
             )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if hides else None
         self.pos_embed = position_table(positions, grid, width)
+        self.query_embed = position_table("learned", grid, width) if positioned else None
         self.layers = ModuleList(
             MaskedLayer.of(
                 TransformerEncoderLayer(width, heads or 1, 4 * width, norm_cfg=norm),
@@ -89,10 +97,10 @@ class ViTDecoder(BaseModule):
     def init_weights(self) -> None:
         """Truncated normal of 0.02 for learned positions and the mask token too."""
         super().init_weights()
-        if self.pos_embed.requires_grad:
-            trunc_normal_(self.pos_embed, std=0.02)
-        if self.mask_token is not None:
-            trunc_normal_(self.mask_token, std=0.02)
+        learned = self.pos_embed if self.pos_embed.requires_grad else None
+        for parameter in (learned, self.mask_token, self.query_embed):
+            if parameter is not None:
+                trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
         """(B, E, D) of the encoder to (B, K, W) at the computed positions."""
@@ -102,6 +110,9 @@ class ViTDecoder(BaseModule):
             empty = self.mask_token.to(x.dtype).expand(len(x), plan.keep, -1)
             x = empty.scatter(1, places, x)
         x = x + take(by_token(self.pos_embed, self.grid.extra), plan.order)
+        if plan.asked is not None:
+            table = by_token(self.query_embed, self.grid.extra)
+            x = x + take(nn.functional.pad(table, (0, 0, 0, 1)), plan.asked)
         for layer in self.layers:
             x = layer(x, plan.decoder)
         return self.ln1(x)

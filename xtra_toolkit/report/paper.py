@@ -35,6 +35,6 @@ REPORTED = [
     *_imagenet("data2vec ViT-B/16, ImageNet-1k", linear=67.3, attentive=74.5),
     *_imagenet("I-JEPA ViT-B/16, ImageNet-1k", linear=65.7, attentive=72.6),
     *_imagenet("AIM ViT-B/16, ImageNet-1k", linear=67.4, attentive=73.5),
-    *_imagenet("AIM-0.6B, ImageNet-1k", attentive=73.5),
+    *_imagenet("AIM-0.6B, pretraining data not stated", attentive=73.5),
     *_imagenet("iGPT-L, ImageNet-1k", linear=65.2),
 ]

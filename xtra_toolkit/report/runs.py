@@ -26,6 +26,7 @@ class Run:
     step: int = 0
     accuracy: float | None = None
     rate: float | None = None
+    trained: bool = False
 
     @property
     def finished(self) -> bool:
@@ -59,8 +60,10 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     runs = []
     for start in sorted(starts):
         config = config_of(start)
-        continues = config.get("resume") and runs and runs[-1].folder.parent == start.parent
-        run = runs[-1] if continues else described(config, start)
+        # a test between two starts has trained nothing, and nothing continues it
+        before = [r for r in runs if r.trained and r.folder.parent == start.parent]
+        continues = bool(config.get("resume") and before)
+        run = before[-1] if continues else described(config, start)
         read_validations(run, start / "vis_data" / "scalars.json")
         if not continues:
             runs.append(run)
@@ -82,6 +85,7 @@ def read_validations(run: Run, log: Path) -> None:
     """Takes the last one of a log, which a run that stopped early may lack."""
     for text in log.read_text().splitlines() if log.exists() else ():
         line = json.loads(text)
+        run.trained |= "loss" in line
         if "accuracy/top1" in line:
             run.accuracy, run.step = line["accuracy/top1"], line["step"]
             run.rate = line.get("accuracy/best_lr")
@@ -103,6 +107,10 @@ def protocol_of(model: dict) -> str:
     """Attentive, linear, fine-tuning, pretraining, or the type of an unknown head."""
     if "target_generator" in model:
         return "pretraining"
+    if model.get("type", "").endswith("Segmentor"):
+        return "segmentation"
+    if "head" not in model:
+        return "kNN"
     if (model.get("backbone") or {}).get("frozen_stages", -1) < 1:
         return "fine-tuning"
     head = model.get("head") or {}

@@ -11,6 +11,7 @@ from xtra_toolkit.report.runs import Run
 
 HEADER = ["model", "protocol", *BENCHMARKS, "mean of 15"]
 TABLE = "In the table"
+EPOCHS = 100  # of the paper's probes
 NOTES = """\
 Top-1 accuracy in per cent. Rows marked "paper" are figures of arXiv 2411.15648 and were not
 measured here; blank cells of theirs are not known here. As in the paper, the best of a sweep's
@@ -23,7 +24,10 @@ def rows(runs: Iterable[Run]) -> list[list[str]]:
     models = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if place(run) == TABLE:
-            models[run.model, run.protocol][run.benchmark].append(run.accuracy)
+            protocol = run.protocol
+            if run.length != EPOCHS:
+                protocol += f", {run.length} of {EPOCHS} epochs"
+            models[run.model, protocol][run.benchmark].append(run.accuracy)
     own = [
         [*key, *(" / ".join(f"{a:.1f}" for a in cells.get(b, ())) for b in BENCHMARKS), mean(cells)]
         for key, cells in sorted(models.items())

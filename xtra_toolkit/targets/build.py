@@ -2,12 +2,13 @@
 
 from torch import nn
 
-from xtra_toolkit.masks.plugins import failures
 from xtra_toolkit.registry import MODELS
 
 
 def build_target(cfg: dict | nn.Module) -> nn.Module:
     """A target factory from ``dict(type='NextBlock')``; a module is passed on."""
+    from xtra_toolkit.plugins import failures, find  # late: it imports plugins, and they us
+
     if isinstance(cfg, nn.Module):
         return cfg
     if not hasattr(cfg, "get") or not cfg.get("type"):
@@ -15,10 +16,11 @@ def build_target(cfg: dict | nn.Module) -> nn.Module:
             f"a target_generator must be a dict with a `type`, or a module; given: {cfg!r}"
         )
     kind = cfg["type"]
-    factory = MODELS.get(kind) if isinstance(kind, str) else kind
+    factory = find(MODELS, kind) if isinstance(kind, str) else kind
     if not hasattr(factory, "links"):
         known = sorted(n for n, f in MODELS.module_dict.items() if hasattr(f, "links"))
-        raise ValueError(f"unknown target {kind!r}; known targets: {', '.join(known)}{failures()}")
+        said = failures(kind) if isinstance(kind, str) else ""
+        raise ValueError(f"unknown target {kind!r}; known targets: {', '.join(known)}{said}")
     args = {name: value for name, value in cfg.items() if name != "type"}
     try:
         return factory(**args)

@@ -27,6 +27,8 @@ class NextColour(NextToken):
         ValueError: the file is absent or no table of colours, or a token is no single pixel.
     """
 
+    classes = True
+
     def __init__(self, clusters: str):
         super().__init__(normalise=False)
         if not Path(clusters).is_file():
@@ -53,4 +55,5 @@ class NextColour(NextToken):
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """(B, C, height, width) to the id of the nearest colour, (B, N, 1)."""
-        return torch.cdist(grid.patchify(images).float(), self.colours).argmin(-1, keepdim=True)
+        pixels = grid.patchify(images).to(self.colours)
+        return torch.cdist(pixels, self.colours).argmin(-1, keepdim=True)

@@ -16,13 +16,14 @@ class Next(PixelTarget):
     Args:
         look_ahead: distances 1 to ``look_ahead`` are predicted; the loss is the mean over them.
         normalise: see :class:`PixelTarget`.
+        positioned: tell each source where its target lies; see :class:`Links`.
     """
 
-    def __init__(self, look_ahead: int = 1, normalise: bool = True):
+    def __init__(self, look_ahead: int = 1, normalise: bool = True, positioned: bool = False):
         super().__init__(normalise)
         if look_ahead < 1:
             raise ValueError(f"look_ahead={look_ahead} was given; it must be at least 1")
-        self.look_ahead = look_ahead
+        self.look_ahead, self.positioned = look_ahead, positioned
 
     def unit(self, mask: Mask) -> Tensor:
         """(N,) whole numbers: what is predicted together."""
@@ -44,7 +45,10 @@ class Next(PixelTarget):
             for source, target in zip(parts, parts[distance:], strict=False):
                 shapes.setdefault((len(source), len(target)), []).append((source, target))
             groups += [
-                Links(*(torch.stack(side)[None] for side in zip(*pairs, strict=True)))
+                Links(
+                    *(torch.stack(side)[None] for side in zip(*pairs, strict=True)),
+                    positioned=self.positioned,
+                )
                 for pairs in shapes.values()
             ]
         return groups

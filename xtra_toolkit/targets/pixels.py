@@ -17,6 +17,7 @@ class PixelTarget(nn.Module):
     """
 
     eps = 1e-6
+    classes = False  # its values are no class ids
 
     def __init__(self, normalise: bool = True):
         super().__init__()
@@ -52,3 +53,15 @@ class PixelTarget(nn.Module):
             return values
         variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
         return (values - mean) * (variance + self.eps).rsqrt()
+
+    def restore(self, prediction: Tensor, like: Tensor) -> Tensor:
+        """The inverse of ``normalise``: predictions as pixels, with the statistics of ``like``.
+
+        Args:
+            prediction: (..., T * V) as the loss compares it.
+            like: (..., values), pixels whose mean and standard deviation it is given.
+        """
+        if not self.normalises:
+            return prediction
+        variance, mean = torch.var_mean(like, dim=-1, keepdim=True)
+        return prediction * (variance + self.eps).sqrt() + mean

@@ -1,0 +1,161 @@
+"""The filters against scipy's transform and torchvision's blur; targets made of them."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from frequency_targets import Blur, HighPass, LowPass
+from mmpretrain.registry import MODELS
+from scipy.fft import dctn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from xtra_toolkit.certificate import Planner
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import BlockCausal, RandomShown, TokenCausal
+from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
+from xtra_toolkit.testing import check_target
+
+GRID = PatchGrid(8, 6, (4, 4))
+INNER = NextBlock(normalise=False)
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(2, 3, 32, 24)
+
+
+def config():
+    """The model of the README."""
+    text = (Path(__file__).parent / "README.md").read_text()
+    space = {}
+    exec(re.search(r"```python\n(model = .*?)```", text, re.DOTALL)[1], space)
+    return space["model"]
+
+
+def spectrum(images):
+    """Of each image, and the frequency of each of its waves, by scipy."""
+    waves = torch.tensor(dctn(images.numpy(), axes=(-2, -1), norm="ortho"))
+    down, across = torch.arange(32) / 64, torch.arange(24) / 48
+    return waves, (down[:, None] ** 2 + across[None] ** 2).sqrt()
+
+
+@pytest.mark.parametrize("cutoff", [1 / 32, 0.11, 0.5])
+def test_a_low_passed_image_has_no_energy_above_the_cutoff_and_all_below(images, cutoff):
+    waves, frequency = spectrum(images)
+    kept, _ = spectrum(LowPass(INNER, cutoff).filter(images))
+    above = frequency > cutoff
+    assert above.any() and waves[..., above].abs().max() > 1
+    assert kept[..., above].abs().max() < 1e-5
+    torch.testing.assert_close(kept[..., ~above], waves[..., ~above], rtol=0, atol=1e-5)
+
+
+def test_low_and_high_pass_add_up_to_the_image(images):
+    low, high = (kind(INNER, 0.1).filter(images) for kind in (LowPass, HighPass))
+    torch.testing.assert_close(low + high, images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("period", "gain"), [(16, 1), (8, 0)])
+def test_one_wave_passes_whole_or_not_at_all(period, gain):
+    """Of 16 and of 8 pixels, against a cutoff of one in ten; half a pixel off the edge."""
+    wave = torch.cos(2 * math.pi / period * (torch.arange(32) + 0.5)).expand(1, 3, 24, 32)
+    torch.testing.assert_close(LowPass(INNER, 0.1).filter(wave), gain * wave, rtol=0, atol=1e-5)
+
+
+def test_the_blur_is_torchvisions_away_from_the_edges(images):
+    """Which mirror differently; torchvision's kernel ends at 6 sigma here, sampled."""
+    ours = Blur(INNER, 1.25).filter(images)
+    theirs = gaussian_blur(images, [15, 15], [1.25, 1.25])
+    torch.testing.assert_close(ours[..., 8:-8, 8:-8], theirs[..., 8:-8, 8:-8], rtol=0, atol=1e-3)
+    assert (ours - images).abs().max() > 1
+
+
+def test_the_mean_stays(images):
+    for target in (LowPass(INNER, 1 / 32), Blur(INNER, 3)):
+        torch.testing.assert_close(target.filter(images).mean((-2, -1)), images.mean((-2, -1)))
+
+
+def test_half_precision_does_not_reach_the_filter(images):
+    target = LowPass(INNER, 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = target.values(images, GRID)
+    assert inside.dtype == torch.float32 and torch.equal(inside, target.values(images, GRID))
+
+
+@pytest.mark.parametrize(
+    ("mask", "inner"),
+    [(TokenCausal(), NextToken()), (BlockCausal(2), NextBlock()), (RandomShown(), MaskedPatches())],
+)
+def test_any_target_keeps_its_links_and_predicts_the_filtered_image(mask, inner, images):
+    target = LowPass(inner, 0.1)
+    planner, plain = Planner(mask, target, GRID), Planner(mask, inner, GRID)
+    for ours, theirs in zip(planner.links, plain.links, strict=True):
+        assert torch.equal(ours.sources, theirs.sources)
+        assert torch.equal(ours.targets, theirs.targets)
+    assert planner.bounds.keep == plain.bounds.keep and target.width(GRID) == 48
+    values = target.values(images, GRID)
+    assert torch.equal(GRID.unpatchify(values), target.filter(images))
+    variance, mean = torch.var_mean(target.normalise(values), -1)
+    assert mean.abs().max() < 1e-5 and (variance - 1).abs().max() < 0.01
+
+
+def test_a_filtered_target_holds_light_of_its_neighbours_and_stays_unseen():
+    """Both are measured: what moves the goal, and what moves the prediction."""
+    model = MODELS.build(config())
+    model.init_weights()
+    images = torch.randn(1, 3, 32, 32, requires_grad=True)
+    plan, grid = model.plan(images), model.backbone.grid
+    goal, out = model.goals(images, plan)[0][0, 4], model.reconstruct(images, plan)[0][0, 4]
+    light, seen = (
+        grid.patchify(torch.autograd.grad(x.square().sum(), images)[0])[0].abs().sum(-1) > 0
+        for x in (goal, out)
+    )
+    target = plan.groups[0].tokens[0, 4]
+    assert light.all() and not seen[target].any() and seen.sum() == 5 * 4
+
+
+def test_the_readme_trains():
+    torch.manual_seed(0)
+    model = MODELS.build(config())
+    model.init_weights()
+    images, losses = torch.randn(4, 3, 32, 32), []
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(12):
+        losses.append(model.loss(images)["loss"])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_model_without_memory_has_its_goals():
+    """`xtra show` builds a model on the meta device."""
+    with torch.device("meta"):
+        model = MODELS.build(config())
+    assert model.loss(torch.empty(2, 3, 32, 32, device="meta"))["loss"].is_meta
+
+
+@pytest.mark.parametrize("cutoff", [0, -0.1, 16])
+@pytest.mark.parametrize("kind", [LowPass, HighPass])
+def test_cutoffs_that_are_no_frequency(kind, cutoff):
+    with pytest.raises(ValueError, match=rf"{kind.__name__} was given cutoff={cutoff}; it is in"):
+        kind(INNER, cutoff)
+
+
+def test_filters_that_leave_nothing():
+    with pytest.raises(ValueError, match=r"only the mean of an image of 32×24 px.*0\.015625"):
+        Planner(BlockCausal(2), LowPass(INNER, 0.01), GRID)
+    with pytest.raises(ValueError, match="sigma=0; it is in pixels, above 0"):
+        Blur(INNER, 0)
+    with pytest.raises(ValueError, match=r"unknown target .*NextDream"):
+        LowPass(dict(type="xtra_toolkit.NextDream"), 0.1)
+
+
+@pytest.mark.parametrize("kind", [dict(type="LowPass"), dict(type="HighPass"), dict(type="Blur")])
+def test_they_keep_the_contract_of_a_target(kind):
+    """But for one thing, said with local=False: a token's values hold its neighbours' light."""
+    knob = dict(sigma=2) if kind["type"] == "Blur" else dict(cutoff=0.1)
+    target = kind | knob | dict(target=dict(type="xtra_toolkit.NextBlock"))
+    check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2), local=False)

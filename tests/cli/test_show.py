@@ -1,0 +1,123 @@
+"""``xtra show``: what it prints and draws, and how it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from xtra_toolkit.cli import main
+
+ROOT = Path(__file__).parents[2] / "mmconfigs"
+DIGITS = ROOT / "demo" / "xtra_digits.py"
+LEAK = "model.target_generator.type=xtra_toolkit.NextToken"
+
+
+def show(*args):
+    return CliRunner().invoke(main, ["show", *map(str, args)], env={"COLUMNS": "100"})
+
+
+def words(result):
+    """The output without its line breaks."""
+    return " ".join(result.output.split())
+
+
+def test_xtra_b_in_print_and_picture(tmp_path):
+    result = show(ROOT / "xtra_vit-b16.py", "--out", tmp_path / "x.pdf", "--predict", 0)
+    assert result.exit_code == 0, result.output
+    output = words(result)
+    for part in (
+        "BlockCausal × NextBlock on a grid of 16×16 tokens (256×256 px, patch 16)",
+        "16 of 256 positions (6.2 %) are read by no prediction and never computed",
+        "prediction 0 (of 0 to 14): the outputs at positions 0 to 15, patches (0, 0) to (3, 3)",
+        "encoder 240 of 256 staircase, sdpa 85.8 M 43.2 G",
+        "decoder 240 of 256 staircase, sdpa 63.2 M 31.6 G",
+        "head 15 predictions 151.0 M 4.5 G",
+        "counted by torch.utils.flop_counter on the meta device",
+        "252 253 254 255 attention in sequence order in raster order ⣿⣿",
+    ):
+        assert part in output
+    assert all(len(line) <= 100 for line in result.output.splitlines())
+    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_overrides_are_those_of_mim_train(tmp_path):
+    """Several after one flag, and one after each."""
+    one = show(DIGITS, "--cfg-options", "model.mask.block_size=4", "model.neck.depth=1")
+    assert "3 predictions, each of 16 tokens" in words(one)
+    two = "--cfg-options", "model.mask.block_size=4", "--cfg-options", "model.neck.depth=1"
+    assert show(*two[:2], DIGITS, *two[2:]).output == one.output
+
+
+def test_a_random_mask_is_one_draw_by_its_seed(tmp_path):
+    config = tmp_path / "mae.py"
+    config.write_text(
+        f"_base_ = [{str(DIGITS)!r}]\n"
+        "model = dict(mask=dict(_delete_=True, type='xtra_toolkit.RandomShown'),\n"
+        "    target_generator=dict(_delete_=True, type='xtra_toolkit.MaskedPatches',\n"
+        "        normalise=False))\n"
+    )
+    first, again, other = (show(config, "--seed", seed) for seed in (1, 1, 2))
+    assert "the mask is random; this is one draw of it, seed 1" in words(first)
+    assert first.output == again.output
+    grids = [r.output.partition("order\n")[2] for r in (first, other)]
+    assert grids[0] != grids[1] and grids[0].count("?") == 48 + 1 and grids[0].count("*") == 16 + 1
+    assert "every position attends to every one, in the encoder of the shown ones" in grids[0]
+
+
+def test_without_a_decoder_and_on_a_grid_too_wide_to_print(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    np.save("data/clusters.npy", np.random.default_rng(0).uniform(-1, 1, (512, 3)))
+    result = show(ROOT / "igpt_s.py", "model.backbone.arch.num_layers=2", "--out", "igpt.png")
+    assert result.exit_code == 0, result.output
+    assert "(32×32 tokens are too wide for this terminal; --out draws them)" in result.output
+    assert "encoder 1024 of 1025" in words(result) and "decoder 1" not in words(result)
+    assert Path("igpt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_leak_is_refused_and_shown(tmp_path):
+    result = show(
+        DIGITS, LEAK, "model.target_generator.normalise=False", "--out", tmp_path / "x.svg"
+    )
+    assert result.exit_code == 1
+    output = words(result)
+    assert (
+        "refused BlockCausal × NextToken: the prediction of patch (0, 1) from position 0" in output
+    )
+    assert "leak prediction 0 (of 0 to 62): the output at position 0, patch (0, 0)" in output
+    assert "parameters" not in output and "certificate" not in output
+    assert "target that it sees" in (tmp_path / "x.svg").read_text()
+
+
+def test_a_target_that_the_mask_cannot_serve_is_refused_with_the_mask():
+    result = show(DIGITS, "model.target_generator.type=xtra_toolkit.MaskedPatches")
+    assert result.exit_code == 1
+    assert "refused MaskedPatches predicts hidden tokens" in words(result)
+    assert "48 49 52 53" in words(result)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (("absent.py",), 2, "File 'absent.py' does not exist"),
+        ((ROOT / "demo" / "probe_digits.py",), 1, "only a pretraining config has a mask and a"),
+        ((ROOT / "_base_" / "runtime.py",), 1, "has no `model`; only a pretraining config"),
+        (("broken.py",), 1, "broken.py cannot be read as a config: "),
+        ((DIGITS, "model.mask"), 1, "'model.mask' was given; an override is KEY=VALUE"),
+        ((DIGITS, "model.mask.block_size=3"), 1, "blocks of 3×3 tokens do not tile a grid of 8×8"),
+        ((DIGITS, "model.mask.type=Spiral"), 1, "unknown mask 'Spiral'; known masks: "),
+        ((DIGITS, "model.neck.type=Spiral"), 1, "cannot be built: Spiral is not in the"),
+        ((DIGITS, "model.neck.spiral=1"), 1, "unexpected keyword argument 'spiral'"),
+        ((DIGITS, "--predict", 15), 1, "makes 15 predictions an image, 0 to 14"),
+        ((DIGITS, "--out", "x.gif"), 2, "x.gif: name a file that ends in .pdf, .png, .svg"),
+        ((DIGITS, "--out", "nowhere/x.png"), 2, "nowhere/x.png: there is no folder"),
+    ],
+)
+def test_refusals_are_sentences(args, code, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text("model = dict(\n")
+    result = show(*args)
+    assert sentence in words(result)
+    assert result.exit_code == code
+    assert isinstance(result.exception, SystemExit)  # no traceback

@@ -1,0 +1,193 @@
+"""The three ways in, as docs/plugins.md writes them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine import registry as mmengine_registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmpretrain.registry import MODELS as MMPRETRAIN
+from test_mim import mim, scalars
+
+from xtra_toolkit import plugins
+from xtra_toolkit.masks import build_mask
+from xtra_toolkit.registry import MASKS, MODELS
+from xtra_toolkit.targets import build_target
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "plugins.md").read_text()
+FILES = dict(re.findall(r"```\w+\n# (\S+\.\w+)\n(.*?)```", PAGE, re.DOTALL))
+STEPS = ["train_dataloader.batch_size=500", "train_cfg.global_batch=500", "train_cfg.max_epochs=1"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with every file of the page, beside mmconfigs/, on the path of new processes."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "mmconfigs").symlink_to(ROOT / "mmconfigs")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    for registry in (MASKS, MODELS):
+        registry.import_from_location()
+        monkeypatch.setattr(registry, "_module_dict", dict(registry.module_dict))
+    for registry in (MASKS, mmengine_registry.MODELS):
+        monkeypatch.setattr(registry, "_children", dict(registry.children))
+    monkeypatch.setattr(plugins, "FAILED", {})
+    yield tmp_path
+    for name in [n for n in sys.modules if n.split(".")[0] in ("row_causal", "their_lab")]:
+        del sys.modules[name]
+
+
+def install(source, target):
+    """As ``pip install .`` would, into a folder of its own."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--target", target, source], check=True)
+
+
+def built(config):
+    return MMPRETRAIN.build(Config.fromfile(config).model)
+
+
+def test_the_page_has_every_file():
+    assert len(FILES) == 9
+
+
+def test_a_file(place):
+    planner = built(place / "row_digits.py").planner
+    assert planner.pair == "RowCausal × NextBlock" and planner.bounds.keep == 56
+
+
+def test_an_installed_package(place, monkeypatch):
+    install(place, place / "site")
+    (place / "row_causal.py").unlink()
+    monkeypatch.syspath_prepend(place / "site")
+    plugins.load_plugins()
+    assert not plugins.FAILED
+    assert built(place / "installed_digits.py").planner.pair == "RowCausal × NextBlock"
+
+
+def test_a_scope(place):
+    assert built(place / "scope_digits.py").planner.pair == "Columns × NextContrast"
+
+
+def test_the_kits_test(place):
+    space = {}
+    exec(FILES["test_row_causal.py"], space)
+    space["test_it_keeps_its_contract"]()
+
+
+def test_a_file_and_a_scope_through_mim_with_a_worker(place):
+    options = [*STEPS, "model.target_generator.type=their_lab.NextContrast"]
+    options.append("train_dataloader.num_workers=1")
+    output = mim(place / "row_digits.py", "--cfg-options", *options, work_dir=place / "run")
+    assert "RowCausal × NextContrast on a grid of 8×8 tokens" in output
+    assert (place / "run" / "epoch_1.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("config", ["row_digits.py", "installed_digits.py", "scope_digits.py"])
+def test_two_processes_with_workers(config, start, place, monkeypatch):
+    """On a CPU MMEngine needs the group before it looks for GPUs, and no device ids."""
+    if config == "installed_digits.py":
+        install(place, place / "site")
+        monkeypatch.setenv("PYTHONPATH", f"{place / 'site'}{os.pathsep}{place}")
+    (place / "gloo.py").write_text(
+        "import os, torch\n"
+        "if 'RANK' in os.environ and not torch.distributed.is_initialized():\n"
+        "    torch.distributed.init_process_group('gloo')\n"
+    )
+    text = (place / config).read_text()
+    imports = re.search(r'imports=\["(\w+)"\]', text)
+    named = [*(imports.groups() if imports else ()), "gloo"]
+    (place / "two.py").write_text(
+        f"_base_ = ['{config}']\ncustom_imports = dict(imports={named})\n"
+        "model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)\n"
+        f"env_cfg = dict(mp_cfg=dict(mp_start_method='{start}'))\n"
+    )
+    tool = Path(sys.modules["mmpretrain"].__file__).parent / ".mim" / "tools" / "train.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--standalone", tool, place / "two.py", "--launcher", "pytorch"]
+    options = ["train_dataloader.batch_size=250", "train_dataloader.num_workers=1", *STEPS[1:]]
+    command += ["--work-dir", place / "run", "--cfg-options", *options]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "500 images a step = 2 processes x 250 images" in done.stdout + done.stderr
+    assert all(0 < line["loss"] < 10 for line in scalars(place / "run") if "loss" in line)
+
+
+def test_a_broken_plugin_breaks_no_other_and_is_named(place):
+    info = place / "two-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: two\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[xtra_toolkit.plugins]\nspirals = spirals\nrow_causal = row_causal\n"
+    )
+    (place / "spirals.py").write_text("import vortex\n")
+    plugins.load_plugins()
+    assert build_mask(dict(type="xtra_toolkit.RowCausal")).random is False
+    said = "plugin 'spirals' failed to load: ModuleNotFoundError: No module named 'vortex'"
+    with pytest.raises(ValueError, match=f"unknown mask 'xtra_toolkit.Spiral'.*; {said}"):
+        build_mask(dict(type="xtra_toolkit.Spiral"))
+    with pytest.raises(ValueError, match=f"unknown target 'xtra_toolkit.Spiral'.*; {said}"):
+        build_target(dict(type="xtra_toolkit.Spiral"))
+
+
+@pytest.mark.parametrize("build", [build_mask, build_target])
+def test_a_scope_that_cannot_be_imported_is_named(build, place):
+    (place / "their_lab" / "registry.py").write_text("import vortex\n")
+    with pytest.raises(ValueError, match=r"; their_lab.registry cannot be imported: .*'vortex'"):
+        build(dict(type="their_lab.Columns"))
+
+
+def test_a_scopes_module_that_cannot_be_imported_is_named(place):
+    for module in ("masks", "targets"):
+        (place / "their_lab" / f"{module}.py").write_text("import vortex\n")
+    with pytest.raises(ValueError, match=r"'their_lab.Columns' cannot be imported: .*'vortex'"):
+        build_mask(dict(type="their_lab.Columns"))
+    with pytest.raises(ValueError, match=r"'their_lab.Next' cannot be imported: .*'vortex'"):
+        build_target(dict(type="their_lab.Next"))
+
+
+def test_a_file_that_cannot_be_imported_is_named(place):
+    (place / "row_causal.py").write_text("import vortex\n")
+    with pytest.raises(ImportError, match="row_causal"):
+        Config.fromfile(place / "row_digits.py")
+
+
+@pytest.mark.parametrize(
+    ("first", "theirs"), [("targets", "targets import NextBlock"), ("models", "models import *")]
+)
+def test_a_plugin_may_import_all_of_the_package_whatever_came_first(
+    first, theirs, tmp_path, monkeypatch
+):
+    info = tmp_path / "greedy-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: greedy\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[xtra_toolkit.plugins]\ngreedy = greedy\n")
+    (tmp_path / "greedy.py").write_text(
+        f"from xtra_toolkit.{theirs}\nfrom xtra_toolkit.masks import build_mask\n"
+        "from xtra_toolkit.registry import MASKS\n@MASKS.register_module()\nclass Greedy: ...\n"
+    )
+    code = (
+        f"import xtra_toolkit.{first}\nfrom xtra_toolkit.registry import MASKS\n"
+        "assert MASKS.get('xtra_toolkit.Greedy')"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    subprocess.run([sys.executable, "-W", "error::UserWarning:xtra", "-c", code], check=True)
+
+
+def test_a_registry_of_theirs_may_hang_below_ours_too(place):
+    """Not the documented place for models, but a target is found there."""
+    child = Registry("model", parent=MODELS, scope="below")
+    try:
+        child.register_module(name="Next", module=MODELS.get("NextBlock"))
+        assert type(build_target(dict(type="below.Next"))).__name__ == "NextBlock"
+    finally:
+        del MODELS._children["below"]

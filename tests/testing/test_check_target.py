@@ -1,0 +1,221 @@
+"""Our targets pass the kit, and for each of its checks a broken target fails with its sentence."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.plan import Links
+from xtra_toolkit.registry import MODELS
+from xtra_toolkit.targets import NextToken
+from xtra_toolkit.testing import check_target
+
+TOKENS = dict(type="xtra_toolkit.TokenCausal")
+BLOCKS = dict(type="xtra_toolkit.BlockCausal", block_size=2)
+PREFIX = dict(type="xtra_toolkit.PrefixCausal")
+SHOWN = dict(type="xtra_toolkit.RandomShown")
+SMALL = PatchGrid(3, 4, (2, 2))
+OURS = {
+    "NextToken": [(dict(), PREFIX, SMALL), (dict(look_ahead=2), TOKENS, SMALL)],
+    "NextBlock": [(dict(look_ahead=2, normalise=False), BLOCKS, PatchGrid(4, 4, (2, 2)))],
+    "MaskedPatches": [(dict(), SHOWN, SMALL)],
+    "NextColour": [(dict(clusters="clusters.npy"), TOKENS, PatchGrid(3, 4))],
+}
+CASES = [
+    (dict(type=f"xtra_toolkit.{name}", **arguments), mask, grid)
+    for name in sorted(MODELS.module_dict)
+    if hasattr(MODELS.module_dict[name], "links")
+    and MODELS.module_dict[name].__module__.startswith("xtra_toolkit.")
+    for arguments, mask, grid in OURS.get(name, [(dict(), TOKENS, SMALL)])
+]
+
+
+@pytest.fixture(autouse=True)
+def clusters(tmp_path, monkeypatch):
+    """What ``xtra clusters`` would have made, for iGPT."""
+    monkeypatch.chdir(tmp_path)
+    np.save("clusters.npy", np.random.default_rng(0).uniform(-1, 1, (8, 3)))
+
+
+@pytest.mark.parametrize(("target", "mask", "grid"), CASES)
+def test_ours(target, mask, grid):
+    check_target(target, mask, grid)
+
+
+class NoWidth(nn.Module):
+    def links(self, mask, grid): ...
+    def values(self, images, grid): ...
+    def normalise(self, values): ...
+
+
+class Flat(NextToken):
+    def pairs(self, mask, grid):
+        return [Links(torch.arange(11).view(1, -1), torch.arange(11).view(1, -1) + 1)]
+
+
+class Beyond(NextToken):
+    def pairs(self, mask, grid):
+        at = torch.arange(12).view(1, -1, 1)
+        return [Links(at, at + 1)]
+
+
+class Sees(NextToken):
+    def pairs(self, mask, grid):
+        at = torch.arange(12).view(1, -1, 1)
+        return [Links(at, at)]
+
+
+class Slow(NextToken):
+    def pairs(self, mask, grid):
+        started = time.process_time()
+        while time.process_time() - started < 0.02:
+            pass
+        return super().pairs(mask, grid)
+
+
+class Image(NextToken):
+    def values(self, images, grid):
+        return images
+
+
+class Wide(NextToken):
+    def width(self, grid):
+        return 7
+
+
+class Classes(NextToken):
+    """Ids up to 9 of 4 classes."""
+
+    classes = True
+
+    def __init__(self):
+        super().__init__(normalise=False)
+
+    def width(self, grid):
+        return 4
+
+    def values(self, images, grid):
+        return super().values(images, grid).abs().long()[..., :1] + 9
+
+
+class Unsaid(Classes):
+    classes = False
+
+
+class NoEpsilon(NextToken):
+    def normalise(self, values):
+        return values / values.std(-1, keepdim=True)
+
+
+class OverTheBatch(NextToken):
+    def values(self, images, grid):
+        return super().values(images - images.mean(0), grid)
+
+
+class Dropout(NextToken):
+    def values(self, images, grid):
+        return super().values(nn.functional.dropout(images, 0.5, self.training), grid)
+
+
+class Forgets(NextToken):
+    """A drawn projection that no checkpoint keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("projection", torch.randn(12, 12), persistent=False)
+
+    def values(self, images, grid):
+        return super().values(images, grid) @ self.projection
+
+
+class Blurs(NextToken):
+    def values(self, images, grid):
+        return super().values(nn.functional.avg_pool2d(images, 3, 1, 1), grid)
+
+
+class Tuples(NextToken):
+    def __init__(self, scale=(1, 2)):
+        super().__init__()
+        self.scale = 2 if isinstance(scale, tuple) else 3
+
+    def values(self, images, grid):
+        return super().values(images, grid) * self.scale
+
+
+class Loose(NextToken):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(12)
+
+    def values(self, images, grid):
+        return super().values(images, grid) - self.mean
+
+
+class Single(NextToken):
+    def values(self, images, grid):
+        return super().values(images, grid).float()
+
+
+class Asks(NextToken):
+    def values(self, images, grid):
+        return super().values(images, grid) * (2 if images.max().item() > 0 else 1)
+
+
+class Rounds(NextToken):
+    """Fails where images are double."""
+
+    def values(self, images, grid):
+        return super().values(images, grid) @ torch.eye(12, device=images.device)
+
+
+BROKEN = [
+    (NoWidth, "a target is an nn.Module with .*this one lacks width: derive from"),
+    (Flat, r"`sources` of a link is torch.int64 of shape \(1, 11\).*\(1, predictions, positions"),
+    (Beyond, "`targets` names position 12 .*links hold sequence positions, not tokens"),
+    (Sees, r"cannot be certified with .*the prediction of patch \(0, 0\)"),
+    (Slow, "more than 0.01 s; link with tensor operations"),
+    (Image, r"values\(\) of 3 images has shape \(3, 3, 6, 8\); it must be \(3, 12, V\)"),
+    (Wide, r"width\(\) says 7, so values\(\) must give 7 values of each token; .*\(3, 12, 12\)"),
+    (Classes, r"width\(\) says 4, .* one class id of each token, 0 to 3"),
+    (Unsaid, r"gives torch.int64, and `classes` is False; class ids .* say classes = True"),
+    (NoEpsilon, r"normalise\(\) of images of one colour .*add an epsilon"),
+    (OverTheBatch, "the values of image 0 depend on the other images of its batch"),
+    (Dropout, "gives other values when it is called again.*keep a teacher in evaluation"),
+    (Forgets, "resumed from a checkpoint predicts other values.*register_buffer"),
+    (Blurs, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\).*say local=False"),
+    (Tuples, "has been through JSON it predicts other values"),
+    (Loose, r"`mean` is a plain tensor.*use self.register_buffer\(name, tensor\)"),
+    (Rounds, "a training step fails on cpu in torch.float64; follow the images"),
+    (Single, r"of torch.float64 images values\(\) gives torch.float32"),
+    (Asks, r"fails on the meta device.*ask for no value \(.item"),
+]
+GIVEN = {Tuples: dict(scale=(1, 2))}
+
+
+@pytest.fixture
+def register(monkeypatch):
+    monkeypatch.setattr(MODELS, "_module_dict", dict(MODELS.module_dict))
+    return lambda kind: MODELS.register_module(module=kind)
+
+
+@pytest.mark.parametrize(("kind", "sentence"), BROKEN, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_broken_target_is_told_what_to_do(kind, sentence, register):
+    register(kind)
+    config = dict(type=f"xtra_toolkit.{kind.__name__}", **GIVEN.get(kind, {}))
+    with pytest.raises(AssertionError, match=sentence):
+        check_target(config, TOKENS, SMALL, seconds=0.01 if kind is Slow else 10.0)
+
+
+def test_what_cannot_be_built_or_linked():
+    with pytest.raises(AssertionError, match=r"no target can be built.*unknown target"):
+        check_target(dict(type="xtra_toolkit.NextDream"), TOKENS)
+    with pytest.raises(AssertionError, match=r"nothing to predict under .*shows every token"):
+        check_target(dict(type="xtra_toolkit.MaskedPatches"), TOKENS)
+
+
+def test_values_of_the_whole_image_are_declared(register):
+    register(Blurs)
+    check_target(dict(type="xtra_toolkit.Blurs"), TOKENS, SMALL, local=False)

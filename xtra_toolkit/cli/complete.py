@@ -1,0 +1,77 @@
+"""``xtra complete``: images that a pretrainer continues, or reconstructs."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from xtra_toolkit.cli.show import check_picture
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("config", type=FILE)
+@click.argument("checkpoint", type=FILE)
+@click.argument("images", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The picture: .pdf, .png or .svg. It is overwritten.",
+)
+@click.option("--given", type=int, help="Units that are known. Default: half of them.")
+@click.option(
+    "--stats",
+    type=click.Choice(["previous"]),
+    help="Whose mean and standard deviation a unit to come is given, for normalised targets.",
+)
+def complete(
+    config: Path,
+    checkpoint: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    given: int | None,
+    stats: str | None,
+) -> None:
+    """Draw what a pretrained model predicts of images.
+
+    An autoregressive one (XTRA, AIM) continues each image from its first --given units, blocks or
+    tokens, feeding its own predictions back. Side by side: the input, each unit predicted from the
+    true ones before it (teacher-forced), the continuation (free-running) and the truth. Free
+    running is exact for raw pixels only (normalise=False). A normalised target needs --stats
+    previous, and loses contrast from unit to unit. Of MAE the reconstruction is drawn.
+
+    CONFIG is the one that CHECKPOINT was trained with; the run's folder holds a copy. IMAGES are
+    scaled and cropped at the centre to its size.
+    """
+    check_picture(out)
+    if out.resolve() in [image.resolve() for image in images]:
+        raise click.UsageError(f"{out} is one of the images; name another file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+        import torch
+
+        from xtra_toolkit.complete.draw import draw
+        from xtra_toolkit.complete.load import load_model, read_images, to_pixels
+        from xtra_toolkit.complete.panels import panels
+
+        model = load_model(config, checkpoint)
+    if torch.cuda.is_available():
+        model.cuda()
+    made = panels(model, read_images(list(images), model), given, stats)
+    draw(made, [to_pixels(panel.images, model.data_preprocessor) for panel in made], out)
+    for line in errors(images, made):
+        click.echo(line)
+    click.echo(f"{out}: drawn")
+
+
+def errors(images: tuple[Path, ...], panels: list) -> Iterator[str]:
+    """What was predicted of each image, against its truth."""
+    shown, *predicted, truth = panels
+    yield "mean squared error of what was not shown, of pixels as the model takes them:"
+    for panel in predicted:
+        panel_errors = panel.error(shown.images, truth.images).tolist()
+        for path, error in zip(images, panel_errors, strict=True):
+            yield f"  {panel.name}  {error:.3f}  {path}"

@@ -1,0 +1,1 @@
+"""What ``xtra complete`` draws: continuations of images, and reconstructions of hidden patches."""

@@ -1,0 +1,1 @@
+"""What a pretraining config does, printed and drawn: ``xtra show``."""

@@ -1,0 +1,129 @@
+"""Summary: everything that ``xtra show`` says of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.logging import MMLogger
+
+from xtra_toolkit.models import MaskTargetPretrainer
+from xtra_toolkit.show import text
+from xtra_toolkit.show.build import build, depth_of, read_config, refused
+from xtra_toolkit.show.cost import FLOPS, Part, backends, parts
+from xtra_toolkit.show.prediction import Prediction, leaking, pick
+from xtra_toolkit.show.view import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class Summary:
+    """A config as it is shown.
+
+    Args:
+        title: the pair and the grid.
+        notes: (name, sentence) each.
+        view: the mask.
+        prediction: one of it; None where a pair was refused that does not leak.
+        parts: empty where the pair was refused.
+        refusal: the certificate's; None where it certifies.
+    """
+
+    title: str
+    notes: list[tuple[str, str]]
+    view: View
+    prediction: Prediction | None
+    parts: list[Part] = field(default_factory=list)
+    refusal: str | None = None
+
+    def lines(self) -> Iterator[str]:
+        """What is printed."""
+        yield self.title
+        yield ""
+        yield from self.facts(min(100, text.columns()))
+        yield from ("", "order", *text.order(self.view))
+        yield from ("", "attention", *text.attention(self.view))
+
+    def facts(self, width: int) -> Iterator[str]:
+        """The numbers, which stand in the picture too, in lines of at most ``width``."""
+        for name, sentence in self.notes:
+            yield text.entry(name, sentence, width)
+        if self.parts:
+            yield from ("", *text.table(self.parts))
+
+    def figure(self) -> Figure:
+        """The picture."""
+        from xtra_toolkit.show.figure import draw  # matplotlib is an extra
+
+        return draw(self.view, self.prediction, self.title, "\n".join(self.facts(136)))
+
+
+def summarise(
+    path: Path, options: Sequence[str] = (), predict: int | None = None, seed: int = 0
+) -> Summary:
+    """Read a config, build and certify its model; ValueError where there is nothing to show."""
+    config = read_config(path, options)
+    MMLogger.get_instance("xtra_show", log_level="ERROR")  # building prints the certificate
+    try:
+        model = build(config)
+    except ValueError as refusal:
+        return _refused(config, refusal)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the model of {path} cannot be built: {error.args[0]}") from error
+    return _certified(model, predict, seed)
+
+
+def _certified(model: MaskTargetPretrainer, predict: int | None, seed: int) -> Summary:
+    planner, grid = model.planner, model.backbone.grid
+    mask = planner.mask(grid, 1, torch.Generator().manual_seed(seed))
+    prediction = pick(mask, planner.links, grid, depth_of(model), predict)
+    view = View.of(mask, grid, planner.bounds.keep, prediction.row)
+    title, *certified = planner.certificate.split("; ")
+    notes = [("certificate", "; ".join(certified)), ("dead work", dead(view))]
+    if mask.attend is not None:
+        notes.append(("mask", "a predicate says who may attend to whom, in place of the steps"))
+    if planner.random:
+        which = f", mask {prediction.row + 1} of {mask.copies}" if mask.copies > 1 else ""
+        notes.append(("draw", f"the mask is random; this is one draw of it, seed {seed}{which}"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    notes += [
+        ("prediction", prediction.sentence(grid)),
+        ("FLOPs", FLOPS),
+        ("back ends", backends(model, device)),
+    ]
+    return Summary(title, notes, view, prediction, parts(model, device))
+
+
+def _refused(config: dict, refusal: ValueError) -> Summary:
+    pair = refused(config)
+    if pair is None:
+        raise ValueError(str(refusal)) from refusal
+    mask, links, grid, depth = pair
+    prediction = leaking(mask, links, grid, depth)
+    row = 0 if prediction is None else prediction.row
+    notes = [("refused", str(refusal))]
+    if prediction is not None:
+        notes.append(("leak", prediction.sentence(grid)))
+    kinds = (config.model[part]["type"] for part in ("mask", "target_generator"))
+    names = (getattr(kind, "__name__", str(kind)).rpartition(".")[2] for kind in kinds)
+    view = View.of(mask, grid, row=row)
+    return Summary(f"{' × '.join(names)} on {grid}", notes, view, prediction, refusal=str(refusal))
+
+
+def dead(view: View) -> str:
+    """The share of positions that nothing reads, and what is hidden."""
+    length = len(view.mask)
+    rest = length - view.keep
+    text = "none: a prediction reads as far as the last position"
+    if rest:
+        text = (
+            f"{rest} of {length} positions ({100 * rest / length:.1f} %) are read by no prediction "
+            "and never computed, in encoder, decoder and head"
+        )
+    hidden = int(view.hidden.sum())
+    return text + (f"; {hidden} hidden ones never enter the encoder" if hidden else "")

@@ -1,0 +1,100 @@
+"""View: one draw of a mask on its grid, as it is printed and drawn.
+
+Shape legend: N positions of the sequence, T tokens of the grid and those without pixels.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.plan import shown_of
+
+# a pair of an attention matrix; of two that meet in raster order the greater counts
+BLIND, DEAD, DECODER, BOTH = range(4)
+
+
+@dataclass(frozen=True)
+class View:
+    """A mask of one image.
+
+    Args:
+        mask: its fields of shape (N,).
+        grid: the image's.
+        keep: positions that are computed; behind them is dead work.
+    """
+
+    mask: Mask
+    grid: PatchGrid
+    keep: int
+
+    @classmethod
+    def of(cls, mask: Mask, grid: PatchGrid, keep: int | None = None, row: int = 0) -> "View":
+        """Of one row of a batch of masks; ``keep`` is the whole length by default."""
+        return cls(row_of(mask, row), grid, len(mask) if keep is None else keep)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the grid and those without pixels, T."""
+        return self.grid.tokens + self.grid.extra
+
+    @property
+    def numbers(self) -> list[str]:
+        """For each token its positions in the sequence: '7', '0, 15', or '' for a left-out one."""
+        places: list[list[str]] = [[] for _ in range(self.tokens)]
+        for position, token in enumerate(self.mask.order.tolist()):
+            places[token].append(str(position))
+        return [", ".join(positions) for positions in places]
+
+    @property
+    def steps(self) -> Tensor:
+        """(T,) step of each token, where it stands first; -1 for a left-out one."""
+        steps = torch.full((self.tokens,), -1)
+        steps[self.mask.order.flip(0)] = self.mask.step.flip(0).cpu()
+        return steps
+
+    @property
+    def given(self) -> Tensor:
+        """(T,) bool: tokens that are never predicted."""
+        return self._any(self.mask.given)
+
+    @property
+    def hidden(self) -> Tensor:
+        """(T,) bool: tokens of the sequence whose pixels enter the encoder nowhere."""
+        return (self.steps >= 0) & ~self._any(shown_of(self.mask))
+
+    @property
+    def sequence(self) -> Tensor:
+        """(N, N), row attends to column: BLIND, DEAD (never computed), DECODER alone, or BOTH."""
+        visible, shown = self.mask.visible()[0], shown_of(self.mask)
+        pairs = torch.where(shown[:, None] & shown, BOTH, DECODER) * visible
+        dead = torch.arange(len(self.mask)) >= self.keep
+        return pairs.masked_fill(visible & (dead[:, None] | dead), DEAD)
+
+    @property
+    def raster(self) -> Tensor:
+        """(T, T), the same by token: those without pixels first, then raster order."""
+        at = torch.tensor(self.in_raster(self.mask.order.tolist()))
+        flat = (at[:, None] * self.tokens + at).flatten()
+        empty = torch.zeros(self.tokens**2, dtype=torch.long)
+        return empty.scatter_reduce(0, flat, self.sequence.flatten(), "amax").view(self.tokens, -1)
+
+    def in_raster(self, tokens: list[int]) -> list[int]:
+        """Rows of tokens in :attr:`raster`."""
+        return [(token + self.grid.extra) % self.tokens for token in tokens]
+
+    def _any(self, flags: Tensor | None) -> Tensor:
+        """(T,) bool: tokens that stand at a position where ``flags`` (N,) is set."""
+        marked = torch.zeros(self.tokens, dtype=torch.bool)
+        if flags is not None:
+            marked[self.mask.order[flags]] = True
+        return marked
+
+
+def row_of(mask: Mask, row: int) -> Mask:
+    """One row of a batch of masks, its fields of shape (N,), on the host."""
+    names = [f.name for f in fields(mask) if isinstance(getattr(mask, f.name), Tensor)]
+    values = {name: torch.atleast_2d(getattr(mask, name)).cpu() for name in names}
+    return replace(mask, **{name: v[row % len(v)] for name, v in values.items()}, copies=1)

@@ -1,0 +1,16 @@
+"""A conformance kit for plugin authors: does a mask, or a target, keep what this package relies on?
+
+    from xtra_toolkit.testing import check_mask, check_target
+
+    def test_my_mask():
+        check_mask(dict(type="xtra_toolkit.MyMask"), dict(type="xtra_toolkit.NextBlock"))
+
+What is broken raises AssertionError with a sentence that says what to do. Our own masks and
+targets pass the same checks.
+"""
+
+from xtra_toolkit.testing.gradients import Moved, moved_tokens, small_model
+from xtra_toolkit.testing.masks import check_mask
+from xtra_toolkit.testing.targets import check_target
+
+__all__ = ["Moved", "check_mask", "check_target", "moved_tokens", "small_model"]

@@ -1,0 +1,55 @@
+"""What the checks share: sentences, a config's way through JSON, seeded generators."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from xtra_toolkit.grid import PatchGrid
+
+GRID = PatchGrid(4, 4, (8, 8))
+CPU = torch.device("cpu")
+
+
+def hold(condition: bool, sentence: str) -> None:
+    """AssertionError with a sentence, unless the condition holds; also under ``python -O``."""
+    if not condition:
+        raise AssertionError(sentence)
+
+
+@contextmanager
+def told(advice: str) -> Iterator[None]:
+    """Whatever is raised inside becomes an AssertionError: the advice, and what was raised."""
+    try:
+        yield
+    except AssertionError:
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        raise AssertionError(f"{advice} ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The kit's models are so small that on a busy machine a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def gen(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A seeded generator."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def carried(name: str, config: dict, build: Callable[[dict], Any]) -> Any:
+    """What ``build`` makes of the config after its way through JSON, as in a checkpoint."""
+    with told(
+        f"{name}: its config {config} does not survive JSON, in which it travels; take numbers, "
+        "strings, booleans, lists and dicts as arguments"
+    ):
+        return build(json.loads(json.dumps(config)))

@@ -1,0 +1,118 @@
+"""The certificate against measured gradients: whose pixels move a prediction?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.models import MaskTargetPretrainer
+from xtra_toolkit.targets import build_target
+from xtra_toolkit.testing.common import CPU, gen, hold, told
+
+SEEDS = range(100, 132)  # others than the certificate's
+WIDTH = 24
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One prediction of one draw.
+
+    Args:
+        group, g: which prediction.
+        sources: (S,) positions that it is read from.
+        targets: (T,) tokens that it predicts.
+        tokens: (N,) bool, whose pixels move it.
+    """
+
+    group: int
+    g: int
+    sources: Tensor
+    targets: Tensor
+    tokens: Tensor
+
+
+def small_model(mask: dict, target: dict, grid: PatchGrid) -> MaskTargetPretrainer:
+    """A pretrainer of 2 + 2 narrow layers for a pair of configs; ValueError where it is refused."""
+    built = build_target(target)
+    loss = "cross_entropy" if getattr(built, "classes", False) else "mse"
+    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    shape = dict(embed_dims=WIDTH, num_layers=2, num_heads=2, feedforward_channels=2 * WIDTH)
+    return MaskTargetPretrainer(
+        mask=mask,
+        target_generator=built,
+        backbone=dict(
+            type="xtra_toolkit.MaskedViT",
+            arch=shape,
+            img_size=size,
+            patch_size=grid.patch,
+            in_channels=grid.channels,
+            with_cls_token=bool(grid.extra),
+        ),
+        neck=dict(type="xtra_toolkit.ViTDecoder", width=WIDTH, depth=2, heads=2),
+        head=dict(type="xtra_toolkit.PredictionHead", loss=loss),
+    )
+
+
+def images_of(grid: PatchGrid, batch: int) -> Tensor:
+    """Drawn images for a grid, (batch, C, height, width)."""
+    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    return torch.randn(batch, grid.channels, *size, generator=gen(0))
+
+
+def moved_tokens(
+    model: MaskTargetPretrainer, seed: int, most: int | None = None
+) -> Iterator[Moved]:
+    """The tokens whose pixels move each live prediction of one draw, by automatic gradients.
+
+    The weights of the pretrainer are drawn anew, so that nothing is nearly zero, in float64.
+
+    Args:
+        most: predictions of a group that are looked at, evenly spread. Default: all.
+    """
+    _draw_weights(model.double().eval())
+    grid, plan = model.backbone.grid, model.planner(1, CPU, gen(seed))
+    images = images_of(grid, 1).double().requires_grad_()
+    for i, (group, out) in enumerate(
+        zip(plan.groups, model.reconstruct(images, plan), strict=True)
+    ):
+        live = torch.ones(out.shape[:2], dtype=torch.bool)
+        live = live if group.live is None else group.live.expand_as(live)
+        every = live.nonzero().tolist()
+        for row, g in every[:: -(-len(every) // most)] if most else every:
+            (grad,) = torch.autograd.grad(out[row, g].square().sum(), images, retain_graph=True)
+            sources, targets = (of[row % len(of), g] for of in (group.sources, group.tokens))
+            yield Moved(i, g, sources, targets, grid.patchify(grad)[0].abs().sum(-1) != 0)
+
+
+def check_gradients(model: MaskTargetPretrainer, name: str) -> None:
+    """No pixel of a target moves its prediction, and every draw stays within its certificate."""
+    planner, grid = model.planner, model.backbone.grid
+    for seed in SEEDS:
+        with told(
+            f"{name}: the draw of seed {seed} leaves what was certified over other draws; return "
+            "its extreme draws from a method `extremes(grid)`, so that they are certified too"
+        ):
+            planner(2, CPU, gen(seed))
+    for seed in SEEDS[:2]:
+        for moved in moved_tokens(model, seed, most=16):
+            if planner.links[moved.group].sees_target:
+                continue
+            leaks = moved.targets[moved.tokens[moved.targets]].tolist()
+            where = grid.name(leaks[0]) if leaks else ""
+            hold(
+                not leaks,
+                f"{name}: the pixels of {where} move the prediction of {where} from positions "
+                f"{moved.sources.tolist()}, though the certificate says that they cannot; the mask "
+                "must attend alike in every call, so keep no state in it and in its predicate",
+            )
+
+
+@torch.no_grad()
+def _draw_weights(model: MaskTargetPretrainer) -> None:
+    g = gen(0)
+    for part in (model.backbone, model.neck, model.head):
+        for name, p in part.named_parameters():
+            drawn = 0.3 * torch.randn(p.shape, generator=g, dtype=p.dtype)
+            p.copy_(drawn + (".ln" in name and p.ndim == 1))
