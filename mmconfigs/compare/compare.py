@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.runner import load_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -128,11 +127,11 @@ def encoder_of(objective: str, checkpoint: Path | None, seed: int, full: bool) -
     masks = dict(mask=FULL, change_mask=True) if full else dict(mask=config.mask)
     torch.manual_seed(seed)
     config.backbone.update(final_norm=False, out_indices=[0, 1, 2, 3], **masks)
+    if checkpoint:
+        init = dict(type="Pretrained", checkpoint=str(checkpoint), prefix="backbone.")
+        config.backbone.init_cfg = init
     encoder = MODELS.build(config.backbone)
     encoder.init_weights()
-    if checkpoint:
-        prefix = [(r"^backbone\.", "")]
-        load_checkpoint(encoder, str(checkpoint), revise_keys=prefix, logger="silent")
     return encoder.eval()
 
 
