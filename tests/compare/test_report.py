@@ -11,7 +11,17 @@ SPEC = importlib.util.spec_from_file_location("compare_report", PATH)
 report = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(report)
 
-HEAD = "objective attention seed rate images epochs seconds linear attentive".split()
+HEAD = [
+    "objective",
+    "attention",
+    "seed",
+    "rate",
+    "images",
+    "epochs",
+    "seconds",
+    "linear",
+    "attentive",
+]
 ROWS = [
     ("raw pixels", "", "", "", 0, 0, 0, 85.0, ""),
     ("xtra", "own mask", 0, 0.001, 30016, 0.5, 60, 72.0, 70.0),  # of a sweep, one seed
