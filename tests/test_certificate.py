@@ -108,7 +108,7 @@ def test_a_random_draw_that_leaves_its_bounds_fails_in_the_step():
     factory = PrefixCausal(1, 3)
     planner = Planner(factory, NextToken(), PatchGrid(4, 4))
     drawn = factory(PatchGrid(4, 4), 2)
-    leaky = Mask(drawn.order, torch.zeros_like(drawn.step), given=drawn.given)
+    leaky = replace(drawn, step=torch.zeros_like(drawn.step))
     planner.mask = lambda *_: leaky
     with pytest.raises(RuntimeError, match="leaks"):
         planner(2, torch.device("cpu"), torch.Generator())
@@ -130,7 +130,7 @@ def test_a_target_that_sees_what_it_predicts_says_so():
     grid = PatchGrid(4, 4)
     with pytest.raises(ValueError, match=r"prediction of patch \(0, 0\) from position 0 can see"):
         Planner(TokenCausal(), Blurred(False), grid)
-    assert "may see their targets" in Planner(TokenCausal(), Blurred(True), grid).certificate
+    assert "may see its target" in Planner(TokenCausal(), Blurred(True), grid).certificate
 
 
 class Twice:

@@ -12,7 +12,6 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from test_mim import mim
 
-from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal
 
 OWN = Path(__file__).parents[1] / "mmconfigs" / "benchmarks" / "mmpretrain"
@@ -149,12 +148,6 @@ def test_at_mmpretrains_224_px_the_refusal_names_both_ways_out(imagenet, checkpo
     options = OURS | POOLED | ON_CPU | few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
     with pytest.raises(ValueError, match=r"192×192, 256×256 px .*img_size.*crops.*ragged=True"):
         runner_of(LINEAR, options).train()
-
-
-def test_ragged_is_the_same_mask_on_the_grid_that_was_trained_on():
-    grid = PatchGrid.of(256, 16)
-    one, other = BlockCausal(4)(grid), BlockCausal(4, ragged=True)(grid)
-    assert torch.equal(one.order, other.order) and torch.equal(one.step, other.step)
 
 
 def test_the_readmes_line_through_mim(imagenet, checkpoints, tmp_path):

@@ -93,11 +93,13 @@ class Planner:
     def certificate(self) -> str:
         """What was certified, in a few lines."""
         lines = [f"{self.pair} on {self.grid}"]
-        for link in self.links:
-            (_, g, s), t = link.sources.shape, link.targets.shape[-1]
-            says = "may see their targets, as the target declares"
-            says = says if link.sees_target else "cannot see their targets"
-            lines.append(f"{g} predictions, each of {t} tokens from {s} outputs, {says}")
+        for sees_target in (False, True):
+            links = [link for link in self.links if link.sees_target == sees_target]
+            if links:
+                says = "may see its target, as the target declares"
+                lines.append(
+                    f"{_counted(links)}, {says if sees_target else 'none sees its target'}"
+                )
         keep, encoded = self.bounds.keep, self.bounds.encoded
         lines.append(f"{keep} of {self.length} positions computed, {encoded} in the encoder")
         if self.blind:
@@ -108,6 +110,21 @@ class Planner:
                 "and asserted in each step"
             )
         return "; ".join(lines)
+
+
+def _counted(links: list[Links]) -> str:
+    """'15 predictions, each of 16 tokens from 16 outputs', or of 1 to 8 where groups differ."""
+    count = sum(link.sources.shape[1] for link in links)
+    sizes = [
+        {side.shape[-1] for side in sides}
+        for sides in ([link.targets for link in links], [link.sources for link in links])
+    ]
+    (tokens, outputs) = (
+        f"{min(s)} {what}{'s' * (max(s) > 1)}" if len(s) == 1 else f"{min(s)} to {max(s)} {what}s"
+        for s, what in zip(sizes, ("token", "output"), strict=True)
+    )
+    heads = f" in {len(links)} groups" if len(links) > 1 else ""
+    return f"{count} prediction{'s' * (count > 1)}{heads}, each of {tokens} from {outputs}"
 
 
 def sample(mask: Callable[..., Mask], grid: PatchGrid) -> list[Mask]:
@@ -152,8 +169,8 @@ def agree(certified: Mask, drawn: Mask) -> None:
         if field in STRUCTURE and first is not None and first.ndim == 1:
             same = (first.to(other.device) == other).all()
             torch._assert_async(same, f"a draw of the mask changes `{field}`, compiled once")
-    if drawn.attend is not None:
-        raise ValueError("a draw of the mask has a predicate, and none was certified")
+    if drawn.attend is not None or drawn.copies != certified.copies:
+        raise ValueError("a draw of the mask has a predicate or copies that were not certified")
 
 
 def same_place(link: Links) -> bool:

@@ -189,9 +189,7 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
             reads, leaks = reads_and_leaks(mask, link, grid)
             torch._assert_async(~leaks.any(), "a draw of the mask leaks; none certified did")
             torch._assert_async(reads.amax() <= keep, "a draw of the mask reads beyond its plan")
-    tokens = order[:, :keep] if encoded is None else at(order, encoded)
-    if mask.copies > 1:
-        tokens = _once(tokens, mask.copies)
+    tokens = _once(order[:, :keep] if encoded is None else at(order, encoded), mask.copies)
     encoder, decoder = _patterns(mask, encoded, bounds)
     asked = _asked(order, links, grid)
     asked = None if asked is None else asked[:, :keep]
@@ -211,12 +209,14 @@ def _once(rows: Tensor, copies: int) -> Tensor:
 
 def _asked(order: Tensor, links: list[Links], grid: PatchGrid) -> Tensor | None:
     """(B or 1, N): the token that each positioned source predicts."""
+    positioned = [link for link in links if link.positioned]
+    if not positioned:
+        return None
     asked = torch.full_like(order, grid.tokens + grid.extra)
-    for link in links:
-        if link.positioned:
-            sources = link.sources.flatten(1).expand(len(order), -1)
-            asked = asked.scatter(1, sources, at(order, link.targets).flatten(1))
-    return asked if any(link.positioned for link in links) else None
+    for link in positioned:
+        sources = link.sources.flatten(1).expand(len(order), -1)
+        asked = asked.scatter(1, sources, at(order, link.targets).flatten(1))
+    return asked
 
 
 def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Pattern, Pattern]:
@@ -231,9 +231,7 @@ def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Patte
         return decoder, decoder
     # among the shown, position q reads as many as were shown in the prefix that it saw
     before = torch.nn.functional.pad(torch.atleast_2d(mask.shown).long().cumsum(1), (1, 0))
-    inner = at(before, at(outer, encoded)).clamp(max=bounds.encoded)
-    if mask.copies > 1:
-        inner = _once(inner, mask.copies)
+    inner = _once(at(before, at(outer, encoded)).clamp(max=bounds.encoded), mask.copies)
     return _pattern(bounds.kinds[0], inner), decoder
 
 

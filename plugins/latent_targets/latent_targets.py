@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
 from xtra_toolkit.masks import Bidirectional, Mask
+from xtra_toolkit.masks.mask import draws
 from xtra_toolkit.registry import HOOKS, MASKS, MODELS
 from xtra_toolkit.targets import MaskedPatches
 
@@ -40,7 +41,7 @@ class MultiBlock:
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        g = torch.Generator().manual_seed(0) if generator is None else generator
+        g = draws(generator)
         n, shape = self.sizes(grid), (self.blocks, batch, 1)
         (h, w), device = self.block_size, g.device
         top, left = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.complete.cache import cached
 from xtra_toolkit.complete.chain import chain, only, refuse_mask, step_plan
-from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.masks import Mask, WithPrefix
 from xtra_toolkit.plan import compile_plan, sees
 
 
@@ -103,7 +103,7 @@ class Continuation:
 
     def _mask(self, factory: Callable[..., Mask]) -> Mask:
         """For all images: where a mask has a prefix it is what is given; else evaluation's draw."""
-        if not hasattr(factory, "of"):
+        if not isinstance(factory, WithPrefix):
             return factory(self.grid, 1, None)
         low, high = factory.bounds(self.grid)
         if not low <= self.given <= high:

@@ -6,6 +6,7 @@ share a step nothing comes before anything.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,28 +37,30 @@ class Reordered:
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        name = type(self.mask).__name__
-        rows, cols, units = in_raster_order(units_of(self.mask, grid), grid, name)
-        g = draws(generator) if self.random else None
-        order = self.order(rows, cols, batch, g)
-        if not torch.equal(order.sort(-1).values.cpu(), torch.arange(len(units)).expand_as(order)):
-            raise ValueError(
-                f"{type(self.order).__name__} must name each of the {len(units)} units (rows × cols"
-                f" = {rows} × {cols}) once; given: {order.flatten().tolist()[:12]}…"
-            )
-        sizes = torch.tensor([len(unit) for unit in units])
-        if order.ndim == 1:
-            picked = order.tolist()
-            tokens = torch.cat([units[i] for i in picked]).to(order.device)
-            sizes = sizes[picked]
-        elif len(sizes.unique()) == 1:
-            tokens = torch.stack(units).to(order.device)[order].flatten(1)
+        rows, cols, units = in_raster_order(self.mask, grid)
+        order = self.order(rows, cols, batch, draws(generator) if self.random else None)
+        once = (order.sort(-1).values == torch.arange(len(units), device=order.device)).all()
+        sentence = (
+            f"{type(self.order).__name__} must name each of the {len(units)} units (rows × cols = "
+            f"{rows} × {cols}) once"
+        )
+        if generator is not None:
+            torch._assert_async(once, sentence)  # in a step no device is asked
+        elif not once:
+            raise ValueError(f"{sentence}; given: {order.flatten().tolist()[:12]}…")
+        sizes = {len(unit) for unit in units}
+        if len(sizes) == 1:
+            tokens = torch.stack(units).to(order.device)[order].flatten(-2)
+            step = torch.arange(len(units), device=order.device).repeat_interleave(sizes.pop())
+        elif order.ndim == 1:
+            picked = [units[i] for i in order.tolist()]
+            tokens = torch.cat(picked)
+            step = torch.tensor([i for i, unit in enumerate(picked) for _ in unit])
         else:
             raise ValueError(
                 "an order for each image needs units of one size, for what is predicted together "
-                f"is shared by the batch; {name} makes sizes {sizes.unique().tolist()}"
+                f"is shared by the batch; {type(self.mask).__name__} makes sizes {sorted(sizes)}"
             )
-        step = torch.arange(len(units)).repeat_interleave(sizes).to(order.device)
         return Mask(order=tokens, step=step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
@@ -69,7 +72,7 @@ class Reordered:
 class WithPrefix:
     """The first units of a mask see each other in full and are given, as in AIM's prefix.
 
-    ``WithPrefix(TokenCausal())`` is PrefixCausal.
+    :class:`PrefixCausal` is this of TokenCausal.
 
     Args:
         mask: config of a fixed mask, or a factory.
@@ -92,8 +95,8 @@ class WithPrefix:
     def of(self, grid: PatchGrid, prefix: Tensor) -> Mask:
         """The mask of given prefix lengths in units, (B, 1)."""
         units = units_of(self.mask, grid)
-        sizes = torch.tensor([len(tokens) for tokens in units])
-        unit = torch.arange(len(units)).repeat_interleave(sizes).to(prefix.device)
+        unit = torch.tensor([i for i, tokens in enumerate(units) for _ in tokens])
+        unit = unit.to(prefix.device)
         return Mask(
             order=torch.cat(units).to(prefix.device),
             step=(unit - prefix + 1).clamp(min=0),
@@ -111,23 +114,26 @@ class WithPrefix:
 
     def bounds(self, grid: PatchGrid) -> tuple[int, int]:
         """The shortest and the longest prefix on this grid, in units."""
-        n = len(units_of(self.mask, grid))
+        name, n = type(self).__name__, len(units_of(self.mask, grid))
         high = n - 1 if self.high is None else self.high
         if not 1 <= self.low <= high <= n - 1:
             raise ValueError(
-                f"WithPrefix was given prefixes of {self.low} to {high} units; "
-                f"{type(self.mask).__name__} makes {n} on {grid}, which allows 1 to {n - 1}"
+                f"{name} was given prefixes of {self.low} to {high} units; "
+                f"{type(self.mask).__name__} makes {n} on {grid}, which allows 1 to {n - 1}, so "
+                "that something is left to predict"
             )
         return self.low, high
 
 
-def units_of(factory: Callable[..., Mask], grid: PatchGrid) -> list[Tensor]:
+@lru_cache(maxsize=64)
+def units_of(factory: Callable[..., Mask], grid: PatchGrid) -> tuple[Tensor, ...]:
     """Tokens of each unit of a fixed mask, which must come one after another, else ValueError."""
     name = type(factory).__name__
     if getattr(factory, "random", True):
         raise ValueError(f"{name} draws at random, and only a fixed mask can be composed")
-    mask = factory(grid).check(grid, name)
-    unit = torch.arange(len(mask)) if mask.unit is None else mask.unit
+    with torch.device("cpu"):
+        mask = factory(grid).check(grid, name)
+        unit = torch.arange(len(mask)) if mask.unit is None else mask.unit
     _, sizes = unit.unique_consecutive(return_counts=True)
     tokens, steps = (field.split(sizes.tolist()) for field in (mask.order, mask.step))
     plain = all(v is None for v in (mask.shown, mask.given, mask.attend))
@@ -135,13 +141,30 @@ def units_of(factory: Callable[..., Mask], grid: PatchGrid) -> list[Tensor]:
     if not (plain and alone and mask.order.max() < grid.tokens):
         raise ValueError(
             f"{name} cannot be composed: that needs units one after another, a step for each, all "
-            "with pixels, shown and to be predicted (TokenCausal, BlockCausal)"
+            "with pixels (with_cls_token=False), shown and to be predicted (TokenCausal, "
+            "BlockCausal)"
         )
-    return list(tokens)
+    return tokens
+
+
+@lru_cache(maxsize=64)
+def in_raster_order(
+    factory: Callable[..., Mask], grid: PatchGrid
+) -> tuple[int, int, tuple[Tensor, ...]]:
+    """Rows and columns that units make by their first tokens, and the units in raster order."""
+    units = units_of(factory, grid)
+    corner = sorted((divmod(int(unit.min()), grid.cols), i) for i, unit in enumerate(units))
+    rows, cols = (sorted({place[axis] for place, _ in corner}) for axis in (0, 1))
+    if [place for place, _ in corner] != [(row, col) for row in rows for col in cols]:
+        raise ValueError(
+            f"the units of {type(factory).__name__} make no rows and columns on {grid}, so no "
+            "order of them is known"
+        )
+    return len(rows), len(cols), tuple(units[i] for _, i in corner)
 
 
 def build_order(cfg: dict | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An order from its config, for instance ``dict(type='block_orders.Spiral')``, or itself."""
+    """An order from its config, for instance ``dict(type='xtra_toolkit.Spiral')``, or itself."""
     if callable(cfg):
         return cfg
     args = dict(cfg)
@@ -153,16 +176,3 @@ def build_order(cfg: dict | Callable[..., Tensor]) -> Callable[..., Tensor]:
         return factory(**args)
     except TypeError as error:
         raise ValueError(f"order {cfg['type']!r} cannot be made of {args}: {error}") from error
-
-
-def in_raster_order(
-    units: list[Tensor], grid: PatchGrid, name: str
-) -> tuple[int, int, list[Tensor]]:
-    """Rows and columns that units make by their first tokens, and the units in raster order."""
-    corner = sorted((divmod(int(unit.min()), grid.cols), i) for i, unit in enumerate(units))
-    rows, cols = (sorted({place[axis] for place, _ in corner}) for axis in (0, 1))
-    if [place for place, _ in corner] != [(row, col) for row in rows for col in cols]:
-        raise ValueError(
-            f"the units of {name} make no rows and columns on {grid}, so no order of them is known"
-        )
-    return len(rows), len(cols), [units[i] for _, i in corner]

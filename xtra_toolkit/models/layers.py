@@ -96,19 +96,3 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     if len(values) == 1:
         return nn.functional.embedding(index, values[0])
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def refuse_other_shapes(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
-    """A hook before loading: MMEngine only warns of another shape, and trains on.
-
-    Raises:
-        ValueError: a parameter of the checkpoint has another shape than the module's.
-    """
-    for name, parameter in module.named_parameters():
-        given = state_dict.get(prefix + name)
-        if given is not None and given.shape != parameter.shape:
-            raise ValueError(
-                f"{prefix}{name} has shape {tuple(given.shape)} in the checkpoint and "
-                f"{tuple(parameter.shape)} in this {type(module).__name__}; load it into the model "
-                "that its config describes"
-            )

@@ -4,7 +4,6 @@ Shape legend: B images, N tokens of the grid, E encoded positions, D width.
 """
 
 import math
-import re
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
-from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, refuse_other_shapes, take
+from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, take
+from xtra_toolkit.models.loading import refuse_other_shapes, refuse_strangers
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.plan import Features, Plan, compile_features
 from xtra_toolkit.registry import MODELS
@@ -67,7 +67,7 @@ class MaskedViT(VisionTransformer):
         if self.fixed:
             self.pos_embed = table
         self.add_module(KEY, EncoderMask(mask, change_mask, grid))
-        self._register_load_state_dict_pre_hook(_refuse_strangers, with_module=True)
+        self._register_load_state_dict_pre_hook(refuse_strangers, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._features: dict[tuple, Features] = {}
 
@@ -168,35 +168,3 @@ class MaskedViT(VisionTransformer):
             )
         table = table[:, max(table.shape[1] - rows * cols - extra, 0) :]  # of a class token
         state_dict[name] = resize_pos_embed(table, (rows, cols), own, self.interpolate_mode, extra)
-
-
-HINTS = (  # patterns of the names that do not fit, and what that says of the config
-    ("cls_token", "with_cls_token is another in this config"),
-    (r"patch_embed\.norm", "AIM's patch norm is patch_cfg=dict(norm_cfg=...)"),
-    (r"layers\.\d+\..*weight", "arch is another in this config"),
-    (r"\.bias", "bias or qkv_bias is another in this config"),
-    ("", "the encoder may lie under another prefix, init_cfg.prefix='backbone.'"),
-)
-
-
-def _refuse_strangers(vit: MaskedViT, state_dict: dict, prefix: str, *_: object) -> None:
-    """A hook before loading: MMEngine only warns of names that do not fit, and a probe goes on."""
-    own = {name for name, _ in vit.named_parameters()}
-    given = {n.removeprefix(prefix) for n in state_dict if n.startswith(prefix) and KEY not in n}
-    norms = {f"{norm}.{part}" for norm in ("ln1", "ln2") for part in ("weight", "bias")}
-    free = norms | ({"pos_embed"} if vit.fixed else set())  # final norms differ between protocols
-    odd, absent = sorted(given - own - norms), sorted(own - given - free)
-    if not state_dict or not (odd or absent):
-        return
-    hint = next(text for part, text in HINTS if any(re.search(part, n) for n in odd + absent))
-    if not given & own:
-        odd, hint = sorted(state_dict), HINTS[-1][1]
-    raise ValueError(
-        "the checkpoint is not of this encoder: "
-        + "; ".join(
-            f"{len(names)} parameters {what}, the first {names[0]!r}"
-            for names, what in ((odd, "have no place in it"), (absent, "are not in the file"))
-            if names
-        )
-        + f". {hint}"
-    )

@@ -9,7 +9,8 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from xtra_toolkit.models.layers import INIT, refuse_other_shapes, take
+from xtra_toolkit.models.layers import INIT, take
+from xtra_toolkit.models.loading import refuse_other_shapes
 from xtra_toolkit.plan import Group, Plan
 from xtra_toolkit.registry import MODELS
 

@@ -55,22 +55,12 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         with torch.device("cpu"):  # also where the model is built on the meta device
             sample = factory(grid).check(grid, type(factory).__name__)
             positioned = any(link.positioned for link in target.links(sample, grid))
-        hides = sample.shown is not None
-        width, layers = backbone.embed_dims, 0
+        width, layers, hides = backbone.embed_dims, 0, sample.shown is not None
         if neck is not None:
             derived = dict(in_channels=width, grid=grid, hides=hides, positioned=positioned)
             neck = MMPRETRAIN.build(dict(neck, **derived))
             width, layers = neck.width, neck.num_layers
-            if hides and not layers:
-                raise ValueError(
-                    f"{type(factory).__name__} hides tokens, and the decoder has no attention "
-                    "(heads=None), so nothing would reach a hidden position; give it heads"
-                )
-        elif hides or positioned:
-            raise ValueError(
-                f"{type(factory).__name__} hides tokens, or the target is told positions, and "
-                "without a neck nothing stands in their place; give one (ViTDecoder)"
-            )
+        _check_neck(type(factory).__name__, neck, hides, positioned)
         planner = Planner(factory, target, grid, (backbone.num_layers, layers))
         shapes = [
             (link.sources.shape[-1] * width, link.targets.shape[-1] * target.width(grid))
@@ -141,14 +131,29 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         return self.head.loss(self.decode(inputs, plan), plan, goals)
 
 
-def _check_loss(target: nn.Module, head: nn.Module) -> None:
-    classes = getattr(target, "classes", False)
-    if getattr(head, "classes", classes) != classes:
+def _check_neck(mask: str, neck: nn.Module | None, hides: bool, positioned: bool) -> None:
+    if neck is None and (hides or positioned):
         raise ValueError(
-            f"{type(target).__name__} gives {'class ids' if classes else 'values'}, and the head's "
-            f"loss compares {'values' if classes else 'class ids'}; set head.loss="
-            f"{chr(39) + 'cross_entropy' + chr(39) if classes else 'mse, l1, smooth_l1 or cosine'}"
+            f"{mask} hides tokens, or the target is told positions, and without a neck nothing "
+            "stands in their place; give one (ViTDecoder)"
         )
+    if neck is not None and hides and not neck.num_layers:
+        raise ValueError(
+            f"{mask} hides tokens, and the decoder has no attention (heads=None), so nothing "
+            "would reach a hidden position; give it heads"
+        )
+
+
+def _check_loss(target: nn.Module, head: nn.Module) -> None:
+    classes, name = getattr(target, "classes", False), type(target).__name__
+    if getattr(head, "classes", classes) == classes:
+        return
+    if classes:
+        raise ValueError(f"{name} gives class ids; set head.loss='cross_entropy'")
+    raise ValueError(
+        f"{name} gives values, and the head's loss compares class ids; set head.loss to 'mse', "
+        "'l1', 'smooth_l1' or 'cosine'"
+    )
 
 
 def _seed(data_samples: list[DataSample] | None) -> int:

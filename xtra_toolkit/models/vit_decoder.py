@@ -17,9 +17,9 @@ from xtra_toolkit.models.layers import (
     MaskedLayer,
     NoAttention,
     drop_biases,
-    refuse_other_shapes,
     take,
 )
+from xtra_toolkit.models.loading import refuse_other_shapes
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.plan import Plan
 from xtra_toolkit.registry import MODELS

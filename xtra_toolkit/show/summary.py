@@ -58,7 +58,7 @@ class Summary:
 
     def figure(self) -> Figure:
         """The picture."""
-        from xtra_toolkit.show.figure import draw  # matplotlib is an extra
+        from xtra_toolkit.show.figure import draw  # matplotlib is slow to import
 
         return draw(self.view, self.prediction, self.title, "\n".join(self.facts(136)))
 
