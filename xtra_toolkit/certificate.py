@@ -115,13 +115,13 @@ class Planner:
 def _counted(links: list[Links]) -> str:
     """'15 predictions, each of 16 tokens from 16 outputs', or of 1 to 8 where groups differ."""
     count = sum(link.sources.shape[1] for link in links)
-    sizes = [
-        {side.shape[-1] for side in sides}
-        for sides in ([link.targets for link in links], [link.sources for link in links])
-    ]
-    (tokens, outputs) = (
-        f"{min(s)} {what}{'s' * (max(s) > 1)}" if len(s) == 1 else f"{min(s)} to {max(s)} {what}s"
-        for s, what in zip(sizes, ("token", "output"), strict=True)
+    sizes = (
+        ("token", {link.targets.shape[-1] for link in links}),
+        ("output", {link.sources.shape[-1] for link in links}),
+    )
+    tokens, outputs = (
+        f"{min(s)} to {max(s)} {what}s" if len(s) > 1 else f"{max(s)} {what}{'s' * (max(s) > 1)}"
+        for what, s in sizes
     )
     heads = f" in {len(links)} groups" if len(links) > 1 else ""
     return f"{count} prediction{'s' * (count > 1)}{heads}, each of {tokens} from {outputs}"

@@ -26,7 +26,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 HERE, WORK = Path(__file__).parent, Path("work_dirs/compare").absolute()
-BUDGET = max(5, int(os.environ.get("BUDGET", 60)))
+BUDGET = os.environ.get("BUDGET", "60")
+if not BUDGET.isdigit() or int(BUDGET) < 5:
+    sys.exit(f"BUDGET={BUDGET} was given; it is minutes on two CPU cores, 5 or more")
+BUDGET = int(BUDGET)
 DATA = Path(os.environ.get("DATA", "/usr/share/datasets/fashion-mnist"))
 FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
 LABELLED = 10_000  # images that a probe learns from, and as many that it is tested on

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from builds import pretrainer, randomise
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
@@ -10,13 +11,14 @@ from xtra_toolkit.masks import (
     Bidirectional,
     BlockCausal,
     PrefixCausal,
+    RandomShown,
     Reordered,
     TokenCausal,
     WithPrefix,
     build_mask,
 )
 from xtra_toolkit.registry import ORDERS
-from xtra_toolkit.targets import NextBlock, NextToken
+from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 GRID = PatchGrid(4, 8)
 
@@ -167,3 +169,41 @@ def test_a_question_has_one_target_and_a_unit_as_many_sources_as_targets(registe
     with pytest.raises(ValueError, match=r"as many of the one as of the other"):
         Planner(BlockCausal(2, ragged=True), NextBlock(positioned=True), PatchGrid(3, 3))
     assert Planner(TokenCausal(), NextToken(positioned=True), GRID)
+
+
+class NoReads(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU: a value, or a size that follows from one."""
+
+    READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.READS, f"{name} reads a tensor in the step"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("mask", "target"),
+    [
+        (PrefixCausal(), NextToken()),
+        (RandomShown(), MaskedPatches()),
+        (BlockCausal(2, order="random"), NextBlock()),
+        (WithPrefix(BlockCausal(2)), NextBlock()),
+        (Reordered(BlockCausal(2), PerImage()), NextBlock(positioned=True)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_step_reads_nothing_back_to_the_host(mask, target):
+    planner = Planner(mask, target, GRID)
+    g = gen()
+    planner(3, torch.device("cpu"), g)  # the first compiles what a grid has once
+    with NoReads():
+        planner(3, torch.device("cpu"), g)
+
+
+def test_an_order_that_breaks_in_a_later_draw_fails_in_the_step():
+    order = PerImage()
+    mask = Reordered(TokenCausal(), order)
+    mask.order = lambda rows, cols, batch, g: order(rows, cols, batch, g).clamp(min=1)
+    with pytest.raises(RuntimeError, match="must name each of the 32 units"):
+        mask(GRID, 2, gen())

@@ -44,9 +44,9 @@ class BlockCausal:
     ) -> Mask:
         grid.no_extra("BlockCausal")
         blocks = grid.blocks(self.block_size, self.ragged)
-        orders, sizes = self.orders(len(blocks)), torch.tensor([len(block) for block in blocks])
+        orders, sizes = self.orders(len(blocks)), [len(block) for block in blocks]
         if self.random and generator is not None:
-            if len(sizes.unique()) > 1:
+            if len(set(sizes)) > 1:
                 raise ValueError(
                     "BlockCausal: random orders need blocks of one size, so that what is "
                     f"predicted together stays the same; {self.block_size} does not tile {grid}"
@@ -54,10 +54,11 @@ class BlockCausal:
             device = generator.device
             pick = torch.randint(len(orders), (1,), generator=generator, device=device)
             order = torch.stack(blocks).to(device)[orders.to(device)[pick]].flatten()
-            step = torch.arange(len(blocks), device=device).repeat_interleave(int(sizes[0]))
+            step = torch.arange(len(blocks), device=device).repeat_interleave(sizes[0])
         else:
-            order = torch.cat([blocks[i] for i in orders[0].tolist()])
-            step = torch.arange(len(blocks)).repeat_interleave(sizes[orders[0]])
+            first = orders[0].tolist()
+            order = torch.cat([blocks[i] for i in first])
+            step = torch.tensor([i for i, block in enumerate(first) for _ in range(sizes[block])])
         return Mask(order=order, step=step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
