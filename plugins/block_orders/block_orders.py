@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xtra_toolkit.masks.mask import draws
 from xtra_toolkit.registry import ORDERS
 
 
@@ -94,8 +95,8 @@ class RandomOrder:
     def __call__(
         self, rows: int, cols: int, batch: int = 1, generator: torch.Generator | None = None
     ) -> Tensor:
-        shape = (batch, rows * cols) if self.per_image else (rows * cols,)
-        return torch.rand(shape, generator=generator, device=generator.device).argsort(-1)
+        g, shape = draws(generator), (batch, rows * cols) if self.per_image else (rows * cols,)
+        return torch.rand(shape, generator=g, device=g.device).argsort(-1)
 
 
 @ORDERS.register_module()

@@ -12,7 +12,9 @@ from mmpretrain.registry import MODELS
 from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Reordered, TokenCausal, build_mask
+from xtra_toolkit.registry import ORDERS as ORDER_REGISTRY
 from xtra_toolkit.targets import NextBlock
+from xtra_toolkit.testing import check_mask
 
 HERE = Path(__file__).parent
 
@@ -52,6 +54,21 @@ def test_curves_go_from_neighbour_to_neighbour(name, side):
     order = ORDERS[name](side, side)
     moves = torch.stack([order // side, order % side]).diff(dim=1).abs().sum(0)
     assert moves.eq(1).all()
+
+
+def test_outwards_is_the_way_back_and_hilbert_stays_in_its_quarter():
+    assert torch.equal(ORDERS["outwards"](3, 4), ORDERS["spiral"](3, 4).flip(0))
+    for quarter in ORDERS["hilbert"](8, 8).view(4, 16).tolist():
+        assert len({(unit // 8 // 4, unit % 8 // 4) for unit in quarter}) == 1
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_masks_in_these_orders_keep_the_contract(name, monkeypatch):
+    monkeypatch.setattr(ORDER_REGISTRY, "_module_dict", dict(ORDER_REGISTRY.module_dict))
+    ORDER_REGISTRY.register_module(name="Tested", module=lambda: ORDERS[name])
+    tokens = dict(type="xtra_toolkit.TokenCausal")
+    mask = dict(type="xtra_toolkit.Reordered", mask=tokens, order=dict(type="Tested"))
+    check_mask(mask, dict(type="xtra_toolkit.NextToken", positioned=name == "random"))
 
 
 def test_centre_out_goes_away_from_the_centre():

@@ -7,18 +7,19 @@ Shape legend: B images, C channels, H and W pixels.
 """
 
 import math
+from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask
 from xtra_toolkit.plan import Links
 from xtra_toolkit.registry import MODELS
-from xtra_toolkit.targets import build_target
+from xtra_toolkit.targets import WrappedTarget
 
 
-class Filtered(nn.Module):
+class Filtered(WrappedTarget):
     """Base: another target's links, of images that went through a filter.
 
     The whole image is filtered, then cut into tokens: a token's values hold light of its
@@ -30,18 +31,9 @@ class Filtered(nn.Module):
             its ``normalise`` comes after the filter.
     """
 
-    def __init__(self, target: dict):
-        super().__init__()
-        self.target = build_target(target)
-
     def transfer(self, frequency: Tensor) -> Tensor:
         """How much of each frequency passes, in cycles per pixel (0.5: the Nyquist frequency)."""
         raise NotImplementedError
-
-    def bind(self, backbone: nn.Module) -> None:
-        """Hand on the encoder, which some targets ask for."""
-        if hasattr(self.target, "bind"):
-            self.target.bind(backbone)
 
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Of the inner target; ValueError where the filter leaves nothing to predict."""
@@ -51,25 +43,18 @@ class Filtered(nn.Module):
                 f"{type(self).__name__} leaves only the mean of an image of {height}×{width} px; "
                 f"its slowest wave has {0.5 / max(height, width):g} cycles per pixel"
             )
-        return self.target.links(mask, grid)
-
-    def width(self, grid: PatchGrid) -> int:
-        """Values that the head puts out for one token."""
-        return self.target.width(grid)
+        return super().links(mask, grid)
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """(B, C, H, W) to what is predicted, (B, N, V) in raster order."""
-        return self.target.values(self.filter(images), grid)
-
-    def normalise(self, values: Tensor) -> Tensor:
-        """The values of links, (B, G, T * V), as the loss compares them."""
-        return self.target.normalise(values)
+        return super().values(self.filter(images), grid)
 
     def filter(self, images: Tensor) -> Tensor:
         """(B, C, H, W) filtered, the image mirrored at its edges; never in half precision."""
         device = "cpu" if images.is_meta else images.device.type
         with torch.autocast(device, enabled=False):
-            rows, cols = (dct(n, images) for n in images.shape[-2:])
+            like = images.dtype, images.device
+            rows, cols = (dct(n, *like) for n in images.shape[-2:])
             gain = self.transfer(frequencies(*images.shape[-2:], images.device)).to(images.dtype)
             return rows.T @ (rows @ images @ cols.T * gain) @ cols
 
@@ -126,16 +111,18 @@ class Blur(Filtered):
         return torch.exp(-2 * (math.pi * self.sigma * frequency) ** 2)
 
 
+@lru_cache(maxsize=16)
 def frequencies(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """(H, W): cycles per pixel of each wave of :func:`dct`, in whatever direction."""
     down, across = (torch.arange(n, device=device) / (2 * n) for n in (height, width))
     return torch.hypot(down[:, None], across[None, :])
 
 
-def dct(n: int, like: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def dct(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(n, n): the orthonormal DCT-II; row k is a wave of k / 2n cycles per pixel."""
-    at = torch.arange(n, device=like.device)
+    at = torch.arange(n, device=device)
     phase = at[:, None] * (2 * at + 1) % (4 * n)  # whole numbers: exact at any size
-    waves = (phase.to(like.dtype) * (math.pi / (2 * n))).cos() * math.sqrt(2 / n)
+    waves = (phase.to(dtype) * (math.pi / (2 * n))).cos() * math.sqrt(2 / n)
     waves[0] *= math.sqrt(0.5)
     return waves

@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from frequency_targets import Blur, HighPass, LowPass
@@ -159,3 +160,26 @@ def test_they_keep_the_contract_of_a_target(kind):
     knob = dict(sigma=2) if kind["type"] == "Blur" else dict(cutoff=0.1)
     target = kind | knob | dict(target=dict(type="xtra_toolkit.NextBlock"))
     check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2), local=False)
+
+
+def test_class_ids_stay_class_ids_behind_a_filter(tmp_path):
+    """A filter in front of iGPT's target: its loss is the inner target's."""
+    np.save(tmp_path / "c.npy", np.random.default_rng(0).uniform(-1, 1, (8, 3)))
+    inner = dict(type="xtra_toolkit.NextColour", clusters=str(tmp_path / "c.npy"))
+    target = dict(type="xtra_toolkit.LowPass", target=inner, cutoff=0.2)
+    model = dict(
+        type="xtra_toolkit.MaskTargetPretrainer",
+        mask=dict(type="xtra_toolkit.TokenCausal"),
+        target_generator=target,
+        backbone=dict(
+            type="xtra_toolkit.MaskedViT",
+            arch=dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=48),
+            img_size=4,
+            patch_size=1,
+        ),
+        neck=None,
+        head=dict(type="xtra_toolkit.PredictionHead", loss="cross_entropy"),
+    )
+    MODELS.build(model).loss(torch.randn(2, 3, 4, 4))["loss"].backward()
+    with pytest.raises(ValueError, match="LowPass gives class ids"):
+        MODELS.build(model | dict(head=dict(type="xtra_toolkit.PredictionHead")))

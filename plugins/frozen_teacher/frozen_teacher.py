@@ -12,14 +12,12 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
-from xtra_toolkit.masks import Mask
-from xtra_toolkit.plan import Links
 from xtra_toolkit.registry import MODELS
-from xtra_toolkit.targets import build_target
+from xtra_toolkit.targets import WrappedTarget
 
 
 @MODELS.register_module()
-class FrozenTeacher(nn.Module):
+class FrozenTeacher(WrappedTarget):
     """Another target's links, of a frozen model's features instead of pixels.
 
     The teacher is no part of the module tree: it has no place in the optimizer, in checkpoints or
@@ -40,6 +38,8 @@ class FrozenTeacher(nn.Module):
         ValueError: the teacher lacks weights, or has no feature map that fits the grid.
     """
 
+    classes = False
+
     def __init__(
         self,
         teacher: str | dict,
@@ -47,8 +47,7 @@ class FrozenTeacher(nn.Module):
         img_size: int | tuple[int, int] | None = None,
         weights: str | None = None,
     ):
-        super().__init__()
-        self.target = build_target(target)
+        super().__init__(target)
         self.img_size = None if img_size is None else pair(img_size)
         if isinstance(teacher, str):
             model, self.name = named(teacher, weights), teacher
@@ -64,15 +63,6 @@ class FrozenTeacher(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "FrozenTeacher":
         self.frozen._apply(fn)
         return super()._apply(fn, recurse)
-
-    def bind(self, backbone: nn.Module) -> None:
-        """Hand on the encoder, which some targets ask for."""
-        if hasattr(self.target, "bind"):
-            self.target.bind(backbone)
-
-    def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """Of the inner target."""
-        return self.target.links(mask, grid)
 
     def width(self, grid: PatchGrid) -> int:
         """Of a feature; the teacher is tried on one image, so that it fits or is refused here."""
@@ -97,10 +87,6 @@ class FrozenTeacher(nn.Module):
             )
         features = features.to(images.dtype)  # the loss is not taken in half precision
         return F.adaptive_avg_pool2d(features, (grid.rows, grid.cols)).flatten(2).mT
-
-    def normalise(self, values: Tensor) -> Tensor:
-        """The features of links, (B, G, T * D), as the loss compares them."""
-        return self.target.normalise(values)
 
 
 def feature_map(model: nn.Module, images: Tensor) -> Tensor:
@@ -152,11 +138,13 @@ def load(model: nn.Module, file: str, prefix: str = "") -> None:
     state = state.get("state_dict", state)
     mine = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     missing = model.load_state_dict(mine, strict=False).missing_keys
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    absent = [name for name in missing if name in trained]
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    counters = ("num_batches_tracked", "attention_mask.json")  # nothing that a feature follows
+    told = [n for n in model.state_dict() if n not in fixed and not n.endswith(counters)]
+    absent = [name for name in missing if name in told]
     if absent:
         raise ValueError(
-            f"{len(absent)} of the teacher's {len(trained)} parameters are not in {file} under "
+            f"{len(absent)} of the teacher's {len(told)} tensors are not in {file} under "
             f"the prefix {prefix!r}, the first is {absent[0]!r}; the file begins with "
             f"{next(iter(state))!r}"
         )

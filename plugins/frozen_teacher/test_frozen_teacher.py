@@ -253,3 +253,17 @@ def test_it_keeps_the_contract_of_a_target(make):
     """A feature follows from the whole image, hence local=False."""
     target = dict(type="xtra_toolkit.FrozenTeacher", teacher=make()[0], target=INNER)
     check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2), GRID, local=False)
+
+
+def test_a_teacher_without_its_statistics_is_refused(tmp_path):
+    """A frozen BatchNorm reads nothing else, and MMEngine would leave 0 and 1 in their place."""
+    config = dict(type="mmpretrain.ResNet", depth=18, stem_channels=8, base_channels=8)
+    state = MODELS.build(config).state_dict()
+    whole, part = tmp_path / "whole.pth", tmp_path / "part.pth"
+    torch.save(state, whole)
+    torch.save({n: v for n, v in state.items() if "running_" not in n}, part)
+    target = dict(type="xtra_toolkit.NextToken")
+    init = dict(type="Pretrained", checkpoint=str(whole))
+    FrozenTeacher(config | dict(init_cfg=init), target)
+    with pytest.raises(ValueError, match=r"tensors are not in .*the first is 'bn1\.running_mean'"):
+        FrozenTeacher(config | dict(init_cfg=init | dict(checkpoint=str(part))), target)

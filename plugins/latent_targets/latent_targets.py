@@ -42,7 +42,7 @@ class MultiBlock:
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         g = draws(generator)
-        n, shape = self.sizes(grid), (self.blocks, batch, 1)
+        n, shape = self.shown_tokens(grid), (self.blocks, batch, 1)
         (h, w), device = self.block_size, g.device
         top, left = (
             torch.randint(side - size + 1, shape, generator=g, device=device)
@@ -62,7 +62,7 @@ class MultiBlock:
         """The whole image."""
         return Bidirectional()(grid)
 
-    def sizes(self, grid: PatchGrid) -> int:
+    def shown_tokens(self, grid: PatchGrid) -> int:
         """Tokens of the context; ValueError where the blocks leave too few."""
         grid.no_extra("MultiBlock")
         h, w = self.block_size
@@ -104,17 +104,17 @@ class LatentPatches(MaskedPatches):
         last = range(backbone.num_layers - self.layers, backbone.num_layers)
         self.teacher.module.out_indices = list(last)
         self.teacher.module.final_norm = self.layers == 1
-        self.dims = backbone.embed_dims
 
     def train(self, mode: bool = True) -> "LatentPatches":
         """The teacher stays in evaluation mode."""
         super().train(mode)
-        self.teacher.eval()
+        if hasattr(self, "teacher"):
+            self.teacher.eval()
         return self
 
     def width(self, grid: PatchGrid) -> int:
         """Of a feature."""
-        return self.dims
+        return self.teacher.module.embed_dims
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """(B, C, height, width) to the teacher's features, (B, N, D)."""
@@ -127,7 +127,8 @@ class UpdateTeacher(Hook):
     """Moves the teacher after each optimizer step, ``teacher = m teacher + (1 - m) encoder``.
 
     Args:
-        begin, end: m at the first and the last step, linear between.
+        begin, end: m is ``begin`` at the first step and grows linearly towards ``end``, which it
+            would reach one step after the last.
     """
 
     def __init__(self, begin: float = 0.996, end: float = 1.0):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import latent_targets
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask
 from xtra_toolkit.models.positions import sincos
+from xtra_toolkit.testing import check_mask, check_target
 
 HERE = Path(__file__).parent
 
@@ -109,7 +111,7 @@ def test_the_originals_numbers(golden):
 def test_blocks_lie_in_the_image_and_no_context_in_a_block():
     grid, factory = PatchGrid(8, 12), latent_targets.MultiBlock((3, 4), blocks=4)
     mask = factory(grid, 16, torch.Generator().manual_seed(1)).check(grid)
-    n = factory.sizes(grid)
+    n = factory.shown_tokens(grid)
     assert n == 96 - 48 and mask.order.shape == (4 * 16, n + 12) and mask.copies == 4
     blocks = mask.order[:, n:].view(4, 16, 3, 4)
     assert (blocks.diff(dim=-1) == 1).all() and (blocks.diff(dim=-2) == 12).all()
@@ -129,8 +131,7 @@ def test_the_encoder_runs_once_for_all_blocks():
     model.neck.layers[0].ln1.register_forward_hook(lambda _, x, y: rows.append(x[0].shape[:2]))
     model.backbone.eval()
     model.loss(torch.randn(2, 3, 64, 64))
-    teacher, student, decoder = (64, 21, 30)
-    assert (2, student) in rows and (8, decoder) in rows and (2, teacher) not in rows
+    assert rows == [(2, 21), (8, 30)]
 
 
 def test_no_pixel_of_a_target_reaches_its_prediction():
@@ -163,6 +164,25 @@ def test_the_teacher_is_an_average_and_takes_no_gradient():
     assert not any(p.requires_grad for p in target.parameters())
     model.train()
     assert not target.teacher.module.training and model.backbone.training
+
+
+def test_the_momentum_grows_towards_its_end():
+    model = ijepa()
+    hook = latent_targets.UpdateTeacher(begin=0.9, end=1.0)
+    for step, momentum in ((0, 0.9), (5, 0.95), (9, 0.99)):
+        runner = SimpleNamespace(model=model, iter=step, max_iters=10)
+        hook.after_train_iter(runner, step)
+        assert 1 - model.target_generator.teacher.momentum == pytest.approx(momentum)
+    runner = SimpleNamespace(model=SimpleNamespace(target_generator=object()))
+    with pytest.raises(ValueError, match="moves a target's teacher, and object has none"):
+        hook.before_train(runner)
+
+
+def test_they_keep_the_contract():
+    multi = dict(type="xtra_toolkit.MultiBlock", block_size=2, blocks=2)
+    check_mask(multi, dict(type="xtra_toolkit.MaskedPatches"), whole=False)
+    shown = dict(type="xtra_toolkit.RandomShown")
+    check_target(dict(type="xtra_toolkit.LatentPatches"), shown, local=False)
 
 
 def test_data2vec_averages_layers_without_the_final_norm():

@@ -166,7 +166,7 @@ def nested(grid: PatchGrid, sizes: tuple[int, ...]) -> tuple[Tensor, dict[int, T
     for size in sorted(blocks):  # a stable sort keeps the finer order inside the coarser blocks
         order = order[blocks[size][order].argsort(stable=True)]
     along = {size: block[order] for size, block in blocks.items()}
-    return order, {s: (b.diff(prepend=b[:1]) != 0).cumsum(0) for s, b in along.items()}
+    return order, {s: b.unique_consecutive(return_inverse=True)[1] for s, b in along.items()}
 
 
 def nesting(mask: str, sizes: Sequence[int]) -> tuple[int, ...]:

@@ -26,13 +26,13 @@ class Reordered:
         mask: config of a fixed mask, or a factory: what the units are.
         order: config of an order, or one: ``(rows, cols, batch, generator)`` to (n,) or (batch, n)
             whole numbers, which unit of the rows × cols units comes when, numbered in raster
-            order. ``random = True`` on it says that it draws; then the decoder must be told where
-            a target lies (``positioned=True``) where orders differ between images.
+            order. ``random = False`` on it says that it never draws. Where orders differ between
+            images the source must be told where its target lies (``positioned=True``).
     """
 
     def __init__(self, mask: dict | Callable[..., Mask], order: dict | Callable[..., Tensor]):
         self.mask, self.order = build_mask(mask), build_order(order)
-        self.random = getattr(self.order, "random", False)
+        self.random = getattr(self.order, "random", True)
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
@@ -50,7 +50,7 @@ class Reordered:
             raise ValueError(f"{sentence}; given: {order.flatten().tolist()[:12]}…")
         sizes = {len(unit) for unit in units}
         if len(sizes) == 1:
-            tokens = torch.stack(units).to(order.device)[order].flatten(-2)
+            tokens = table_of(self.mask, grid, order.device)[order].flatten(-2)
             step = torch.arange(len(units), device=order.device).repeat_interleave(sizes.pop())
         elif order.ndim == 1:
             picked = [units[i] for i in order.tolist()]
@@ -94,11 +94,9 @@ class WithPrefix:
 
     def of(self, grid: PatchGrid, prefix: Tensor) -> Mask:
         """The mask of given prefix lengths in units, (B, 1)."""
-        units = units_of(self.mask, grid)
-        unit = torch.tensor([i for i, tokens in enumerate(units) for _ in tokens])
-        unit = unit.to(prefix.device)
+        order, unit = sequence_of(self.mask, grid, prefix.device)
         return Mask(
-            order=torch.cat(units).to(prefix.device),
+            order=order,
             step=(unit - prefix + 1).clamp(min=0),
             unit=unit,
             given=unit < prefix,
@@ -161,6 +159,22 @@ def in_raster_order(
             "order of them is known"
         )
     return len(rows), len(cols), tuple(units[i] for _, i in corner)
+
+
+@lru_cache(maxsize=64)
+def sequence_of(
+    factory: Callable[..., Mask], grid: PatchGrid, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(N,) tokens of the units one after another, and (N,) whose number each is."""
+    units = units_of(factory, grid)
+    unit = torch.tensor([i for i, tokens in enumerate(units) for _ in tokens], device=device)
+    return torch.cat(units).to(device), unit
+
+
+@lru_cache(maxsize=64)
+def table_of(factory: Callable[..., Mask], grid: PatchGrid, device: torch.device) -> Tensor:
+    """(units, T) tokens of units of one size, in raster order."""
+    return torch.stack(in_raster_order(factory, grid)[2]).to(device)
 
 
 def build_order(cfg: dict | Callable[..., Tensor]) -> Callable[..., Tensor]:

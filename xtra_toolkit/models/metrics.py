@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmpretrain.evaluation import ConfusionMatrix
 
 from xtra_toolkit.data.segmentation import IGNORED
 from xtra_toolkit.registry import METRICS
@@ -15,7 +16,8 @@ class PretrainLoss(BaseMetric):
 
     def process(self, data_batch: object, data_samples: list[dict]) -> None:
         """Collect the loss of each sample."""
-        self.results += [float(sample["pretrain_loss"]) for sample in data_samples]
+        losses = [sample["pretrain_loss"] for sample in data_samples]
+        self.results += torch.stack(losses).tolist()  # one read of the device
 
     def compute_metrics(self, results: list[float]) -> dict[str, float]:
         """Their mean."""
@@ -36,11 +38,12 @@ class MeanIoU(BaseMetric):
     def process(self, data_batch: object, data_samples: list[dict]) -> None:
         """For each image the pixels of each class: right, predicted, true; (3, classes)."""
         for sample in data_samples:
-            true, predicted = sample["gt_seg_map"].cpu(), sample["pred_seg_map"].cpu()
+            predicted = sample["pred_seg_map"]
+            true = sample["gt_seg_map"].to(predicted.device).long()
             counted, classes = true != IGNORED, sample["num_classes"]
-            pairs = true[counted].long() * classes + predicted[counted].long()
-            pairs = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-            self.results.append(torch.stack([pairs.diagonal(), pairs.sum(0), pairs.sum(1)]))
+            pairs = ConfusionMatrix.calculate(predicted[counted].long(), true[counted], classes)
+            counts = [pairs.diagonal(), pairs.sum(0), pairs.sum(1)]
+            self.results.append(torch.stack(counts).cpu())
 
     def compute_metrics(self, results: list[torch.Tensor]) -> dict[str, float]:
         """The figures over all images."""

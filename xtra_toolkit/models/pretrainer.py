@@ -62,8 +62,9 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             width, layers = neck.width, neck.num_layers
         _check_neck(type(factory).__name__, neck, hides, positioned)
         planner = Planner(factory, target, grid, (backbone.num_layers, layers))
+        values = target.width(grid)
         shapes = [
-            (link.sources.shape[-1] * width, link.targets.shape[-1] * target.width(grid))
+            (link.sources.shape[-1] * width, link.targets.shape[-1] * values)
             for link in planner.links
         ]
         head = MMPRETRAIN.build(dict(head, shapes=shapes))

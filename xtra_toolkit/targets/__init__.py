@@ -5,6 +5,7 @@ from xtra_toolkit.targets.colour import NextColour
 from xtra_toolkit.targets.masked import MaskedPatches
 from xtra_toolkit.targets.next import NextBlock, NextToken
 from xtra_toolkit.targets.pixels import PixelTarget
+from xtra_toolkit.targets.wrapped import WrappedTarget
 
 __all__ = [
     "MaskedPatches",
@@ -12,5 +13,6 @@ __all__ = [
     "NextColour",
     "NextToken",
     "PixelTarget",
+    "WrappedTarget",
     "build_target",
 ]
