@@ -67,6 +67,18 @@ def test_the_feature_is_the_mean_of_the_patch_tokens_or_the_class_token(out_type
     close(unit_feature(model("cls_token"), images), unit(tokens[:, 0], dim=1))
 
 
+def test_of_several_layers_the_last_is_taken():
+    encoder = pretrainer("block", "block").backbone
+    encoder.out_indices, images = [0, 1], torch.randn(2, 3, 64, 64)
+    last = encoder(images)[-1].mean(1)
+    assert not torch.allclose(encoder(images)[0].mean(1), last)
+
+    class Model:
+        backbone, extract_feat = encoder, staticmethod(encoder)
+
+    torch.testing.assert_close(unit_feature(Model, images), torch.nn.functional.normalize(last))
+
+
 def test_a_pretraining_checkpoint_loads_as_it_is_and_brings_its_mask(tmp_path):
     """Into the model of the shipped config, here small: the keys are those of `mim test -C`."""
     pretrained = randomise(pretrainer("block", "block"))
