@@ -97,9 +97,8 @@ class Planner:
             links = [link for link in self.links if link.sees_target == sees_target]
             if links:
                 says = "may see its target, as the target declares"
-                lines.append(
-                    f"{_counted(links)}, {says if sees_target else 'none sees its target'}"
-                )
+                counted = _counted(links, self.structure.copies)
+                lines.append(f"{counted}, {says if sees_target else 'none sees its target'}")
         keep, encoded = self.bounds.keep, self.bounds.encoded
         lines.append(f"{keep} of {self.length} positions computed, {encoded} in the encoder")
         if self.blind:
@@ -112,8 +111,8 @@ class Planner:
         return "; ".join(lines)
 
 
-def _counted(links: list[Links]) -> str:
-    """'15 predictions, each of 16 tokens from 16 outputs', or of 1 to 8 where groups differ."""
+def _counted(links: list[Links], copies: int) -> str:
+    """'15 predictions, each of 16 tokens from 16 outputs'; '4 × 9' of several masks an image."""
     count = sum(link.sources.shape[1] for link in links)
     sizes = (
         ("token", {link.targets.shape[-1] for link in links}),
@@ -124,7 +123,8 @@ def _counted(links: list[Links]) -> str:
         for what, s in sizes
     )
     heads = f" in {len(links)} groups" if len(links) > 1 else ""
-    return f"{count} prediction{'s' * (count > 1)}{heads}, each of {tokens} from {outputs}"
+    times = f"{copies} × " if copies > 1 else ""
+    return f"{times}{count} prediction{'s' * (count > 1)}{heads}, each of {tokens} from {outputs}"
 
 
 def sample(mask: Callable[..., Mask], grid: PatchGrid) -> list[Mask]:

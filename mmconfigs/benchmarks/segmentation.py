@@ -111,3 +111,5 @@ param_scheduler = [
     dict(type="mmengine.LinearLR", start_factor=0.1, end=2, convert_to_iter_based=True),
     dict(type="mmengine.CosineAnnealingLR", begin=2, end=50, convert_to_iter_based=True),
 ]
+
+work_dir = "work_dirs/segmentation"

@@ -2,7 +2,7 @@
 
     mim train mmpretrain mmconfigs/demo/xtra_digits.py
 
-8×8 px, patch 1, blocks of 2×2 tokens, raw pixels; half a minute on two CPU cores.
+8×8 px, patch 1, blocks of 2×2 tokens, raw pixels; one to two minutes on a CPU.
 """
 
 _base_ = ["../_base_/runtime.py"]

@@ -89,6 +89,8 @@ class LatentPatches(MaskedPatches):
             without the final norm (data2vec: 6).
     """
 
+    needs_hooks = ("UpdateTeacher",)  # without it the teacher would stay at random weights
+
     def __init__(self, layers: int = 1):
         super().__init__(normalise=False)
         self.layers = layers

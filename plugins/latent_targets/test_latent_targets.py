@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask
 from xtra_toolkit.models.positions import sincos
+from xtra_toolkit.show.cost import parts
 from xtra_toolkit.testing import check_mask, check_target
 
 HERE = Path(__file__).parent
@@ -217,6 +218,9 @@ def test_the_config_of_the_readme_is_built():
         model = MODELS.build(readme()["model"])
     model.loss(torch.empty(2, 3, 224, 224, device="meta"))["loss"].backward()
     assert model.planner.bounds.encoded == 256 - 4 * 42 and model.planner.bounds.keep == 130
+    cost = {part.name: part for part in parts(model, "cpu")}
+    assert cost["target"].parameters == cost["encoder"].parameters
+    assert cost["target"].flops > cost["encoder"].flops  # all 256 tokens, and 88
     free = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
     assert not free
 
@@ -246,6 +250,11 @@ def test_a_run_moves_the_teacher_once_a_step_and_a_checkpoint_holds_it(tmp_path)
     )
     config.val_dataloader = config.val_evaluator = config.val_cfg = None
     config.param_scheduler = []
+    hooks = config.custom_hooks
+    config.custom_hooks = [hook for hook in hooks if not hook.type.endswith("UpdateTeacher")]
+    with pytest.raises(ValueError, match="LatentPatches needs the hook UpdateTeacher, and none"):
+        Runner.from_cfg(config).train()
+    config.custom_hooks, config.experiment_name = hooks, "with_its_teacher"
     Runner.from_cfg(config).train()
     state = torch.load(tmp_path / "epoch_1.pth", weights_only=True)["state_dict"]
     assert int(state["target_generator.teacher.steps"]) == 1 + 2  # the start, and two steps

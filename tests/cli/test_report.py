@@ -128,7 +128,7 @@ def test_unfinished_runs_are_listed_and_kept_out_of_the_table(tmp_path):
     output = xtra(tmp_path)[1]
     assert not own(output)
     _, listed = output.split("Unfinished, not in the table:")
-    assert "- DTD, attentive: no validation yet" in listed
+    assert "- DTD, attentive: no accuracy in its log" in listed
     assert "- Pets, attentive: 70.00 % after 50 of 100" in listed
 
 
@@ -165,7 +165,7 @@ def test_a_pretraining_run_beside_them_is_listed(tmp_path):
     folder = tmp_path / "20250101_120000" / "vis_data"
     folder.mkdir(parents=True)
     Config.fromfile(ROOT.parent / "xtra_vit-b16.py").dump(folder / "config.py")
-    assert "- unnamed data set, pretraining: no validation yet" in xtra(tmp_path)[1]
+    assert "- unnamed data set, pretraining: no step in its log" in xtra(tmp_path)[1]
 
 
 def test_the_paper_s_rows_are_marked_and_as_published(tmp_path):
@@ -201,3 +201,19 @@ def test_a_run_without_its_config_is_a_sentence(tmp_path):
 def test_every_row_of_the_paper_names_its_protocol_and_has_a_figure(row):
     assert row.protocol in ("linear", "attentive")
     assert (row.accuracy or row.mean) and set(row.accuracy) <= set(BENCHMARKS)
+
+
+def test_a_knn_test_is_called_so_and_read_where_mim_test_writes(tmp_path):
+    run(tmp_path, {})
+    folder = tmp_path / "20250101_120000"
+    with open(folder / "vis_data" / "config.py", "a") as config:
+        config.write("test_cfg = dict(type='xtra_toolkit.KNNTestLoop')\n")
+    (folder / "vis_data" / "scalars.json").unlink()
+    (folder / f"{folder.name}.json").write_text('{"accuracy/top1": 47.4}\n')
+    assert own(xtra(tmp_path)[1])[0]["protocol"] == "kNN"
+
+
+def test_a_start_that_was_refused_says_so(tmp_path):
+    run(tmp_path, {})
+    (tmp_path / "20250101_120000" / "vis_data" / "scalars.json").write_text("")
+    assert "- DTD, attentive: no step in its log" in xtra(tmp_path)[1]

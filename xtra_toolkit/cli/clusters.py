@@ -11,7 +11,11 @@ import click
 @click.option("--number", type=click.IntRange(min=2), default=512, show_default=True)
 @click.option("--size", type=click.IntRange(min=1), default=32, show_default=True, help="In px.")
 @click.option(
-    "--pixels", type=click.IntRange(min=1), default=2_000_000, show_default=True, help="At most."
+    "--pixels",
+    type=click.IntRange(min=1),
+    default=2_000_000,
+    show_default=True,
+    help="In whole images, one at least.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 def clusters(images: Path, target: Path, number: int, size: int, pixels: int, seed: int) -> None:

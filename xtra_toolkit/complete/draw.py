@@ -25,7 +25,7 @@ def draw(panels: list[Panel], columns: list[np.ndarray], path: Path) -> None:
     """
     rows, height, width = columns[0].shape[:3]
     lines = 1 + any(panel.note for panel in panels)
-    size = INCHES * len(columns), INCHES * height / width * rows + 0.14 * lines + 0.06
+    size = INCHES * len(columns), INCHES * height / width * rows + 0.16 * lines + 0.12
     figure = Figure(size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     axes = figure.subplots(rows, len(columns), squeeze=False)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
@@ -60,6 +61,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Trains; the runner has built, loaded and resumed everything by now."""
+        _refuse_missing_hooks(self.runner)
         self._continue()
         wrapper = self.runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
@@ -164,3 +166,17 @@ def _global_batch_sampler(dataloader: dict) -> dict:
             "dict(type='xtra_toolkit.GlobalBatchSampler') and no batch_sampler."
         )
     return sampler
+
+
+def _refuse_missing_hooks(runner: Any) -> None:
+    """A target may name the hooks without which it is not what it says (``needs_hooks``)."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    target = getattr(model, "target_generator", None)
+    running = {type(hook).__name__ for hook in runner.hooks}
+    absent = [name for name in getattr(target, "needs_hooks", ()) if name not in running]
+    if absent:
+        raise ValueError(
+            f"{type(target).__name__} needs the hook {absent[0]}, and none runs; add it to "
+            f"custom_hooks, dict(type='xtra_toolkit.{absent[0]}'), beside those that are there (a "
+            "config's custom_hooks replace its base's)"
+        )

@@ -38,8 +38,8 @@ def check_registered(cfg: object) -> None:
     if isinstance(cfg, dict):
         if "type" in cfg and not _registered(str(cfg["type"])):
             raise ValueError(
-                f"the checkpoint names the mask {cfg['type']!r}, which is not registered here; "
-                f"import the plugin that registers it (custom_imports in a config, "
+                f"the config of the checkpoint's mask names {cfg['type']!r}, which is not "
+                "registered here; import the plugin that registers it (custom_imports in a config, "
                 f"--import of xtra convert); {known_masks()}"
             )
         cfg = list(cfg.values())
@@ -64,4 +64,7 @@ def known_masks(kind: str = "") -> str:
     names = sorted(MASKS.module_dict)
     for scope, registry in sorted(MASKS.children.items()):
         names += [f"{scope}.{name}" for name in sorted(registry.module_dict)]
-    return f"known masks: {', '.join(names)}{failures(kind)}"
+    return (
+        f"known masks: {', '.join(names)}; a plugin's is known once it is installed, or named in "
+        f"custom_imports{failures(kind)}"
+    )

@@ -73,9 +73,15 @@ class MaskedViT(VisionTransformer):
 
     def init_weights(self) -> None:
         """As ``init_cfg`` says; MMPretrain's would overwrite fixed positions."""
+        init = self.init_cfg if isinstance(self.init_cfg, dict) else {}
+        if init.get("type") == "Pretrained" and not init.get("checkpoint"):
+            raise ValueError(
+                "no checkpoint was named for the encoder; "
+                "--cfg-options model.backbone.init_cfg.checkpoint=/path/to/epoch_800.pth"
+            )
         table = self.pos_embed.detach().clone()
         super().init_weights()
-        if isinstance(self.init_cfg, dict) and self.init_cfg["type"] == "Pretrained":
+        if init.get("type") == "Pretrained":
             return
         if self.fixed:
             self.pos_embed.data.copy_(table)

@@ -37,7 +37,7 @@ class Run:
     def state(self) -> str:
         """In words."""
         if self.accuracy is None:
-            return "no validation yet"
+            return "no accuracy in its log" if self.trained else "no step in its log"
         rate = f", learning rate {self.rate:g}" if self.rate else ""
         return f"{self.accuracy:.2f} % after {self.step} of {self.length}{rate}"
 
@@ -65,6 +65,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         continues = bool(config.get("resume") and before)
         run = before[-1] if continues else described(config, start)
         read_validations(run, start / "vis_data" / "scalars.json")
+        read_validations(run, start / f"{start.name}.json")  # where mim test writes
         if not continues:
             runs.append(run)
     return runs
@@ -87,7 +88,7 @@ def read_validations(run: Run, log: Path) -> None:
         line = json.loads(text)
         run.trained |= "loss" in line
         if "accuracy/top1" in line:
-            run.accuracy, run.step = line["accuracy/top1"], line["step"]
+            run.accuracy, run.step = line["accuracy/top1"], line.get("step", run.length)
             run.rate = line.get("accuracy/best_lr")
 
 
@@ -98,19 +99,19 @@ def described(config: Config, folder: Path) -> Run:
         folder=folder,
         benchmark=config.get("benchmark"),
         model=encoder_of(model.get("backbone") or {}, config.get("load_from")),
-        protocol=protocol_of(model),
+        protocol=protocol_of(model, config.get("test_cfg") or config.get("val_cfg") or {}),
         length=train.get("max_epochs") or train.get("max_iters") or 0,
     )
 
 
-def protocol_of(model: dict) -> str:
-    """Attentive, linear, fine-tuning, pretraining, or the type of an unknown head."""
+def protocol_of(model: dict, loop: dict) -> str:
+    """Attentive, linear, fine-tuning, pretraining, kNN, or the type of an unknown head."""
+    if "KNN" in loop.get("type", ""):
+        return "kNN"
     if "target_generator" in model:
         return "pretraining"
     if model.get("type", "").endswith("Segmentor"):
         return "segmentation"
-    if "head" not in model:
-        return "kNN"
     if (model.get("backbone") or {}).get("frozen_stages", -1) < 1:
         return "fine-tuning"
     head = model.get("head") or {}

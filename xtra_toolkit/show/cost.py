@@ -1,6 +1,7 @@
 """What the parts of a pretrainer hold and cost, and how they attend."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ class Part:
     """Encoder, decoder or head.
 
     Args:
-        places: what it computes: '240 of 256'.
+        places: what it computes: '240 of 256', of each mask where an image has several.
         attention: kind of its pattern and the back end that will run here.
         parameters: all, whether trained or not.
         flops: of one image, forward.
@@ -41,6 +42,7 @@ def parts(model: MaskTargetPretrainer, device: str) -> list[Part]:
     encoder, decoder, head = flops(model)
     length = plan.length
     predictions = plan.copies * sum(group.tokens.shape[1] for group in plan.groups)
+    target = Part("target", "", "", count(model.target_generator), values_flops(model))
     found = [
         Part(
             "encoder",
@@ -53,12 +55,33 @@ def parts(model: MaskTargetPretrainer, device: str) -> list[Part]:
     if model.with_neck:
         runs = backend(model.neck.layers, plan.decoder, device)
         found += [Part("decoder", f"{plan.keep} of {length}", runs, count(model.neck), decoder)]
-    return [*found, Part("head", f"{predictions} predictions", "", count(model.head), head)]
+    found.append(Part("head", f"{predictions} predictions", "", count(model.head), head))
+    return found + [target] * bool(target.parameters or target.flops)  # a teacher; pixels are free
 
 
 def count(module: nn.Module) -> int:
     """Parameters."""
     return sum(p.numel() for p in module.parameters())
+
+
+def values_flops(model: MaskTargetPretrainer) -> int:
+    """Of what is predicted of one image, a teacher's features for instance."""
+    grid = model.backbone.grid
+    sides = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    with FlopCounterMode(display=False) as counter, on_sdpa(model), torch.no_grad():
+        model.target_generator.values(torch.empty(1, grid.channels, *sides, device="meta"), grid)
+    return counter.get_total_flops()
+
+
+@contextlib.contextmanager
+def on_sdpa(model: nn.Module) -> Iterator[None]:
+    """Within it attention runs on SDPA: not every back end runs on the meta device."""
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, MaskedAttention):
+                stack.callback(setattr, module, "attention", module.attention)
+                module.attention = named("sdpa")
+        yield
 
 
 def flops(model: MaskTargetPretrainer) -> tuple[int, int, int]:
@@ -75,11 +98,7 @@ def flops(model: MaskTargetPretrainer) -> tuple[int, int, int]:
                 lambda part, _: before.update({part: counter.get_total_flops()})
             )
             stack.callback(hook.remove)
-        for module in model.modules():
-            if isinstance(module, MaskedAttention):  # not every back end runs on meta
-                stack.callback(setattr, module, "attention", module.attention)
-                module.attention = named("sdpa")
-        with counter, torch.no_grad():
+        with counter, on_sdpa(model), torch.no_grad():
             model.reconstruct(images, plan)
     encoder, head = before[later[0]], before[model.head]
     return encoder, head - encoder, counter.get_total_flops() - head

@@ -44,7 +44,7 @@ class Prediction:
 
     def sentence(self, grid: PatchGrid) -> str:
         """Sources, targets and what is read, in image coordinates."""
-        told = ", which are told where their targets lie," if self.positioned else ""
+        told = " which are told where their targets lie," if self.positioned else ""
         text = (
             f"prediction {self.number} (of 0 to {self.count - 1}): the output"
             f"{'s' * (len(self.sources) > 1)} at {_places(self.sources)}, "

@@ -3,3 +3,5 @@
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/cifar10.py"]
 
 model = dict(head=dict(num_classes=_base_.num_classes))
+
+work_dir = "work_dirs/attentive/cifar10"

@@ -8,3 +8,5 @@ model = dict(
         rates=[1e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 4e-3, 8e-3, 1e-2, 1e-1],
     )
 )
+
+work_dir = "work_dirs/attentive/inat18"

@@ -9,3 +9,5 @@ model = dict(
     )
 )
 train_cfg = dict(global_batch=256)
+
+work_dir = "work_dirs/attentive/infograph"

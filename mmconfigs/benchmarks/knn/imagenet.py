@@ -41,3 +41,5 @@ test_cfg = dict(
         **_base_.val_loader, dataset=dict(**images, data_root="data/imagenet/train")
     ),
 )
+
+work_dir = "work_dirs/knn/imagenet"

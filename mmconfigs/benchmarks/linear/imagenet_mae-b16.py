@@ -18,3 +18,5 @@ val_pipeline[2]["crop_size"] = 224
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
 test_dataloader = val_dataloader
+
+work_dir = "work_dirs/linear/imagenet_mae-b16"

@@ -25,3 +25,5 @@ val_dataloader = dict(
     dataset=dict(pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
+
+work_dir = "work_dirs/mmpretrain/finetune"

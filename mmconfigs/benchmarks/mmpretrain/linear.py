@@ -41,3 +41,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(type="xtra_toolkit.AutocastOptimWrapper")
+
+work_dir = "work_dirs/mmpretrain/linear"

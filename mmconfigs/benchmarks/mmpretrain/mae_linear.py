@@ -13,3 +13,5 @@ val_dataloader = dict(collate_fn=dict(type="mmengine.default_collate"))
 test_dataloader = dict(collate_fn=dict(type="mmengine.default_collate"))
 
 optim_wrapper = dict(type="xtra_toolkit.AutocastOptimWrapper")
+
+work_dir = "work_dirs/mmpretrain/mae_linear"
