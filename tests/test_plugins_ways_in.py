@@ -15,7 +15,7 @@ from test_mim import mim, scalars
 
 from xtra_toolkit import plugins
 from xtra_toolkit.masks import build_mask
-from xtra_toolkit.registry import MASKS, MODELS
+from xtra_toolkit.registry import MASKS, MODELS, ORDERS
 from xtra_toolkit.targets import build_target
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "mmconfigs").symlink_to(ROOT / "mmconfigs")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    for registry in (MASKS, MODELS):
+    for registry in (MASKS, MODELS, ORDERS):
         registry.import_from_location()
         monkeypatch.setattr(registry, "_module_dict", dict(registry.module_dict))
     for registry in (MASKS, mmengine_registry.MODELS):
@@ -137,6 +137,33 @@ def test_a_broken_plugin_breaks_no_other_and_is_named(place):
         build_mask(dict(type="xtra_toolkit.Spiral"))
     with pytest.raises(ValueError, match=f"unknown target 'xtra_toolkit.Spiral'.*; {said}"):
         build_target(dict(type="xtra_toolkit.Spiral"))
+
+
+def test_a_plugin_that_fails_at_its_last_line_leaves_nothing_behind(place):
+    """Not even over a name that was taken; what it imported of others stays."""
+    info = place / "half-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: half\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[xtra_toolkit.plugins]\nhalf = half.spirals\n")
+    (place / "half").mkdir()
+    (place / "half" / "__init__.py").write_text("")
+    (place / "half" / "spirals.py").write_text(
+        "from xtra_toolkit.registry import MASKS, MODELS, ORDERS\nimport row_causal\n"
+        "@MODELS.register_module()\n@ORDERS.register_module()\n@MASKS.register_module()\n"
+        "class Whirl: ...\n"
+        "@MASKS.register_module(force=True)\nclass BlockCausal: ...\n"
+        "import vortex\n"
+    )
+    taken = MASKS.get("BlockCausal")
+    plugins.load_plugins()
+    assert not any("Whirl" in registry.module_dict for registry in (MASKS, MODELS, ORDERS))
+    assert MASKS.module_dict["BlockCausal"] is taken
+    assert "RowCausal" in MASKS.module_dict
+    said = "plugin 'half' failed to load: ModuleNotFoundError: No module named 'vortex'"
+    with pytest.raises(ValueError, match=f"unknown mask 'xtra_toolkit.Whirl'.*; {said}"):
+        build_mask(dict(type="xtra_toolkit.Whirl"))
+    with pytest.raises(ValueError, match=f"unknown target 'xtra_toolkit.Whirl'.*; {said}"):
+        build_target(dict(type="xtra_toolkit.Whirl"))
 
 
 @pytest.mark.parametrize("build", [build_mask, build_target])

@@ -13,21 +13,36 @@ from importlib.metadata import entry_points
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 
+from xtra_toolkit import registry as registries
+
 FAILED: dict[str, str] = {}
 
 
 def load_plugins() -> None:
     """Load each entry point; failures are kept in ``FAILED`` as 'error: message'."""
+    ours = [value for value in vars(registries).values() if isinstance(value, Registry)]
     for point in entry_points(group="xtra_toolkit.plugins"):
+        before = [dict(registry.module_dict) for registry in ours]
         try:
             point.load()
         except Exception as error:  # a stranger's code may raise anything
+            for registry, names in zip(ours, before, strict=True):
+                _take_back(registry, names, point.module.partition(".")[0])
             FAILED[point.name] = _cause(error)
             print_log(
                 f"plugin {point.name!r} failed to load: {FAILED[point.name]}",
                 logger="current",
                 level=logging.WARNING,
             )
+
+
+def _take_back(registry: Registry, names: dict, package: str) -> None:
+    """Restore what a package registered; what it imported of others, this one too, stays."""
+    for name, kind in list(registry.module_dict.items()):
+        if kind is not names.get(name) and kind.__module__.partition(".")[0] == package:
+            del registry.module_dict[name]
+            if name in names:
+                registry.module_dict[name] = names[name]
 
 
 def find(registry: Registry, kind: str) -> Callable | None:

@@ -1,5 +1,7 @@
 """XTRA, AIM and MAE beside each other on Fashion-MNIST: same encoder, same number of images.
 
+From BUDGET=480 on also at equal compute: as many images as cost the FLOPs of XTRA's.
+
     make compare                                  # BUDGET=60 minutes on two CPU cores
     make compare BUDGET=480 DATA=/path/to/folder  # with its four idx files, packed or not
 
@@ -25,6 +27,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from xtra_toolkit.show.build import build
+from xtra_toolkit.show.cost import flops
+
 HERE, WORK = Path(__file__).parent, Path("work_dirs/compare").absolute()
 BUDGET = os.environ.get("BUDGET", "60")
 if not BUDGET.isdigit() or int(BUDGET) < 5:
@@ -35,6 +40,7 @@ FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "l
 LABELLED = 10_000  # images that a probe learns from, and as many that it is tested on
 RATES = dict(xtra=2e-3, aim=2e-3, mae=2e-3, aim_prefix=2e-3)  # peak, of 64 images
 FULL = dict(type="xtra_toolkit.Bidirectional")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the probes, in float32
 RUN = ("objective", "attention", "seed", "rate", "images", "epochs", "seconds")
 ROW = (*RUN, "linear", "attentive")
 
@@ -48,7 +54,7 @@ def plan() -> list[dict]:
             for s in range(2)
             for o in ("xtra", "aim", "mae")
         ]
-    images = 60_000 // 64 * 64
+    images = min(60_000, 110 * BUDGET) // 64 * 64  # 26 runs, at the minutes of docs/compare.md
     runs = [
         dict(objective=o, seed=0, rate=RATES[o] * factor, images=images)
         for o in RATES
@@ -57,8 +63,21 @@ def plan() -> list[dict]:
     runs += [
         dict(objective=o, seed=s, rate=RATES[o], images=images) for s in range(3) for o in RATES
     ]
-    # MAE computes a quarter in its encoder: the images that it sees in XTRA's time
-    return [*runs, dict(objective="mae", seed=0, rate=RATES["mae"], images=2 * images)]
+    return runs + [
+        dict(objective=o, seed=s, rate=RATES[o], images=equal(images, o))
+        for s in range(2)
+        for o in RATES
+        if o != "xtra"
+    ]
+
+
+def equal(images: int, objective: str) -> int:
+    """How many images cost as much as ``images`` do XTRA, in FLOPs; whole batches in each epoch."""
+    models = (build(Config.fromfile(HERE / f"{name}.py")) for name in ("xtra", objective))
+    xtra, other = (sum(flops(model)) for model in models)
+    count = images * xtra // other
+    batches = 64 * -(-count // 60_000)
+    return count // batches * batches
 
 
 def unpack() -> Path:
@@ -114,14 +133,14 @@ def labelled(data: Path) -> tuple[tuple[Tensor, np.ndarray], ...]:
 @torch.no_grad()
 def features(encoder: nn.Module, images: Tensor) -> tuple[Tensor, np.ndarray]:
     """Without the final norm: of all layers the mean, token by token, (N, tokens, D) float16; of
-    the last layer the mean over tokens, (N, D).
+    the last layer the mean over tokens, (N, D), on the host.
     """
-    tokens, pooled = [], []
+    tokens, pooled, device = [], [], next(encoder.parameters()).device
     for batch in images.split(250):
-        outs = encoder(batch)
+        outs = encoder(batch.to(device))
         tokens.append(torch.stack(outs).mean(0).half())
         pooled.append(outs[-1].mean(1))
-    return torch.cat(tokens), torch.cat(pooled).numpy()
+    return torch.cat(tokens), torch.cat(pooled).cpu().numpy()
 
 
 def encoder_of(objective: str, checkpoint: Path | None, seed: int, full: bool) -> nn.Module:
@@ -135,7 +154,7 @@ def encoder_of(objective: str, checkpoint: Path | None, seed: int, full: bool) -
         config.backbone.init_cfg = init
     encoder = MODELS.build(config.backbone)
     encoder.init_weights()
-    return encoder.eval()
+    return encoder.eval().to(DEVICE)
 
 
 def linear(train: tuple, test: tuple) -> float:
@@ -150,12 +169,13 @@ def attentive(train: tuple, test: tuple, epochs: int = 8, batch: int = 250) -> f
     head = dict(type="xtra_toolkit.AttentiveProbe", num_heads=3)
     width, steps = train[0].shape[-1], epochs * len(train[0]) // batch
     sweep = dict(type="xtra_toolkit.ProbeSweep", num_classes=10, in_channels=width)
-    probe = MODELS.build(dict(sweep, rates=[2e-3], probe=head))
+    device = train[0].device
+    probe = MODELS.build(dict(sweep, rates=[2e-3], probe=head)).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    labels = torch.from_numpy(train[1])
+    labels = torch.from_numpy(train[1]).to(device)
     for _ in range(epochs):
-        for pick in torch.randperm(len(labels)).split(batch):
+        for pick in torch.randperm(len(labels)).to(device).split(batch):
             logits = probe((train[0][pick].float(),))[:, 0]
             nn.functional.cross_entropy(logits, labels[pick]).backward()
             optimizer.step()
@@ -164,7 +184,7 @@ def attentive(train: tuple, test: tuple, epochs: int = 8, batch: int = 250) -> f
     probe.eval()
     with torch.no_grad():
         guesses = [probe((x.float(),))[:, 0].argmax(-1) for x in test[0].split(batch)]
-    return 100 * float((torch.cat(guesses).numpy() == test[1]).mean())
+    return 100 * float((torch.cat(guesses).cpu().numpy() == test[1]).mean())
 
 
 def probe(encoder: nn.Module, data: tuple) -> dict[str, float]:

@@ -67,15 +67,22 @@ def table(found: dict[tuple, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def label(objective: str, attention: str, rate: str, images: str) -> str:
+    """'xtra, own mask, lr 0.002, 30,016 images'; nothing of what was not trained."""
+    seen = f"{int(images):,} images" if int(images) else ""
+    return ", ".join(filter(None, (objective, attention, rate and f"lr {rate}", seen)))
+
+
 def plot(found: dict[tuple, dict], target: Path) -> None:
     """Intervals side by side."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 0.45 * len(found) + 1.2), sharey=True)
-    names = [", ".join(filter(None, (key[0], key[1], key[2] and f"lr {key[2]}"))) for key in found]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.45 * len(found) + 1.2), sharey=True)
+    names = [label(*key) for key in found]
     for axis, probe in zip(axes, PROBES, strict=True):
         for y, group in enumerate(found.values()):
             if group[probe]:
                 mean, low, high = group[probe]
-                axis.plot([low, high], [y, y], color="tab:blue", linewidth=4, alpha=0.5)
+                bar = dict(color="tab:blue", linewidth=4, alpha=0.5, solid_capstyle="butt")
+                axis.plot([low, high], [y, y], **bar)
                 axis.plot([mean], [y], "o", color="tab:blue")
         axis.set_title(f"{probe} probe, accuracy in %")
         axis.grid(axis="x", alpha=0.4)

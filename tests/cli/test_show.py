@@ -27,7 +27,7 @@ def test_xtra_b_in_print_and_picture(tmp_path):
     assert result.exit_code == 0, result.output
     output = words(result)
     for part in (
-        "BlockCausal × NextBlock on a grid of 16×16 tokens (256×256 px, patch 16)",
+        "BlockCausal(block_size=4) × NextBlock(normalise=True) on a grid of 16×16 tokens (256×256",
         "16 of 256 positions (6.2 %) are read by no prediction and never computed",
         "prediction 0 (of 0 to 14): the outputs at positions 0 to 15, patches (0, 0) to (3, 3)",
         "encoder 240 of 256 staircase, sdpa 85.8 M 43.2 G",
@@ -87,7 +87,17 @@ def test_a_leak_is_refused_and_shown(tmp_path):
     )
     assert "leak prediction 0 (of 0 to 62): the output at position 0, patch (0, 0)" in output
     assert "parameters" not in output and "certificate" not in output
-    assert "target that it sees" in (tmp_path / "x.svg").read_text()
+    picture = (tmp_path / "x.svg").read_text()
+    assert "target that it sees" in picture and "BlockCausal(block_size=2)" in picture
+    assert "the prediction of patch (0, 1) from position 0" in picture
+
+
+def test_the_picture_leaves_this_machine_out(tmp_path):
+    result = show(DIGITS, "--out", tmp_path / "x.svg")
+    picture = (tmp_path / "x.svg").read_text()
+    assert "15 predictions, each of 4 tokens from 4 outputs" in picture
+    assert "of training on this machine" in words(result)
+    assert "machine" not in picture and "flop_counter" not in picture
 
 
 def test_a_target_that_the_mask_cannot_serve_is_refused_with_the_mask():

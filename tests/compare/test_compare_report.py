@@ -54,6 +54,18 @@ def test_others_stand_beside_the_xtra_of_most_seeds(table):
     assert verdicts["raw pixels", ""] == ("above XTRA", "")
 
 
+def test_a_label_names_what_tells_rows_apart():
+    assert report.label("mae", "full", "0.002", "30016") == "mae, full, lr 0.002, 30,016 images"
+    assert report.label("raw pixels", "", "", "0") == "raw pixels"
+
+
+def test_an_interval_is_drawn_no_longer_than_it_is(tmp_path):
+    group = dict(rows=[], linear=(80.0, 79.0, 81.0), attentive=None)
+    report.plot({("xtra", "full", "0.002", "30016"): group}, tmp_path / "plot.png")
+    bar = report.plt.gcf().axes[0].lines[0]
+    assert list(bar.get_xdata()) == [79, 81] and bar.get_solid_capstyle() == "butt"
+
+
 def test_seeds_make_one_row(table):
     (row,) = [row for row in table if row[0] == "xtra" and row[3] == "0.002"]
     assert row[2] == "2" and row[6] == "1.5" and row[7].startswith("80.5 (")

@@ -178,7 +178,7 @@ def test_a_plugin_that_fails_to_load_is_named(monkeypatch):
     from xtra_toolkit import plugins
 
     class Point:
-        name = "spirals"
+        name = module = "spirals"
 
         def load(self):
             raise ImportError("no module named vortex")

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from matplotlib.collections import LineCollection, PatchCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, TokenCausal
+from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, TokenCausal, WithPrefix
 from xtra_toolkit.show import panels
-from xtra_toolkit.show.cells import arrows, connected
-from xtra_toolkit.show.figure import draw
+from xtra_toolkit.show.cells import arrows, connected, line
+from xtra_toolkit.show.figure import clauses, draw
 from xtra_toolkit.show.prediction import pick
 from xtra_toolkit.show.view import View
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
@@ -44,6 +44,28 @@ def test_each_token_has_its_number_and_the_colour_of_its_step(axis):
     assert drawn[2, 0] == "4" and drawn[0, 1] == "2" and drawn[3, 3] == "15"
     found = colours(axis)
     assert found[0] == found[5] == to_hex(panels.STEPS(0)) != found[2] == found[7]
+
+
+def test_a_wider_line_runs_round_each_unit(axis):
+    panels.order_panel(axis, View.of(BlockCausal(2)(GRID), GRID))
+    frames = [c for c in axis.collections if isinstance(c, LineCollection)]
+    assert [len(frame.get_segments()) for frame in frames] == [8] * 4  # sides of 2×2 cells
+    assert all(frame.get_linewidth()[0] > 2 * line(axis, GRID) for frame in frames)
+
+
+@pytest.mark.parametrize("unit", [[0, 0, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], None])
+def test_units_that_fall_apart_and_single_tokens_have_no_frame(axis, unit):
+    raster = torch.arange(16)
+    mask = Mask(raster, raster, unit and torch.tensor(unit))  # 3 and 4: two ends of the grid
+    panels.order_panel(axis, View.of(mask, GRID))
+    assert not [c for c in axis.collections if isinstance(c, LineCollection)]
+
+
+def test_the_legend_begins_with_the_first_step_that_fills_a_cell(axis):
+    mask = WithPrefix(BlockCausal(1), 4, 4)(GRID)
+    key = panels.order_panel(axis, View.of(mask, GRID))
+    assert labels(key) == ["step 1", "step 12", "given, never predicted"]
+    assert to_hex(key[0].get_facecolor()) == colours(axis)[4]  # the first behind the prefix
 
 
 def test_hidden_tokens_are_grey_and_given_ones_framed(axis):
@@ -99,6 +121,12 @@ def test_sources_that_lie_apart_have_an_arrow_each():
     assert arrows([0, 1, 3], [12], GRID) == [((0.5, 0), (0, 3)), ((3, 0), (0, 3))]
 
 
+def test_many_arrows_are_one():
+    sources, targets = [0, 2, 8, 10], [5, 7, 13, 15]
+    assert len(arrows(sources, targets, GRID)) == 16
+    assert arrows([*sources, 5], targets, GRID) == [((1, 1), (2, 2))]
+
+
 def test_the_matrix_is_the_views_and_its_sides_mark_sources_and_targets(axis):
     view = View.of(BlockCausal(2)(GRID), GRID, 12)
     key = panels.attention_panel(axis, view.sequence, [4, 5], [8])
@@ -108,6 +136,15 @@ def test_the_matrix_is_the_views_and_its_sides_mark_sources_and_targets(axis):
     rows, cols = ([b for b in axis.patches if to_hex(b.get_facecolor()) == c] for c in SIDES)
     assert [bar.get_y() + bar.get_height() / 2 for bar in rows] == [4, 5]
     assert [bar.get_x() + bar.get_width() / 2 for bar in cols] == [8]
+
+
+def test_what_is_never_computed_is_darker_than_what_may_not_attend():
+    """Contrast as WCAG counts it: a single row of 256 must show."""
+    light = []
+    for kind in (panels.BLIND, panels.DEAD):
+        linear = [((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(panels.PAIRS[kind][0])]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    assert light[0] / light[1] > 1.7
 
 
 SIDES = (panels.SOURCE, panels.TARGET)
@@ -122,10 +159,10 @@ def test_the_picture_has_both_matrices_and_marks_the_prediction_in_both_orders()
     mask = BlockCausal(2)(GRID)
     view, found = View.of(mask, GRID), prediction(mask, NextBlock(), 0)
     assert not torch.equal(view.sequence, view.raster)
-    figure = draw(view, found, "title", "notes\nnotes")
+    figure = draw(view, found, "title", "caption")
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == [
-        "order on the image",
+        "order on the image, units framed",
         "prediction 0 of 0 to 2",
         "attention in sequence order",
         "attention in raster order",
@@ -137,4 +174,20 @@ def test_the_picture_has_both_matrices_and_marks_the_prediction_in_both_orders()
         for axis in figure.axes[2:]
     ]
     assert sources == [[0, 1, 2, 3], [0, 1, 4, 5]]
-    assert {"title", "notes\nnotes"} <= {text.get_text() for text in figure.texts}
+    assert [text.get_text() for text in figure.texts] == ["title", f"on {GRID}", "caption"]
+
+
+def test_a_caption_breaks_between_clauses_and_within_long_ones():
+    assert clauses("one two; three; four", 15) == ["one two; three;", "four"]
+    assert clauses("one two three four; five", 10) == ["one two", "three", "four; five"]
+
+
+def test_patches_keep_their_numbers_where_a_token_has_no_pixels():
+    grid = PatchGrid(4, 4, (2, 2), extra=1)
+    mask = TokenCausal()(grid)
+    found = pick(mask, NextToken().links(mask, grid), grid, (1, 1), 5)
+    raster = draw(View.of(mask, grid), found, "title", "caption").axes[3]
+    (source,) = [bar for bar in raster.patches if to_hex(bar.get_facecolor()) == panels.SOURCE]
+    assert source.get_y() + source.get_height() / 2 == found.from_tokens[0] == 4
+    assert raster.images[0].get_extent() == [-1.5, 15.5, 15.5, -1.5]
+    assert raster.get_ylabel() == "patch; below 0 without pixels"

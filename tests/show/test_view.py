@@ -6,7 +6,7 @@ import torch
 from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
-from xtra_toolkit.masks.mask import draws
+from xtra_toolkit.masks.drawing import draws
 from xtra_toolkit.show.prediction import leaking, names, pick
 from xtra_toolkit.show.text import braille
 from xtra_toolkit.show.view import BLIND, BOTH, DEAD, DECODER, View
@@ -129,7 +129,7 @@ class TwoMasks:
 
     def __call__(self, grid, batch=1, generator=None):
         g = draws(generator)
-        order = torch.rand(batch, grid.tokens, generator=g).argsort(1)
+        order = g.rand(batch, grid.tokens).argsort(1)
         order = torch.cat([order[:, :10], order[:, [0, 1, 2, 3, *range(10, 16)]]])
         at = torch.arange(10)
         return Mask(order, torch.zeros_like(at), shown=at < 4, given=at < 4, copies=2)

@@ -30,9 +30,9 @@ def show(
     """Show a pretraining config: mask, attention, a prediction, certificate and cost.
 
     Prints, and with --out draws, in which order the tokens come and which may see which, from
-    where a prediction is made, of what, and what it reads, what the certificate says, how much
-    is computed, what each part holds and costs, and which attention back end runs here. Nothing
-    is allocated: the model is built on the meta device.
+    where a prediction is made, of what, and what it reads, and what the certificate says. Prints
+    how much is computed, what each part holds and costs, and which attention back end runs here.
+    Nothing is allocated: the model is built on the meta device.
 
     A pair that leaks is refused, as in training, and the leaking prediction is shown; the exit
     code is then 1.

@@ -18,11 +18,11 @@ from xtra_toolkit.plan import Links
 from xtra_toolkit.targets import build_target
 
 
-def read_config(path: Path, options: Sequence[str] = ()) -> Config:
+def open_config(path: Path, options: Sequence[str] = ()) -> Config:
     """A config with ``KEY=VALUE`` overrides, as MMEngine's ``--cfg-options`` reads them.
 
     Raises:
-        ValueError: the file cannot be read as a config, or holds no pretrainer.
+        ValueError: the file cannot be read as a config, or an override is none.
     """
     wrong = [option for option in options if "=" not in option]
     if wrong:
@@ -37,6 +37,16 @@ def read_config(path: Path, options: Sequence[str] = ()) -> Config:
         parser = argparse.ArgumentParser()
         parser.add_argument("--cfg-options", nargs="+", action=DictAction)
         config.merge_from_dict(parser.parse_args(["--cfg-options", *options]).cfg_options)
+    return config
+
+
+def read_config(path: Path, options: Sequence[str] = ()) -> Config:
+    """A pretraining config, as :func:`open_config` reads it.
+
+    Raises:
+        ValueError: the file cannot be read as a config, or holds no pretrainer.
+    """
+    config = open_config(path, options)
     kind = str(config.get("model", {}).get("type"))
     init_default_scope(config.get("default_scope", "mmpretrain"))
     found = MODELS.get(kind) if "model" in config else None

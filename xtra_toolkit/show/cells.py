@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from xtra_toolkit.grid import PatchGrid
 
+MANY = 16  # arrows that are no thicket
 ABOVE = -1.4  # where tokens without pixels are drawn, in rows
 
 
@@ -50,8 +51,10 @@ def line(axis: Axes, grid: PatchGrid) -> float:
     return min(1.0, 0.05 * cell_points(axis, grid))
 
 
-def outline(axis: Axes, grid: PatchGrid, tokens: list[int], colour: str) -> None:
-    """The boundary of a set of tokens."""
+def outline(
+    axis: Axes, grid: PatchGrid, tokens: list[int], colour: str, width: float = 2.2
+) -> None:
+    """The boundary of a set of tokens, in points."""
     centres = {place(token, grid) for token in tokens}
     edges = [
         [(x - dy / 2 + dx / 2, y - dx / 2 + dy / 2), (x + dy / 2 + dx / 2, y + dx / 2 + dy / 2)]
@@ -59,15 +62,18 @@ def outline(axis: Axes, grid: PatchGrid, tokens: list[int], colour: str) -> None
         for dx, dy in ((0, -1), (0, 1), (-1, 0), (1, 0))
         if (x + dx, y + dy) not in centres
     ]
-    axis.add_collection(LineCollection(edges, colors=colour, lw=2.2, capstyle="projecting"))
+    axis.add_collection(LineCollection(edges, colors=colour, lw=width, capstyle="projecting"))
 
 
 def arrows(sources: list[int], targets: list[int], grid: PatchGrid) -> list[tuple[tuple, tuple]]:
-    """(start, end) from each connected part of the source tokens to each of the targets."""
-    starts, ends = (
-        [_centre(part) for part in connected({place(token, grid) for token in tokens})]
-        for tokens in (sources, targets)
-    )
+    """(start, end) from each connected part of the source tokens to each of the targets.
+
+    Of more than ``MANY`` only one is left, from the middle of all to the middle of all.
+    """
+    sides = [{place(token, grid) for token in tokens} for tokens in (sources, targets)]
+    starts, ends = ([_centre(part) for part in connected(side)] for side in sides)
+    if len(starts) * len(ends) > MANY:
+        starts, ends = ([_centre(side)] for side in sides)
     return [(start, end) for start in starts for end in ends if start != end]
 
 

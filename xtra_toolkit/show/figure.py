@@ -1,31 +1,29 @@
-"""The picture of an objective: four panels, and its numbers below."""
+"""The picture of an objective: four panels, and what is certified below."""
+
+import re
+import textwrap
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xtra_toolkit.show.panels import attention_panel, order_panel, prediction_panel
+from xtra_toolkit.show import text
+from xtra_toolkit.show.panels import attention_panel, framed, order_panel, prediction_panel
 from xtra_toolkit.show.prediction import Prediction
 from xtra_toolkit.show.view import View
 
 
-def draw(view: View, prediction: Prediction | None, title: str, notes: str) -> Figure:
+def draw(view: View, prediction: Prediction | None, title: str, caption: str) -> Figure:
     """Order and a prediction on the image above, attention in both orders below them.
 
     Args:
         view: what is drawn; ``prediction`` is one of its own.
-        notes: lines below the panels.
+        title: above the panels, over the grid.
+        caption: below the panels.
     """
-    below = 0.35 + 0.135 * len(notes.splitlines())  # inches
-    width, height = 9.6, 10.0 + below
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots(2, 2).flat
-    edges = dict(left=0.07, right=0.97, top=1 - 0.9 / height, bottom=(below + 0.75) / height)
-    figure.subplots_adjust(**edges, wspace=0.18, hspace=0.22)
-    figure.suptitle(title, y=1 - 0.25 / height, fontsize=14)
-    figure.text(0.07, 0.2 / height, notes, family="monospace", fontsize=7.5, va="bottom")
-
-    axes[0].set_title("order on the image")
+    figure = _sheet(title, f"on {view.grid}", caption)
+    axes = figure.axes
+    axes[0].set_title("order on the image" + ", units framed" * bool(framed(view)))
     _legend(axes[0], order_panel(axes[0], view))
     marks = {False: ([], []), True: ([], [])}
     if prediction is None:
@@ -39,9 +37,40 @@ def draw(view: View, prediction: Prediction | None, title: str, notes: str) -> F
         }
     for axis, pairs, raster in ((axes[2], view.sequence, False), (axes[3], view.raster, True)):
         axis.set_title("attention in " + ("raster order" if raster else "sequence order"), pad=14)
-        axis.set(ylabel="patch" if raster else "position", xlabel="may attend to")
-        _legend(axis, attention_panel(axis, pairs, *marks[raster]), below=0.11)
+        first = -view.grid.extra if raster else 0  # tokens without pixels come before patch 0
+        kind = "patch" + "; below 0 without pixels" * bool(first) if raster else "position"
+        axis.set(ylabel=kind, xlabel="may attend to")
+        _legend(axis, attention_panel(axis, pairs, *marks[raster], first), below=0.11)
     return figure
+
+
+def _sheet(title: str, below_it: str, caption: str) -> Figure:
+    """Four empty panels and the words around them."""
+    titles = text.wrapped(title.replace("× ", "×\N{NO-BREAK SPACE}"), 80)
+    captions = clauses(caption, 125)
+    above, below = 0.7 + 0.25 * len(titles), 0.95 + 0.17 * len(captions)  # inches
+    height = 8.45 + above + below
+    figure = Figure(figsize=(9.6, height))
+    figure.subplots(2, 2)
+    edges = dict(left=0.07, right=0.97, top=1 - above / height, bottom=below / height)
+    figure.subplots_adjust(**edges, wspace=0.18, hspace=0.22)
+    figure.suptitle("\n".join(titles), y=1 - 0.12 / height, fontsize=13)
+    middle = dict(ha="center", va="bottom", fontsize=9)
+    figure.text(0.5, 1 - (above - 0.41) / height, below_it, **middle)
+    figure.text(0.5, 0.12 / height, "\n".join(captions), **middle)
+    return figure
+
+
+def clauses(sentence: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters, broken after a semicolon where that will do."""
+    lines: list[str] = []
+    for clause in re.split(r"(?<=;) ", sentence):
+        for part in textwrap.wrap(clause, width):
+            if lines and len(lines[-1]) + len(part) < width:
+                lines[-1] += f" {part}"
+            else:
+                lines.append(part)
+    return lines
 
 
 def _legend(axis: Axes, key: list[Artist], below: float = 0.01) -> None:

@@ -13,7 +13,16 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.show.cells import arrows, cell_points, cells, outline, place, squares
+from xtra_toolkit.show.cells import (
+    arrows,
+    cell_points,
+    cells,
+    connected,
+    line,
+    outline,
+    place,
+    squares,
+)
 from xtra_toolkit.show.prediction import Prediction
 from xtra_toolkit.show.view import BLIND, BOTH, DEAD, DECODER, View
 
@@ -22,14 +31,17 @@ GREY, PALE, INK = "#d9d9d9", "#f5f7fa", "#333333"
 READ, SOURCE, TARGET, LEAK = "#b3cde6", "#08519c", "#fd8d3c", "#de2d26"
 PAIRS = {
     BLIND: (PALE, "no"),
-    DEAD: ("#e6e6e6", "never computed"),
+    DEAD: ("#b0b0b0", "never computed"),
     DECODER: ("#9ecae1", "decoder alone"),
     BOTH: ("#2b7bba", "encoder and decoder"),
 }
 
 
 def order_panel(axis: Axes, view: View) -> list[Artist]:
-    """Order as numbers where they fit, steps as colours, hidden tokens grey, given ones framed."""
+    """Order as numbers where they fit, steps as colours, hidden tokens grey, given ones framed.
+
+    A wider line runs round each unit, see :func:`framed`.
+    """
     steps, hidden, given = view.steps, view.hidden, view.given
     last = max(1, int(steps.max()))
     colours = [
@@ -38,6 +50,8 @@ def order_panel(axis: Axes, view: View) -> list[Artist]:
     ]
     cells(axis, view.grid, colours)
     squares(axis, view.grid, given.nonzero().flatten().tolist(), 0.84, "white")
+    for unit in framed(view):
+        outline(axis, view.grid, unit, "white", 3 * line(axis, view.grid))
     size = font_size(axis, view)
     for token, number in enumerate(view.numbers if size else ()):
         light = given[token] or hidden[token] or steps[token] > 0.75 * last
@@ -46,9 +60,9 @@ def order_panel(axis: Axes, view: View) -> list[Artist]:
     if view.grid.extra:
         x, y = place(view.tokens - 1, view.grid)
         axis.text(x + 0.8, y, "without pixels", va="center", size=8, color=INK)
-    key = []
+    key, filled = [], steps[(steps >= 0) & ~hidden & ~given].unique().tolist()
     if steps.max() > 0:
-        ends = range(last + 1) if last < 4 else (0, last)
+        ends = filled if len(filled) <= 4 else (filled[0], filled[-1])
         key = [Patch(color=STEPS(step / (1.2 * last)), label=f"step {step}") for step in ends]
     if hidden.any():
         key.append(Patch(color=GREY, label="hidden"))
@@ -58,6 +72,12 @@ def order_panel(axis: Axes, view: View) -> list[Artist]:
     if (steps < 0).any():
         key.append(Patch(facecolor=PALE, edgecolor=GREY, label="not in the sequence"))
     return key
+
+
+def framed(view: View) -> list[list[int]]:
+    """The units; none where one falls apart, whose tokens would seem to be alone."""
+    parts = (connected({place(token, view.grid) for token in unit}) for unit in view.units)
+    return view.units if all(len(part) == 1 for part in parts) else []
 
 
 def prediction_panel(axis: Axes, grid: PatchGrid, prediction: Prediction) -> list[Artist]:
@@ -86,24 +106,27 @@ def prediction_panel(axis: Axes, grid: PatchGrid, prediction: Prediction) -> lis
 
 
 def attention_panel(
-    axis: Axes, pairs: Tensor, rows: Sequence[int] = (), cols: Sequence[int] = ()
+    axis: Axes, pairs: Tensor, rows: Sequence[int] = (), cols: Sequence[int] = (), first: int = 0
 ) -> list[Artist]:
-    """A matrix of a view; ``rows`` are marked as sources, ``cols`` as targets."""
-    n = len(pairs)
+    """A matrix of a view, counted from ``first``; of its rows some are sources, of its columns
+    some are targets, and marked.
+    """
+    n, edge = len(pairs), first - 0.5
     colours = ListedColormap([colour for colour, _ in PAIRS.values()])
-    axis.imshow(pairs.numpy(), cmap=colours, vmin=0, vmax=len(PAIRS) - 1, interpolation="none")
+    look = dict(cmap=colours, vmin=0, vmax=len(PAIRS) - 1, interpolation="none")
+    axis.imshow(pairs.numpy(), extent=(edge, edge + n, edge + n, edge), **look)
     if n <= 64:
-        ticks = [i - 0.5 for i in range(1, n)]
+        ticks = [edge + i for i in range(1, n)]
         axis.set_xticks(ticks, [""] * len(ticks), minor=True)
         axis.set_yticks(ticks, [""] * len(ticks), minor=True)
         axis.grid(which="minor", color="white", linewidth=min(1, 16 / n))
     marked = len(rows) + len(cols) > 0
     axis.tick_params(which="both", length=0, labelsize=7, pad=8 if marked else 3)
-    outside, wide = -0.5 - 0.022 * n, max(1, 0.008 * n)  # a single row of many stays visible
+    outside, wide = edge - 0.022 * n, max(1, 0.008 * n)  # a single row of many stays visible
     for row in rows:
-        axis.add_patch(_bar(outside, row - wide / 2, 0.016 * n, wide, SOURCE))
+        axis.add_patch(_bar(outside, first + row - wide / 2, 0.016 * n, wide, SOURCE))
     for col in cols:
-        axis.add_patch(_bar(col - wide / 2, outside, wide, 0.016 * n, TARGET))
+        axis.add_patch(_bar(first + col - wide / 2, outside, wide, 0.016 * n, TARGET))
     present = [kind for kind in pairs.unique().tolist() if kind != BLIND]
     names = {kind: PAIRS[kind][1] for kind in present}
     if DECODER not in present:

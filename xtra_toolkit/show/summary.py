@@ -15,6 +15,7 @@ from xtra_toolkit.show import text
 from xtra_toolkit.show.build import build, depth_of, read_config, refused
 from xtra_toolkit.show.cost import FLOPS, Part, backends, parts
 from xtra_toolkit.show.prediction import Prediction, leaking, pick
+from xtra_toolkit.show.title import pair
 from xtra_toolkit.show.view import View
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Summary:
     """A config as it is shown.
 
     Args:
-        title: the pair and the grid.
+        title: the pair, as its config gives it.
         notes: (name, sentence) each.
         view: the mask.
         prediction: one of it; None where a pair was refused that does not leak.
@@ -43,24 +44,25 @@ class Summary:
 
     def lines(self) -> Iterator[str]:
         """What is printed."""
-        yield self.title
+        width = min(100, text.columns())
+        yield from text.wrapped(f"{self.title} on {self.view.grid}", width)
         yield ""
-        yield from self.facts(min(100, text.columns()))
+        yield from self.facts(width)
         yield from ("", "order", *text.order(self.view))
         yield from ("", "attention", *text.attention(self.view))
 
     def facts(self, width: int) -> Iterator[str]:
-        """The numbers, which stand in the picture too, in lines of at most ``width``."""
+        """The numbers, in lines of at most ``width``."""
         for name, sentence in self.notes:
             yield text.entry(name, sentence, width)
         if self.parts:
             yield from ("", *text.table(self.parts))
 
     def figure(self) -> Figure:
-        """The picture."""
+        """The picture, with what is certified or refused below it."""
         from xtra_toolkit.show.figure import draw  # matplotlib is slow to import
 
-        return draw(self.view, self.prediction, self.title, "\n".join(self.facts(136)))
+        return draw(self.view, self.prediction, self.title, self.notes[0][1])
 
 
 def summarise(
@@ -75,15 +77,17 @@ def summarise(
         return _refused(config, refusal)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the model of {path} cannot be built: {error.args[0]}") from error
-    return _certified(model, predict, seed)
+    return _certified(config, model, predict, seed)
 
 
-def _certified(model: MaskTargetPretrainer, predict: int | None, seed: int) -> Summary:
+def _certified(
+    config: dict, model: MaskTargetPretrainer, predict: int | None, seed: int
+) -> Summary:
     planner, grid = model.planner, model.backbone.grid
     mask = planner.mask(grid, 1, torch.Generator().manual_seed(seed))
     prediction = pick(mask, planner.links, grid, depth_of(model), predict)
     view = View.of(mask, grid, planner.bounds.keep, prediction.row)
-    title, *certified = planner.certificate.split("; ")
+    _, *certified = planner.certificate.split("; ")
     notes = [("certificate", "; ".join(certified)), ("dead work", dead(view))]
     if mask.attend is not None:
         notes.append(("mask", "a predicate says who may attend to whom, in place of the steps"))
@@ -96,23 +100,21 @@ def _certified(model: MaskTargetPretrainer, predict: int | None, seed: int) -> S
         ("FLOPs", FLOPS),
         ("back ends", backends(model, device)),
     ]
-    return Summary(title, notes, view, prediction, parts(model, device))
+    return Summary(pair(config.model), notes, view, prediction, parts(model, device))
 
 
 def _refused(config: dict, refusal: ValueError) -> Summary:
-    pair = refused(config)
-    if pair is None:
+    found = refused(config)
+    if found is None:
         raise ValueError(str(refusal)) from refusal
-    mask, links, grid, depth = pair
+    mask, links, grid, depth = found
     prediction = leaking(mask, links, grid, depth)
     row = 0 if prediction is None else prediction.row
     notes = [("refused", str(refusal))]
     if prediction is not None:
         notes.append(("leak", prediction.sentence(grid)))
-    kinds = (config.model[part]["type"] for part in ("mask", "target_generator"))
-    names = (getattr(kind, "__name__", str(kind)).rpartition(".")[2] for kind in kinds)
     view = View.of(mask, grid, row=row)
-    return Summary(f"{' × '.join(names)} on {grid}", notes, view, prediction, refusal=str(refusal))
+    return Summary(pair(config.model), notes, view, prediction, refusal=str(refusal))
 
 
 def dead(view: View) -> str:

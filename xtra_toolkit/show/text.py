@@ -45,6 +45,11 @@ def entry(name: str, text: str, width: int) -> str:
     return wrapped.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters; 'flip-flop' stays whole."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
 def columns() -> int:
     """Of the terminal."""
     return shutil.get_terminal_size((100, 24)).columns

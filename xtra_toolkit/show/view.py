@@ -61,6 +61,15 @@ class View:
         return self._any(self.mask.given)
 
     @property
+    def units(self) -> list[list[int]]:
+        """Tokens that are predicted together; empty where each is a unit of its own."""
+        if self.mask.unit is None:
+            return []
+        _, lengths = self.mask.unit.unique_consecutive(return_counts=True)
+        units = [unit.tolist() for unit in self.mask.order.split(lengths.tolist())]
+        return units if lengths.max() > 1 else []
+
+    @property
     def hidden(self) -> Tensor:
         """(T,) bool: tokens of the sequence whose pixels enter the encoder nowhere."""
         return (self.steps >= 0) & ~self._any(shown_of(self.mask))
