@@ -38,15 +38,13 @@ model = dict(
 train_dataloader = dict(
     dataset=dict(
         pipeline=[
-            dict(type="xtra_toolkit.LoadImage"),
+            dict(type="xtra_toolkit.ReadImage"),
             dict(
-                type="mmpretrain.RandomResizedCrop",
+                type="xtra_toolkit.RandomResizedCrop",
                 scale=224,
                 crop_ratio_range=(0.2, 1.0),
-                backend="pillow",
-                interpolation="bicubic",
             ),
-            dict(type="mmpretrain.RandomFlip", prob=0.5),
+            dict(type="xtra_toolkit.RandomFlip", prob=0.5),
             dict(type="mmpretrain.PackInputs"),
         ]
     )

@@ -21,16 +21,14 @@ train_dataloader = dict(
     dataset=dict(
         data_root="data/imagenet21k",
         pipeline=[
-            dict(type="xtra_toolkit.LoadImage"),
+            dict(type="xtra_toolkit.ReadImage"),
             dict(
-                type="mmpretrain.RandomResizedCrop",
+                type="xtra_toolkit.RandomResizedCrop",
                 scale=224,
                 crop_ratio_range=(0.3, 1.0),
                 aspect_ratio_range=(0.75, 1.5),
-                backend="pillow",
-                interpolation="bicubic",
             ),
-            dict(type="mmpretrain.RandomFlip", prob=0.5),
+            dict(type="xtra_toolkit.RandomFlip", prob=0.5),
             dict(type="mmpretrain.PackInputs"),
         ],
     )

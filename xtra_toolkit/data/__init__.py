@@ -1,8 +1,10 @@
 """Data sets, transforms and the sampler of global batches."""
 
+from xtra_toolkit.data.bad import SkipsBadImages
+from xtra_toolkit.data.crop import RandomFlip, RandomResizedCrop
 from xtra_toolkit.data.digits import Digits
 from xtra_toolkit.data.folder import ImageFolder
-from xtra_toolkit.data.loading import LoadImage, RGBToBGR
+from xtra_toolkit.data.loading import LoadImage, ReadImage, RGBToBGR
 from xtra_toolkit.data.sampler import GlobalBatchSampler
 from xtra_toolkit.data.seeded import SeededSamples
 from xtra_toolkit.data.segmentation import (
@@ -19,8 +21,12 @@ __all__ = [
     "LoadImage",
     "LoadSegMap",
     "RGBToBGR",
+    "RandomFlip",
+    "RandomResizedCrop",
     "RandomResizedCropWithSegMap",
+    "ReadImage",
     "Seeded",
     "SeededSamples",
     "SegmentationFolder",
+    "SkipsBadImages",
 ]

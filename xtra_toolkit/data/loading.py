@@ -1,35 +1,88 @@
 """Reading an image file, or saying which one cannot be read; the order of the channels."""
 
-from typing import Any
+from mmcv.transforms import BaseTransform
+from mmengine import fileio
 
-from mmcv.transforms import BaseTransform, LoadImageFromFile
-
+from xtra_toolkit.data.pillow import MAX_PIXELS, MODE, decode
 from xtra_toolkit.registry import TRANSFORMS
 
 
-@TRANSFORMS.register_module()
-class LoadImage(LoadImageFromFile):
-    """MMCV's ``LoadImageFromFile``, decoding with Pillow.
+class UnreadableImage(ValueError):
+    """Of an image file; ``path`` and ``cause`` say of which and why."""
 
-    OpenCV, MMCV's default, gives no cause for what it cannot decode, and before version 5 it
-    completes a truncated JPEG without a word. The result is as there: ``img`` is uint8 of shape
-    (H, W, 3), BGR, turned as its EXIF says.
+    path: str
+    cause: str
+
+
+def unreadable(path: str, error: Exception) -> UnreadableImage:
+    """The sentence for a file that cannot be read."""
+    cause = f"{type(error).__name__}: {error}"
+    found = UnreadableImage(
+        f"Cannot read the image {path!r}: {cause}. Replace the file or take it out of the data set."
+    )
+    found.path, found.cause = path, cause
+    return found
+
+
+@TRANSFORMS.register_module()
+class ReadImage(BaseTransform):
+    """The bytes of the file, ``img_bytes``, for ``RandomResizedCrop``, which decodes them.
+
+    Args:
+        backend_args: of ``mmengine.fileio.get``, for files that lie elsewhere than on a disk.
 
     Raises:
-        ValueError: the file is absent, truncated or no image; it names the file and the cause.
+        UnreadableImage: a ValueError; the file is absent; it names the file and the cause.
     """
 
-    def __init__(self, imdecode_backend: str = "pillow", **kwargs: Any):
-        super().__init__(imdecode_backend=imdecode_backend, **kwargs)
+    def __init__(self, backend_args: dict | None = None):
+        self.backend = fileio.get_file_backend(backend_args=backend_args or dict(backend="local"))
 
-    def transform(self, results: dict) -> dict | None:
+    def transform(self, results: dict) -> dict:
         try:
-            return super().transform(results)
+            results["img_bytes"] = self.backend.get(results["img_path"])
+        except Exception as error:  # each backend has its own
+            raise unreadable(results["img_path"], error) from error
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadImage(ReadImage):
+    """What MMCV's ``LoadImageFromFile`` gives, ``img``, ``img_shape``, ``ori_shape``, by Pillow.
+
+    OpenCV, MMCV's default, gives no cause for what it cannot decode, and before version 5 it
+    completes a truncated JPEG without a word. ``img`` is uint8 of shape (H, W, 3), BGR, turned as
+    its EXIF says.
+
+    Args:
+        color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of (H, W).
+        max_pixels: of an image; one that has more is not decoded.
+        backend_args: as of ``ReadImage``.
+
+    Raises:
+        UnreadableImage: a ValueError; the file is absent, truncated, no image or too large; it
+            names the file and the cause.
+    """
+
+    def __init__(
+        self,
+        color_type: str = "color",
+        max_pixels: int = MAX_PIXELS,
+        backend_args: dict | None = None,
+    ):
+        super().__init__(backend_args)
+        if color_type not in MODE:
+            raise ValueError(f"LoadImage has the color_type {', '.join(MODE)}, not {color_type!r}.")
+        self.color_type, self.max_pixels = color_type, max_pixels
+
+    def transform(self, results: dict) -> dict:
+        data = super().transform(results).pop("img_bytes")
+        try:
+            results["img"] = decode(data, self.max_pixels, self.color_type)
         except Exception as error:  # Pillow alone raises OSError, ValueError, SyntaxError, ...
-            raise ValueError(
-                f"Cannot read the image {results['img_path']!r}: {type(error).__name__}: {error}. "
-                "Replace the file or take it out of the data set."
-            ) from error
+            raise unreadable(results["img_path"], error) from error
+        results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
+        return results
 
 
 @TRANSFORMS.register_module()

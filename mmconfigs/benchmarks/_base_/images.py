@@ -19,21 +19,20 @@ BGR_MEAN = [103.53, 116.28, 123.675]
 BGR_STD = [57.375, 57.12, 58.395]
 
 load = dict(type="xtra_toolkit.LoadImage")
+read = dict(type="xtra_toolkit.ReadImage")  # the crop decodes
 crop_and_flip = [
     dict(
-        type="mmpretrain.RandomResizedCrop",
+        type="xtra_toolkit.RandomResizedCrop",
         scale=image_size,
         crop_ratio_range=(0.08, 1.0),
-        backend="pillow",
-        interpolation="bicubic",
     ),
-    dict(type="mmpretrain.RandomFlip", prob=0.5),
+    dict(type="xtra_toolkit.RandomFlip", prob=0.5),
 ]
 pack = dict(type="mmpretrain.PackInputs")
 
-crop_pipeline = [load, *crop_and_flip, pack]
+crop_pipeline = [read, *crop_and_flip, pack]
 train_pipeline = [
-    load,
+    read,
     *crop_and_flip,
     dict(
         type="mmpretrain.RandAugment",
@@ -79,5 +78,5 @@ train_loader = dict(**loader, sampler=dict(type="xtra_toolkit.GlobalBatchSampler
 val_loader = dict(**loader, sampler=dict(type="mmengine.DefaultSampler", shuffle=False))
 
 # for mim test; the data configs name test_dataloader
-test_cfg = dict()
+test_cfg = dict(type="xtra_toolkit.InferenceTestLoop")
 test_evaluator = dict(type="xtra_toolkit.SweepAccuracy")
