@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare test test-slow test-gpu lint format bench docs clean
+.PHONY: demo compare test test-slow test-gpu lint format bench bench-gpu docs clean
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is required; name one with PYTHON=python3.12"; exit 1; }
@@ -37,9 +37,11 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# malloc keeps what it freed, or page faults drown the difference
 bench: .venv/.installed
-	MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 $(BIN)/python -W ignore tests/bench/bench_step.py $(ARGS)
+	$(BIN)/python tests/bench/run_all.py $(ARGS)
+
+bench-gpu: .venv/.installed
+	$(BIN)/python tests/bench/run_all.py --device cuda $(ARGS)
 
 docs: .venv/.installed
 	$(BIN)/python docs/make.py

@@ -76,7 +76,7 @@ def test_dead_work_changes_nothing(pair, dtype, tol):
             n = model.planner.length
             bounds = model.planner.bounds
             model.planner.bounds = type(bounds)(
-                n, n, tuple("staircase" for _ in bounds.kinds), bounds.all_live, bounds.spans
+                n, n, ("staircase",) * 2, (None, None), bounds.all_live, bounds.spans
             )
             model.planner._plans.clear()
         rows = []

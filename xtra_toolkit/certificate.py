@@ -21,6 +21,7 @@ from xtra_toolkit.plan import (
     first_shown,
     kind_of,
     live_of,
+    read_of,
     reads_and_leaks,
     sees,
     shown_of,
@@ -70,7 +71,7 @@ class Planner:
             same_place(link) or link.positioned for link in self.links
         )
         self._plans: dict[torch.device, Plan] = {}
-        self._moved: dict[torch.device, list[Links]] = {}
+        self._moved: dict[torch.device, tuple[Mask, list[Links]]] = {}
 
     def __call__(
         self, batch: int, device: torch.device, generator: torch.Generator | None = None
@@ -83,11 +84,14 @@ class Planner:
         return self._plans[device]
 
     def _compile(self, mask: Mask, device: torch.device) -> Plan:
-        if device not in self._moved:
-            self._moved[device] = [link.to(device) for link in self.links]
+        if device not in self._moved:  # once: a copy to a GPU makes the host wait
+            links = [link.to(device) for link in self.links]
+            self._moved[device] = self.structure.to(device), links
+        structure, links = self._moved[device]
+        mask = mask.to(device)
         if self.random:
-            agree(self.structure, mask)
-        return compile_plan(mask.to(device), self._moved[device], self.grid, self.bounds)
+            agree(structure, mask)
+        return compile_plan(mask, links, self.grid, self.bounds)
 
     @property
     def certificate(self) -> str:
@@ -159,7 +163,7 @@ def sample(mask: Callable[..., Mask], grid: PatchGrid) -> list[Mask]:
 
 
 def agree(certified: Mask, drawn: Mask) -> None:
-    """A draw has the structure that was certified; its values are asserted on their device."""
+    """A draw has the structure that was certified, both on one device, which asserts the values."""
     for field in ("order", *STRUCTURE):
         first, other = getattr(certified, field), getattr(drawn, field)
         if (first is None) != (other is None) or (
@@ -167,8 +171,9 @@ def agree(certified: Mask, drawn: Mask) -> None:
         ):
             raise ValueError(f"a draw of the mask has another `{field}` than was certified")
         if field in STRUCTURE and first is not None and first.ndim == 1:
-            same = (first.to(other.device) == other).all()
-            torch._assert_async(same, f"a draw of the mask changes `{field}`, compiled once")
+            torch._assert_async(
+                (first == other).all(), f"a draw of the mask changes `{field}`, compiled once"
+            )
     if drawn.attend is not None or drawn.copies != certified.copies:
         raise ValueError("a draw of the mask has a predicate or copies that were not certified")
 
@@ -243,7 +248,8 @@ def follow(
         where they are the shown ones below ``reads``); leaks (B or 1, G, T) bool.
     """
     if mask.attend is None:
-        reads, leaks = reads_and_leaks(mask, link, grid)
+        tokens, live = at(torch.atleast_2d(mask.order), link.targets), live_of(mask, link)
+        reads, leaks = reads_and_leaks(link, tokens, live, sees(mask), first_shown(mask, grid))
         return reads, None, leaks
     shown = shown_of(mask)
     if shown.ndim > 1 or mask.step.ndim > 1 or link.sources.shape[0] > 1:
@@ -290,7 +296,7 @@ def bounds_of(
     if len(counts) != 1:
         raise ValueError(f"each draw must show equally many tokens; this mask shows {counts}")
     encoded = counts.pop()
-    kinds = [_kinds(m, keep) for m in samples]
+    kinds, stairs = zip(*(_stairs(m, keep) for m in samples), strict=True)
     live = tuple(all(bool(live_of(m, link).all()) for m in samples) for link in links)
     dense = None
     if samples[0].attend is not None:
@@ -306,24 +312,37 @@ def bounds_of(
                     "let each position see itself"
                 )
     both = tuple(k[0] if len(set(k)) == 1 else "staircase" for k in zip(*kinds, strict=True))
-    return Bounds(keep, encoded, both, live, tuple(_span(link) for link in links), dense)
+    same = tuple(s[0] if len(set(s)) == 1 else None for s in zip(*stairs, strict=True))
+    read = read_of(links, keep)
+    spans = tuple(_span(link, read) for link in links)
+    return Bounds(keep, encoded, both, same, live, spans, dense, read)
 
 
-def _kinds(mask: Mask, keep: int) -> tuple[str, str]:
-    """Kinds of the attention among the shown and among all, of the first ``keep`` positions."""
+def _stairs(mask: Mask, keep: int) -> tuple[tuple, tuple]:
+    """Kind of the attention among the shown and among all, of the first ``keep`` positions.
+
+    And for both how many each position reads, None where images differ.
+    """
     if mask.attend is not None:
-        return "dense", "dense"
+        return ("dense", "dense"), (None, None)
     shown = torch.atleast_2d(shown_of(mask))[:, :keep]
     outer = sees(mask)[:, :keep].clamp(max=keep)
     before = nn.functional.pad(shown.long().cumsum(1), (1, 0))
     inner = at(before, outer)[shown.expand(len(outer), -1)] if len(shown) == 1 else None
     if inner is None:
-        return "staircase", kind_of(outer)
-    return kind_of(inner.view(len(outer), -1)), kind_of(outer)
+        return ("staircase", kind_of(outer)), (None, _shared(outer))
+    inner = inner.view(len(outer), -1)
+    return (kind_of(inner), kind_of(outer)), (_shared(inner), _shared(outer))
 
 
-def _span(link: Links) -> tuple[int, int] | None:
+def _shared(sees: Tensor) -> tuple[int, ...] | None:
+    return tuple(sees[0].tolist()) if (sees == sees[:1]).all() else None
+
+
+def _span(link: Links, read: tuple[int, ...] | None) -> tuple[int, int] | None:
     flat = link.sources.flatten(1)
+    if read is not None:
+        flat = torch.searchsorted(torch.tensor(read), flat)
     start = int(flat[0, 0])
     run = torch.arange(start, start + flat.shape[1])
     return (start, start + len(run)) if len(flat) == 1 and (flat[0] == run).all() else None

@@ -5,6 +5,7 @@ group, S outputs that one prediction reads, T tokens that it predicts, E encoded
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -46,13 +47,16 @@ class Group:
         sources: (B or 1, G, S) positions.
         tokens: (B or 1, G, T) tokens that are predicted.
         live: (B or 1, G) bool, what counts; None where all do.
-        span: (start, stop) where the sources are a run of positions, read without a gather.
+        span: (start, stop) where the sources are a run of positions, read without a gather; among
+            those that are read, where the plan says so.
+        rows: (B or 1, G, S) the sources' places in ``Plan.read``; None where all are read.
     """
 
     sources: Tensor
     tokens: Tensor
     live: Tensor | None
     span: tuple[int, int] | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,21 @@ class Bounds:
     Args:
         keep: positions that are computed; nothing reads further.
         encoded: how many of them hold pixels in the encoder.
-        kinds: attention in encoder and decoder, see :class:`Pattern`.
+        kinds, stairs: of the attention in encoder and decoder, see :class:`Pattern`.
         all_live: for each group, whether all its predictions count.
         spans: for each group, see :class:`Group`.
         dense: (E, E) and (keep, keep) bool, for a mask with a predicate.
+        read: positions whose output is a source; None where all are.
     """
 
     keep: int
     encoded: int
     kinds: tuple[str, str]
+    stairs: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
     all_live: tuple[bool, ...]
     spans: tuple[tuple[int, int] | None, ...]
     dense: tuple[Tensor, Tensor] | None = None
+    read: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -90,6 +97,7 @@ class Plan:
         asked: (B or 1, keep) the token that a positioned source predicts, one more than the last
             token's number where none is; None without positioned links.
         copies: masks of each image; the encoder's rows are a ``copies``-th of the others.
+        read: (1, R) positions that the head reads, all that the last layer computes; None: all.
     """
 
     order: Tensor
@@ -101,6 +109,7 @@ class Plan:
     length: int
     asked: Tensor | None = None
     copies: int = 1
+    read: Tensor | None = None
 
     @property
     def keep(self) -> int:
@@ -147,20 +156,31 @@ def live_of(mask: Mask, link: Links) -> Tensor:
     return ~at(torch.atleast_2d(mask.given), link.targets).all(-1)
 
 
-def reads_and_leaks(mask: Mask, link: Links, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+def reads_and_leaks(
+    link: Links, tokens: Tensor, live: Tensor, sees: Tensor, first: Tensor
+) -> tuple[Tensor, Tensor]:
     """For a staircase: how many positions each prediction reads, and which targets lie in them.
 
     A staircase is its own closure: what a position reads reads no further, so any depth of
     encoder and decoder reaches the same prefix.
 
+    Args:
+        link: what is predicted from where.
+        tokens, live: at its targets, (B or 1, G, T), and of :func:`live_of`.
+        sees, first: of :func:`sees` and :func:`first_shown`, the same for all links of a mask.
+
     Returns:
         (B or 1, G) whole numbers, 0 where a prediction does not count; (B or 1, G, T) bool.
     """
-    live = live_of(mask, link)
-    reads = at(sees(mask), link.sources).amax(-1) * live
-    tokens = at(torch.atleast_2d(mask.order), link.targets)
-    leaks = at(first_shown(mask, grid), tokens) < reads[..., None]
-    return reads, leaks & (not link.sees_target)
+    reads = at(sees, link.sources).amax(-1) * live
+    leaks = at(first, tokens) < reads[..., None]
+    return reads, torch.zeros_like(leaks) if link.sees_target else leaks
+
+
+def read_of(links: list[Links], keep: int) -> tuple[int, ...] | None:
+    """The sources of all predictions, on the host; None where they are all computed positions."""
+    read = sorted({position for link in links for position in link.sources.flatten().tolist()})
+    return None if len(read) == keep else tuple(read)
 
 
 def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds) -> Plan:
@@ -179,22 +199,26 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
     if mask.shown is not None:
         hidden = torch.atleast_2d(mask.shown).logical_not().byte()
         encoded = hidden.argsort(dim=1, stable=True)[:, : bounds.encoded]
-    groups = []
+    read = None if bounds.read is None else _on(bounds.read, order.device)[None]
+    groups, outer, first = [], sees(mask), first_shown(mask, grid)
     for link, whole, span in zip(links, bounds.all_live, bounds.spans, strict=True):
-        live = live_of(mask, link)
+        tokens, live = at(order, link.targets), live_of(mask, link)
         if whole:
             torch._assert_async(live.all(), "a draw of the mask gives what others predict")
-        groups.append(Group(link.sources, at(order, link.targets), None if whole else live, span))
+        rows = None if read is None else torch.searchsorted(read[0], link.sources)
+        groups.append(Group(link.sources, tokens, None if whole else live, span, rows))
         if bounds.dense is None:
-            reads, leaks = reads_and_leaks(mask, link, grid)
+            reads, leaks = reads_and_leaks(link, tokens, live, outer, first)
             torch._assert_async(~leaks.any(), "a draw of the mask leaks; none certified did")
             torch._assert_async(reads.amax() <= keep, "a draw of the mask reads beyond its plan")
     tokens = _once(order[:, :keep] if encoded is None else at(order, encoded), mask.copies)
-    encoder, decoder = _patterns(mask, encoded, bounds)
+    encoder, decoder = _patterns(mask, outer, encoded, bounds)
     asked = _asked(order, links, grid)
     asked = None if asked is None else asked[:, :keep]
     order = order[:, :keep]
-    return Plan(order, encoded, tokens, encoder, decoder, groups, len(mask), asked, mask.copies)
+    return Plan(
+        order, encoded, tokens, encoder, decoder, groups, len(mask), asked, mask.copies, read
+    )
 
 
 def _once(rows: Tensor, copies: int) -> Tensor:
@@ -219,30 +243,40 @@ def _asked(order: Tensor, links: list[Links], grid: PatchGrid) -> Tensor | None:
     return asked
 
 
-def _patterns(mask: Mask, encoded: Tensor | None, bounds: Bounds) -> tuple[Pattern, Pattern]:
+def _patterns(
+    mask: Mask, outer: Tensor, encoded: Tensor | None, bounds: Bounds
+) -> tuple[Pattern, Pattern]:
     if bounds.dense is not None:
         inner, outer = (d[None].to(mask.order.device) for d in bounds.dense)
         return Pattern("dense", bounds.encoded, mask=inner), Pattern(
             "dense", bounds.keep, mask=outer
         )
-    outer = sees(mask)
-    decoder = _pattern(bounds.kinds[1], outer[:, : bounds.keep].clamp(max=bounds.keep))
+    decoder = _pattern(bounds, 1, outer[:, : bounds.keep].clamp(max=bounds.keep))
     if encoded is None:
         return decoder, decoder
     # among the shown, position q reads as many as were shown in the prefix that it saw
     before = torch.nn.functional.pad(torch.atleast_2d(mask.shown).long().cumsum(1), (1, 0))
     inner = _once(at(before, at(outer, encoded)).clamp(max=bounds.encoded), mask.copies)
-    return _pattern(bounds.kinds[0], inner), decoder
+    return _pattern(bounds, 0, inner), decoder
 
 
-def _pattern(kind: str, sees: Tensor) -> Pattern:
-    length = sees.shape[1]
+def _pattern(bounds: Bounds, part: int, sees: Tensor) -> Pattern:
+    kind, stairs, length = bounds.kinds[part], bounds.stairs[part], sees.shape[1]
     if kind == "full":
         torch._assert_async((sees == length).all(), "a draw of the mask is not bidirectional")
     elif kind == "causal":
         causal = torch.arange(length, device=sees.device) + 1
         torch._assert_async((sees == causal).all(), "a draw of the mask is not causal")
-    return Pattern(kind, length, sees)
+    elif stairs is not None:
+        same = (sees == _on(stairs, sees.device)).all()
+        torch._assert_async(same, "a draw of the mask has other steps than were certified")
+    return Pattern(kind, length, sees, stairs=stairs)
+
+
+@cache
+@torch.inference_mode(False)  # what is first asked for there must serve training too
+def _on(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
 
 
 @dataclass
@@ -276,7 +310,7 @@ def compile_features(mask: Mask, grid: PatchGrid) -> Features:
     if mask.attend is not None:
         pattern = Pattern("dense", n, mask=mask.visible())
     else:
-        pattern = Pattern(kind_of(sees(mask)), n, sees(mask))
+        pattern = Pattern(kind_of(sees(mask)), n, sees(mask), stairs=tuple(sees(mask)[0].tolist()))
     raster = mask.order.argsort().roll(grid.extra)
     return Features(mask.order[None], pattern, raster[None])
 

@@ -10,8 +10,7 @@ from mmengine.model import ExponentialMovingAverage, is_model_wrapper
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
-from xtra_toolkit.masks import Bidirectional, Mask
-from xtra_toolkit.masks.mask import draws
+from xtra_toolkit.masks import Bidirectional, Mask, draws
 from xtra_toolkit.registry import HOOKS, MASKS, MODELS
 from xtra_toolkit.targets import MaskedPatches
 
@@ -42,17 +41,17 @@ class MultiBlock:
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         g = draws(generator)
-        n, shape = self.shown_tokens(grid), (self.blocks, batch, 1)
+        n, shape = self.shown_tokens(grid), (batch, self.blocks)
         (h, w), device = self.block_size, g.device
         top, left = (
-            torch.randint(side - size + 1, shape, generator=g, device=device)
+            g.randint(0, side - size + 1, shape).T[..., None]  # (blocks, batch, 1)
             for side, size in ((grid.rows, h), (grid.cols, w))
         )
         at = torch.arange(h * w, device=device)
         blocks = (top + at // w) * grid.cols + left + at % w  # (blocks, batch, h * w)
-        noise = torch.rand(batch, grid.tokens, generator=g, device=device)
+        noise = g.rand(batch, grid.tokens)
         noise = noise.scatter(1, blocks.transpose(0, 1).flatten(1), 2.0)  # no context there
-        context = noise.argsort(1)[:, :n].sort(1).values
+        context = noise.argsort(dim=1, stable=True)[:, :n].sort(1).values
         order = torch.cat([context.repeat(self.blocks, 1), blocks.flatten(0, 1)], 1)
         shown = torch.arange(order.shape[1], device=device) < n
         step = torch.zeros(order.shape[1], dtype=torch.long, device=device)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import xtra_toolkit.attention as door
 from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose
 from xtra_toolkit.attention import xformers as xf
 from xtra_toolkit.certificate import Planner
@@ -32,6 +33,12 @@ PAIRS = {
 }
 
 
+def block_pattern(length, step):
+    """Steps of equal width."""
+    stairs = tuple((i // step + 1) * step for i in range(length))
+    return Pattern("staircase", length, sees=torch.tensor([stairs]), stairs=stairs)
+
+
 def patterns(name):
     """Encoder and decoder patterns of a pair, for two images."""
     plan = Planner(*PAIRS[name], GRID, (2, 2))(2, torch.device("cpu"), torch.Generator())
@@ -53,14 +60,23 @@ def run(backend, pattern, dtype, device="cpu"):
     return out.detach().float().cpu(), grad.float().cpu()
 
 
+def assert_as_eager(backend, pattern, dtype, tol):
+    for ours, reference in zip(
+        run(backend, pattern, dtype), run("eager", pattern, torch.float32), strict=True
+    ):
+        assert (ours - reference).abs().max() <= tol * reference.abs().max()
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "matmul", "staircase"])
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
-def test_sdpa_equals_eager(name, dtype, tol):
+def test_back_ends_equal_eager(backend, name, dtype, tol):
+    served = 0
     for pattern in patterns(name):
-        for ours, reference in zip(
-            run("sdpa", pattern, dtype), run("eager", pattern, torch.float32), strict=True
-        ):
-            assert (ours - reference).abs().max() <= tol * reference.abs().max()
+        if BACKENDS[backend].refusal(qkv(pattern.length)[0][0], pattern) is None:
+            assert_as_eager(backend, pattern, dtype, tol)
+            served += 1
+    assert served or (backend, name) in [("staircase", "prefix"), ("staircase", "window")]
 
 
 def test_eager_is_softmax_over_what_is_allowed():
@@ -136,7 +152,37 @@ def test_a_back_end_that_cannot_serve_is_refused_with_its_reason():
         attention(q, k, v, pattern, "xformers")
     with pytest.raises(ValueError, match="valid: auto, eager, sdpa, xformers"):
         attention(q, k, v, pattern, "flash")
-    assert choose(q, pattern) == "sdpa"
+    window, prefix = patterns("window")[0], patterns("prefix")[0]
+    with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*no ordered partition"):
+        attention(*qkv(window.length)[0], window, "staircase")
+    with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*differs from image"):
+        attention(*qkv(prefix.length)[0], prefix, "staircase")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "matmul"])
+def test_some_rows_of_a_pattern_are_those_rows(name, backend):
+    _, pattern = patterns(name)
+    rows = torch.stack([torch.arange(3, 20), torch.arange(8, 25)])
+    (q, k, v), _ = qkv(pattern.length)
+    index = rows[..., None, None].expand(-1, -1, *q.shape[2:])
+    some = attention(q.gather(1, index), k, v, pattern.rows(rows), backend)
+    torch.testing.assert_close(some, attention(q, k, v, pattern, "eager").gather(1, index))
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_auto_takes_what_was_measured(amx, monkeypatch):
+    monkeypatch.setattr(door, "_has_amx", lambda: amx)
+
+    def taken(length, dtype, step=64):
+        pattern = block_pattern(length, step)
+        return choose(torch.empty(2, length, 2, 64, dtype=dtype), pattern)
+
+    half = "matmul" if amx else "sdpa"
+    lengths = 256, 384, 1024, 2048
+    assert [taken(n, torch.bfloat16) for n in lengths] == [half, half, "sdpa", "staircase"]
+    assert [taken(n, torch.float32) for n in lengths] == ["sdpa"] * 2 + ["staircase"] * 2
+    assert choose(torch.empty(2, 4096, 2, 64), Pattern("full", 4096)) == "sdpa"
 
 
 @pytest.mark.gpu

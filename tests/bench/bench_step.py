@@ -2,13 +2,15 @@
 
     python tests/bench/bench_step.py
     python tests/bench/bench_step.py --null                # dense against dense: the noise
+    python tests/bench/bench_step.py --dtype bf16 --masters --compile
     python tests/bench/bench_step.py --device cuda --depth 12 --decoder-depth 8 --batch 64 \
         --dtype fp32 bf16
 
 A step is forward, backward and a fused AdamW update. Both sides start from the same weights, see
 the same images and take turns, changing who goes first; the ratio is taken within a pair. The
 defaults cut the depths so that two CPU cores finish in minutes. bf16 means autocast; on CPUs
-without bf16 instructions it takes minutes a step.
+without bf16 instructions it takes minutes a step. The dense side is always plain; --masters and
+--compile change ours: weights in bf16 with fp32 masters, and torch.compile.
 
 Peak memory has a process for each side. On CUDA it is all that torch allocated. On the CPU it is
 what two steps add to the resident set once model and images are there: activations, gradients and
@@ -17,6 +19,7 @@ the optimiser's state.
 
 import argparse
 import ctypes
+import json
 import math
 import multiprocessing
 import re
@@ -104,20 +107,28 @@ def copy_weights(source: DenseXTRA, target: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """What both sides are measured under."""
+    """What both sides are measured under; ``masters`` and ``compiled`` are ours alone."""
 
     dtype: str
     device: str
     batch: int
     depth: int
     decoder_depth: int
+    masters: bool = False
+    compiled: bool = False
+    size: int = 256
+
+    @property
+    def name(self) -> str:
+        ours = [word for word in ("masters", "compiled") if getattr(self, word)]
+        return " ".join([self.dtype, *ours])
 
     def model(self, build: Callable[[int, int], nn.Module]) -> nn.Module:
         return build(self.depth, self.decoder_depth).train().to(self.device)
 
     def images(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.batch, 3, 256, 256, generator=generator).to(self.device)
+        return torch.randn(self.batch, 3, self.size, self.size, generator=generator).to(self.device)
 
     def loss(self, model: nn.Module, images: Tensor) -> Tensor:
         half = self.dtype == "bf16"
@@ -128,12 +139,33 @@ class Case:
 class Trainer:
     """A model with its optimiser and images; ``seconds`` times training steps."""
 
-    def __init__(self, case: Case, model: nn.Module):
+    def __init__(self, case: Case, model: nn.Module, plain: bool = False):
         self.case, self.model, self.images = case, model, case.images()
         self.optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        self.loss = case.loss
+        if plain or isinstance(model, DenseXTRA):
+            return
+        if case.masters:
+            self.use_masters()
+        if case.compiled:
+            self.loss = torch.compile(self.loss)
+
+    def use_masters(self) -> None:
+        from xtra_toolkit.engine import MasterWeightsOptimWrapper
+
+        wrapper, plain = MasterWeightsOptimWrapper(self.optimizer), replace(self.case, dtype="")
+        self.loss, self.context = plain.loss, lambda: wrapper.optim_context(self.model)
+
+    context = staticmethod(nullcontext)  # of the forward pass
+
+    def first_loss(self) -> float:
+        with torch.no_grad(), self.context():
+            return self.loss(self.model, self.images).item()
 
     def step(self) -> None:
-        self.case.loss(self.model, self.images).backward()
+        with self.context():
+            loss = self.loss(self.model, self.images)
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -186,8 +218,7 @@ def measure(
     models = [case.model(build) for build in sides]
     copy_weights(*models)
     trainers = [Trainer(case, model) for model in models]
-    with torch.no_grad():
-        losses = [case.loss(t.model, t.images).item() for t in trainers]
+    losses = [trainer.first_loss() for trainer in trainers]
     if case.dtype == "fp32" and not math.isclose(*losses, rel_tol=1e-5):
         raise ValueError(f"losses on the same weights and images differ: {losses}")
 
@@ -204,6 +235,28 @@ def measure(
 # ---- The table ----------------------------------------------------------------------------------
 
 
+def entries(case: Case, steps: int, peaks: list[int], seconds: list[tuple]) -> list[dict]:
+    """What is measured, as --json writes it."""
+    times = [[1000 * s / steps for s in side] for side in zip(*seconds, strict=True)]
+    found = {
+        ("throughput, ours / dense", "ratio"): [theirs / mine for theirs, mine in seconds],
+        ("step, dense", "ms"): times[0],
+        ("step, ours", "ms"): times[1],
+        ("peak memory, dense", "MiB"): [peaks[0] / 2**20],
+        ("peak memory, ours", "MiB"): [peaks[1] / 2**20],
+    }
+    return [
+        dict(
+            what=f"{case.name}: {what}",
+            median=statistics.median(values),
+            min=min(values),
+            max=max(values),
+            unit=unit,
+        )
+        for (what, unit), values in found.items()
+    ]
+
+
 def row(
     case: Case,
     steps: int,
@@ -214,7 +267,7 @@ def row(
     ratios = [theirs / mine for theirs, mine in seconds]
     speeds = [case.batch * steps / statistics.median(side) for side in zip(*seconds, strict=True)]
     cells = [
-        case.dtype,
+        case.name,
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})",
         f"{speeds[0]:.3g} → {speeds[1]:.3g}",
         f"{peaks[1] / peaks[0]:.2f}",
@@ -238,6 +291,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--null", action="store_true", help="dense against dense")
+    parser.add_argument("--masters", action="store_true", help="ours: bf16 weights, fp32 masters")
+    parser.add_argument("--compile", action="store_true", help="ours: torch.compile")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
     args = parser.parse_args()
     if args.pairs < 5:
         parser.error(f"--pairs must be at least 5, got {args.pairs}")
@@ -250,7 +306,12 @@ def main() -> None:
     args = parse()
     sides = [dense, dense if args.null else ours]
     shared = Case("", args.device, args.batch, args.depth, args.decoder_depth)
-    cases = [replace(shared, dtype=dtype) for dtype in args.dtype]
+    cases = [
+        replace(
+            shared, dtype=dtype, masters=args.masters and dtype == "bf16", compiled=args.compile
+        )
+        for dtype in args.dtype
+    ]
     # Memory first: a new process inherits the peak of the one that starts it, still small here.
     peaks = [[peak_bytes_alone(case, build) for build in sides] for case in cases]
 
@@ -260,9 +321,13 @@ def main() -> None:
     print("| dtype | throughput, ours / dense: median (min..max) | images/s, dense → ours ", end="")
     print("| peak memory, ours / dense | MiB, dense → ours | loss, dense | loss, ours |")
     print("|---|---|---|---|---|---|---|")
+    rows = []
     for case, peak in zip(cases, peaks, strict=True):
         losses, seconds = measure(case, sides, args.pairs, args.steps, args.warmup)
         print(row(case, args.steps, peak, losses, seconds), flush=True)
+        rows += entries(case, args.steps, peak, seconds)
+    if args.json:
+        args.json.write_text(json.dumps(dict(name="step", rows=rows), indent=2))
 
 
 if __name__ == "__main__":

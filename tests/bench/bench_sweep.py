@@ -8,6 +8,7 @@ goes first; the ratio is taken within a pair.
 """
 
 import argparse
+import json
 import statistics
 import time
 from pathlib import Path
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--depth", type=int, help="encoder layers, at least 6; ViT-B has 12")
+    parser.add_argument("--json", type=Path, help="write the figure to this file too")
     args = parser.parse_args()
     MMLogger.get_instance("bench", log_level="ERROR")  # MMEngine lists every parameter's options
     sides = [Side(args.batch, rates, args.depth) for rates in (slice(3, 4), slice(None))]
@@ -69,6 +71,10 @@ def main() -> None:
         f"({min(ratios):.2f} to {max(ratios):.2f}), {args.pairs} pairs; "
         f"{single:.2f} s and {sweep:.2f} s a step of {args.batch} images"
     )
+    if args.json:
+        row = dict(what=f"{len(sides[1].model.head.rates)} probes' step / one probe's")
+        row |= dict(median=statistics.median(ratios), min=min(ratios), max=max(ratios))
+        args.json.write_text(json.dumps(dict(name="sweep", rows=[row | dict(unit="ratio")])))
 
 
 if __name__ == "__main__":

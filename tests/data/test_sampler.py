@@ -31,6 +31,7 @@ def test_an_epoch_is_its_full_batches_without_repeats(monkeypatch):
     (keys,) = ranks(monkeypatch, 1)
     assert len(keys) == len(set(keys)) == 48
     assert {key[:2] for key in keys} == {(7, 0)}
+    assert [key[3] for key in keys] == [step for step in range(4) for _ in range(12)]
     assert {key[2] for key in keys} < set(range(50))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xtra_toolkit.data import Digits
-from xtra_toolkit.data.seeded import SeededSamples, hash_words, seeded
+from xtra_toolkit.data.seeded import SeededSamples, hash_words, seed_step, seeded
 
 
 class _Draws(Dataset):
@@ -80,3 +80,23 @@ def test_a_model_finds_a_seed_of_its_own_in_each_sample():
     assert len(set(seeds)) == 4
     assert seeds == [data[key]["data_samples"].draw_seed for key in keys]
     assert seeds[0] == 8076716188045384944  # of (0, 0, 3, 1): another stream than augmentation's
+    assert "step_seed" not in data[0, 0, 3]["data_samples"]
+
+
+def test_and_one_of_its_step_which_changes_nothing_else():
+    data = Digits("train", pipeline=[dict(type="mmpretrain.PackInputs")])
+    keys = [(0, 0, 3, 2), (0, 0, 4, 2), (0, 0, 3, 5), (0, 1, 3, 2), (1, 0, 3, 2)]
+    one, same, *others = (data[key]["data_samples"] for key in keys)
+    assert one.draw_seed == data[0, 0, 3]["data_samples"].draw_seed == 8076716188045384944
+    assert one.step_seed == same.step_seed != one.draw_seed
+    assert len({one.step_seed, *(sample.step_seed for sample in others)}) == 4
+
+
+def test_a_step_seeds_every_generator_whatever_was_drawn_before():
+    def three(*numbers):
+        seed_step(*numbers)
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    first = three(7, 0, 3, 1, 3)
+    assert three(7, 0, 3, 2, 3) != first and three(7, 0, 3, 1, 3) == first
+    assert len(set(first)) == 3

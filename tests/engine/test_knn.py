@@ -134,6 +134,18 @@ def test_the_loops_give_the_accuracy_of_scikit_learn(tmp_path):
     assert runner.val()["accuracy/top1"] == pytest.approx(expected)
 
 
+def test_bfloat16_where_asked_changes_the_features_a_little(tmp_path):
+    banks = []
+    for name, changes in (("full", {}), ("half", {"test_cfg.devices": ["cpu"]})):
+        runner = digits(tmp_path / name, **changes)
+        runner.load_or_resume()
+        runner.model.eval()
+        banks.append(runner.build_test_loop(runner._test_loop)._fill())
+    full, half = banks
+    assert torch.equal(full.labels, half.labels) and half.features.dtype == torch.float32
+    assert 0 < (full.features - half.features).abs().max() < 0.02
+
+
 def test_it_watches_a_pretraining_run(tmp_path):
     changes = {"train_dataloader.dataset.indices": 64, "train_cfg.max_epochs": 1}
     changes |= {"train_cfg.val_interval": 1, "default_hooks.checkpoint.save_best": "accuracy/top1"}
@@ -177,7 +189,7 @@ def test_a_bank_without_labels_is_refused(tmp_path):
         )
     )[0]["data_samples"]
     loop.bank_dataloader = [dict(inputs=torch.zeros(1, 1, 8, 8), data_samples=[sample])]
-    with pytest.raises(ValueError, match=r"even/000\.jpg' of the kNN bank .* not None: take"):
+    with pytest.raises(ValueError, match=r"even/000\.jpg' must have one label .* not None: take"):
         loop._fill()
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from accelerator import META, Generator, NoCopies, NoLists, NoReads
 from builds import pretrainer, randomise
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
@@ -171,17 +171,6 @@ def test_a_question_has_one_target_and_a_unit_as_many_sources_as_targets(registe
     assert Planner(TokenCausal(), NextToken(positioned=True), GRID)
 
 
-class NoReads(TorchDispatchMode):
-    """Refuses what would make the host wait for a GPU: a value, or a size that follows from one."""
-
-    READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in self.READS, f"{name} reads a tensor in the step"
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     ("mask", "target"),
     [
@@ -199,6 +188,9 @@ def test_a_step_reads_nothing_back_to_the_host(mask, target):
     planner(3, torch.device("cpu"), g)  # the first compiles what a grid has once
     with NoReads():
         planner(3, torch.device("cpu"), g)
+    planner(3, META, Generator())
+    with NoCopies(), NoLists():
+        planner(3, META, Generator())
 
 
 def test_an_order_that_breaks_in_a_later_draw_fails_in_the_step():

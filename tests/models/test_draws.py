@@ -1,4 +1,4 @@
-"""What random masks draw: alike on a resumed run, different between images, steps and ranks."""
+"""What random masks draw: a function of the samples, whatever batch, step or rank they are in."""
 
 import pytest
 import torch
@@ -8,37 +8,49 @@ from mmpretrain.structures import DataSample
 from xtra_toolkit.models import pretrainer as module
 
 
-def samples(*seeds):
-    return [DataSample(metainfo=dict(draw_seed=seed)) for seed in seeds]
+def samples(*seeds, step=5):
+    return [DataSample(metainfo=dict(draw_seed=seed, step_seed=step)) for seed in seeds]
 
 
-def prefixes(model, data_samples):
-    """Of a batch of 4, read off what is scored."""
-    (group,) = model.plan(torch.zeros(4, 3, 64, 64), data_samples).groups
+def prefixes(model, data_samples, images=4):
+    """Of a batch, read off what is scored."""
+    (group,) = model.plan(torch.zeros(images, 3, 64, 64), data_samples).groups
     return (group.live.logical_not().sum(1) + 1).tolist()
 
 
-def test_a_prefix_is_a_function_of_the_samples_alone():
+def test_a_prefix_is_a_function_of_the_sample_alone(monkeypatch):
     model = pretrainer(*AIM)
     first = prefixes(model, samples(11, 12, 13, 14))
     torch.manual_seed(5)  # a resumed run, whose generators stand elsewhere
-    assert prefixes(pretrainer(*AIM), samples(11, 12, 13, 14)) == first
+    monkeypatch.setattr(module, "get_rank", lambda: 3)
+    assert prefixes(pretrainer(*AIM), samples(13, 14, step=6), 2) == first[2:]
     assert len(set(first)) > 1
     assert prefixes(model, samples(21, 22, 23, 24)) != first  # the next step, or epoch
 
 
-@pytest.mark.parametrize("seeds", [(11, 12, 13, 14), None])
-def test_ranks_draw_differently(seeds, monkeypatch):
-    model, drawn = pretrainer(*AIM), []
-    for rank in range(3):
-        monkeypatch.setattr(module, "get_rank", lambda rank=rank: rank)
-        torch.manual_seed(0)  # as where every process was seeded alike
-        drawn.append(tuple(prefixes(model, samples(*seeds) if seeds else None)))
-    assert len(set(drawn)) == 3
+def test_a_shared_order_is_the_steps():
+    model = pretrainer("block_orders", "block")
+
+    def order(*seeds, **step):
+        return model.plan(torch.zeros(2, 3, 64, 64), samples(*seeds, **step)).order.tolist()
+
+    assert order(1, 2) == order(3, 4)
+    assert len({str(order(1, 2, step=step)) for step in range(8)}) > 3
 
 
 def test_what_is_shown_is_a_function_of_the_samples_too():
     model = pretrainer(*MAE)
     orders = [model.plan(torch.zeros(2, 3, 64, 64), samples(1, 2)).order for _ in range(2)]
     other = model.plan(torch.zeros(2, 3, 64, 64), samples(1, 3)).order
-    assert torch.equal(*orders) and not torch.equal(orders[0], other)
+    assert torch.equal(*orders) and torch.equal(orders[0][0], other[0])
+    assert not torch.equal(orders[0][1], other[1])
+
+
+@pytest.mark.parametrize("given", [None, [DataSample() for _ in range(4)]])
+def test_without_seeds_of_their_own_ranks_draw_differently(given, monkeypatch):
+    model, drawn = pretrainer(*AIM), []
+    for rank in range(3):
+        monkeypatch.setattr(module, "get_rank", lambda rank=rank: rank)
+        torch.manual_seed(0)  # as where every process was seeded alike
+        drawn.append(tuple(prefixes(model, given)))
+    assert len(set(drawn)) == 3

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from xtra_toolkit.models import PredictionHead
+from xtra_toolkit.models.linear import WideLinear
 
 PREDICTION = torch.tensor([[[0.5, 0.5], [3.0, 3.0]], [[2.0, 2.0], [9.0, 9.0]]])
 GOAL = torch.zeros(2, 2, 2)
@@ -55,3 +56,21 @@ def test_the_batch_wide_count_is_over_all_ranks(monkeypatch):
     torch.testing.assert_close(torch.stack(ranks).mean(0), whole)
     alone = [gradient(slice(2 * r, 2 * r + 2), live[2 * r : 2 * r + 2].sum()) for r in range(3)]
     assert (torch.stack(alone).mean(0) - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_wide_linear_is_linear(dtype):
+    """In bfloat16, where its backward pass is another; both round the same products."""
+    one = WideLinear(40, 24).to(dtype)
+    other = torch.nn.Linear(40, 24).to(dtype)
+    other.load_state_dict(one.state_dict())
+    x, grad = torch.randn(3, 5, 40).to(dtype), torch.randn(3, 5, 24).to(dtype)
+    results = []
+    for linear in (one, other):
+        inputs = x.clone().requires_grad_()
+        out = linear(inputs)
+        out.backward(grad)
+        results.append([out, inputs.grad, linear.weight.grad, linear.bias.grad])
+    assert "RowsFirst" in str(one(x).grad_fn) or dtype == torch.float32
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-2)

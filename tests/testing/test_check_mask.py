@@ -149,6 +149,16 @@ class OneDrawForAll(RandomShown):
         return replace(mask, order=mask.order.expand(batch, -1))
 
 
+class OneStream(Changed):
+    """As before the draws of an image were its own."""
+
+    random = True
+
+    def change(self, mask, generator):
+        g = masks.gen(0) if generator is None else generator
+        return replace(mask, order=torch.rand(self.batch, 16, generator=g).argsort(1))
+
+
 class NoFeatures:
     random = False
 
@@ -217,6 +227,7 @@ BROKEN = [
     (FollowsTheBatch, "`unit` of a batch of 2 is not that of a batch of 1"),
     (Squeezes, "`order` of a batch of 2 is not that of a batch of 1"),
     (OneDrawForAll, r"every image of a batch draws the same; draw \(batch, N\) random"),
+    (OneStream, r"`order` of an image changes with the batch.*draws\(generator\).rand\(batch"),
     (NoFeatures, r"it has no `for_features\(grid\)`.*return self\(grid\)"),
     (HalfOfTheFeatures, "`for_features` gives no mask that an encoder.*8 different tokens"),
     (Tensors, "holds tensors from __init__.*make them in __call__"),
@@ -265,9 +276,8 @@ def test_tokens_may_be_left_out_or_shown_twice_where_that_is_declared(register):
 def test_a_blind_certificate_is_caught_by_gradients(monkeypatch):
     """Blocks × NextToken leaks; with every check of it switched off, the pixels still move it."""
 
-    def blind(mask, link, grid):
-        reads, leaks = plan.at(plan.sees(mask), link.sources).amax(-1), None
-        return reads, torch.zeros_like(link.targets, dtype=torch.bool) if leaks is None else leaks
+    def blind(link, tokens, live, sees, first):
+        return plan.at(sees, link.sources).amax(-1), torch.zeros_like(tokens, dtype=torch.bool)
 
     monkeypatch.setattr(plan, "reads_and_leaks", blind)
     monkeypatch.setattr(certificate, "reads_and_leaks", blind)

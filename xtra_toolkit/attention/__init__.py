@@ -1,21 +1,31 @@
 """One attention call for every mask: ``attention(q, k, v, pattern)``.
 
-Back ends, one file each: ``eager`` (the dense reference), ``sdpa``, ``xformers``. ``auto`` takes
-xformers on CUDA where it serves, else SDPA. A back end asked for by name that cannot serve is
-refused with its reason, never replaced.
+Back ends, one file each: ``eager`` (the dense reference), ``sdpa``, ``xformers`` (CUDA), ``matmul``
+(short sequences on CPUs), ``staircase`` (long ones). ``auto`` takes what was measured fastest. A
+back end asked for by name that cannot serve is refused with its reason, never replaced.
 """
 
 import logging
 from collections.abc import Callable
 from functools import cache, partial
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from xtra_toolkit.attention import eager, sdpa, xformers
+from xtra_toolkit.attention import eager, matmul, sdpa, staircase, xformers
 from xtra_toolkit.attention.pattern import Pattern
 
-BACKENDS = {"eager": eager, "sdpa": sdpa, "xformers": xformers}
+BACKENDS = {
+    "eager": eager,
+    "sdpa": sdpa,
+    "xformers": xformers,
+    "matmul": matmul,
+    "staircase": staircase,
+}
+
+SHORT = 384  # tokens up to which keeping the weights wins, in bfloat16 on AMX
+LONG = 1024  # from which on a staircase pays; twice that in bfloat16
 
 __all__ = ["BACKENDS", "Pattern", "attention", "choose", "named"]
 
@@ -24,16 +34,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, backend: str = 
     """Scaled dot-product attention under a pattern.
 
     Args:
-        q, k, v: (B, N, heads, dim), as in xformers.
-        pattern: of the same N positions; True means *may attend*.
-        backend: ``'auto'``, ``'eager'``, ``'sdpa'`` or ``'xformers'``.
+        q: (B, Q, heads, dim), as in xformers; Q is N unless the pattern is of fewer ``queries``.
+        k, v: (B, N, heads, dim).
+        pattern: of these positions; True means *may attend*.
+        backend: ``'auto'`` or a key of ``BACKENDS``.
 
     Returns:
-        (B, N, heads, dim).
+        (B, Q, heads, dim).
 
     Raises:
         ValueError: an unknown back end, or one that cannot serve these inputs.
     """
+    kind = q.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # as SDPA would
+        q, k, v = (x.to(torch.get_autocast_dtype(kind)) for x in (q, k, v))
     if backend == "auto":
         backend = choose(q, pattern)
     elif reason := _module(backend).refusal(q, pattern):
@@ -46,12 +60,35 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, backend: str = 
 
 def choose(q: Tensor, pattern: Pattern) -> str:
     """The back end that ``auto`` takes for q (B, N, heads, dim) under a pattern."""
+    if q.device.type == "cpu":
+        return _choose_on_cpu(q, pattern)
     if q.device.type != "cuda":
         return "sdpa"
     reason = xformers.refusal(q, pattern)
-    if reason:
-        _say_once(f"attention runs on SDPA: {reason}")
-    return "sdpa" if reason else "xformers"
+    if reason is None:
+        return "xformers"
+    # above compute capability 9.0 xformers trains with no dense bias; its flash ops do
+    stairs = pattern.length >= LONG and pattern.kind == "staircase"
+    other = "staircase" if stairs and not staircase.refusal(q, pattern) else "sdpa"
+    _say_once(f"attention runs on {other}: {reason}")
+    return other
+
+
+def _choose_on_cpu(q: Tensor, pattern: Pattern) -> str:
+    """By tests/bench/bench_attention.py: each was never slower than SDPA where it is taken."""
+    half = q.dtype == torch.bfloat16
+    if half and pattern.length <= SHORT and _has_amx():
+        return "matmul"
+    long = pattern.length >= (2 * LONG if half else LONG)
+    stairs = pattern.kind == "staircase" and not staircase.refusal(q, pattern)
+    return "staircase" if long and stairs else "sdpa"
+
+
+@cache
+@torch.compiler.assume_constant_result
+def _has_amx() -> bool:
+    """Has the processor a unit for bfloat16 matrices?"""
+    return torch.cpu._is_amx_tile_supported()
 
 
 def named(backend: str) -> Callable[[Tensor, Tensor, Tensor, Pattern], Tensor]:

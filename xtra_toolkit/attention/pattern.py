@@ -12,21 +12,26 @@ KINDS = ("full", "causal", "staircase", "dense")
 
 @dataclass
 class Pattern:
-    """An attention pattern over ``length`` positions.
+    """An attention pattern of Q queries over ``length`` positions; Q is N unless said.
 
     Args:
         kind: ``'full'``; ``'causal'``, position q reads the first q + 1; ``'staircase'``,
             position q reads the first ``sees[q]``; ``'dense'``, as ``mask`` says. Known on the
             host, so that a back end is picked without asking the device.
         length: positions, N.
-        sees: (B or 1, N) whole numbers, for a staircase.
-        mask: (B or 1, N, N) bool, True means *may attend*, for a dense pattern.
+        sees: (B or 1, Q) whole numbers, for a staircase.
+        mask: (B or 1, Q, N) bool, True means *may attend*, for a dense pattern.
+        stairs: what ``sees`` holds, on the host, where all images and all draws share it. What
+            splits a staircase into parts without asking the device.
+        queries: Q, where fewer rows ask than there are positions, see :meth:`rows`.
     """
 
     kind: str
     length: int
     sees: Tensor | None = None
     mask: Tensor | None = None
+    stairs: tuple[int, ...] | None = None
+    queries: int | None = None
     _made: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +48,22 @@ class Pattern:
         }
         return replace(self, **moved, _made={})
 
+    def rows(self, queries: Tensor) -> "Pattern":
+        """The pattern of some positions' queries, (B or 1, Q), over all positions."""
+        count, at = queries.shape[1], queries
+        if self.kind == "full":
+            return Pattern("full", self.length, queries=count)
+        if self.kind == "dense":
+            batch = max(len(at), len(self.mask))
+            index = at[..., None].expand(batch, -1, self.length)
+            mask = self.mask.expand(batch, -1, -1).gather(1, index)
+            return Pattern("dense", self.length, mask=mask, queries=count)
+        if self.kind == "causal":
+            return Pattern("staircase", self.length, sees=at + 1, queries=count)
+        batch = max(len(at), len(self.sees))
+        sees = self.sees.expand(batch, -1).gather(1, at.expand(batch, -1))
+        return Pattern("staircase", self.length, sees=sees, queries=count)
+
     @property
     def shared(self) -> bool:
         """Do the images of a batch share the pattern?"""
@@ -50,20 +71,35 @@ class Pattern:
         return own is None or len(own) == 1
 
     def dense(self, device: torch.device | str) -> Tensor:
-        """(B or 1, N, N) bool, made once a pattern and device."""
+        """(B or 1, Q, N) bool, made once a pattern and device."""
         return self.once(("dense", str(device)), lambda: self._dense(torch.device(device)))
+
+    def bias(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """(B or 1, 1, Q, N), 0 where :meth:`dense` allows and -inf elsewhere, made once.
+
+        Strides are multiples of 8, as kernels on CUDA want them.
+        """
+        return self.once(("bias", dtype, str(device)), lambda: self._bias(dtype, device))
 
     def once(self, key: tuple, make: Callable[[], Any]) -> Any:
         """What ``make`` returns, remembered under ``key`` for the life of the pattern."""
         if key not in self._made:
-            self._made[key] = make()
+            with torch.inference_mode(False):  # it is kept, and training may follow
+                self._made[key] = make()
         return self._made[key]
+
+    def _bias(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        mask = self.dense(device)[:, None]
+        n = mask.shape[-1]
+        padded = torch.zeros(*mask.shape[:-1], -(-n // 8) * 8, dtype=dtype, device=mask.device)
+        return padded[..., :n].masked_fill_(~mask, -torch.inf)
 
     def _dense(self, device: torch.device) -> Tensor:
         if self.kind == "dense":
             return self.mask.to(device)
         at = torch.arange(self.length, device=device)
         if self.kind == "full":
-            return torch.ones(1, self.length, self.length, dtype=torch.bool, device=device)
+            shape = 1, self.queries or self.length, self.length
+            return torch.ones(shape, dtype=torch.bool, device=device)
         sees = at[None] + 1 if self.kind == "causal" else self.sees.to(device)
         return at < sees[..., None]

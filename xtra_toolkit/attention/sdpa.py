@@ -17,6 +17,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
     if pattern.kind in ("full", "causal"):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=pattern.kind == "causal")
     else:
-        mask = pattern.dense(q.device)[:, None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        bias = pattern.bias(q.dtype, q.device)  # of a bool one SDPA would make this in each call
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return out.transpose(1, 2)

@@ -1,7 +1,7 @@
 """xformers' memory_efficient_attention: the default on CUDA.
 
-Structured biases where xformers has them, otherwise one dense bias a plan: padded to the stride
-rule of its kernels, expanded over heads, and over the batch where images share it.
+Structured biases where xformers has them, otherwise one dense bias a plan, expanded over heads, and
+over the batch where images share it.
 """
 
 import ctypes
@@ -34,10 +34,11 @@ def refusal(q: Tensor, pattern: Pattern) -> str | None:
     ops = load()
     if isinstance(ops, str):
         return ops
-    key = (q.device, q.dtype, pattern.kind, pattern.shared, q.shape[1:], q.requires_grad)
+    size = q.shape[1:], pattern.length
+    key = (q.device, q.dtype, pattern.kind, pattern.shared, size, q.requires_grad)
     if key not in _refusals:
         bias = attn_bias(pattern, q.shape, q.dtype, q.device)
-        objections = reasons(q.detach(), bias)
+        objections = reasons(q.detach(), bias, pattern.length if pattern.queries else None)
         for way in ("forward", "backward") if q.requires_grad else ("forward",):
             if all(objections[way].values()):
                 text = "; ".join(f"{op}: {', '.join(why)}" for op, why in objections[way].items())
@@ -49,7 +50,7 @@ def refusal(q: Tensor, pattern: Pattern) -> str | None:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-    """(B, N, heads, dim) in and out."""
+    """(B, Q, heads, dim) in and out."""
     bias = attn_bias(pattern, q.shape, q.dtype, q.device)
     return load().memory_efficient_attention(q, k, v, attn_bias=bias)
 
@@ -62,37 +63,29 @@ def attn_bias(
         return None
     if pattern.kind == "causal":
         return load().LowerTriangularMask()
-    batch, n, heads, _ = shape
-    bias = pattern.once(
-        ("bias", dtype, device), lambda: _dense_bias(pattern.dense(device)[:, None], dtype)
-    )
-    return bias.expand(batch, heads, n, n)
+    batch, q, heads, _ = shape
+    return pattern.bias(dtype, device).expand(batch, heads, q, pattern.length)
 
 
-def reasons(q: Tensor, bias: object) -> dict[str, dict[str, list[str]]]:
+def reasons(q: Tensor, bias: object, keys: int | None = None) -> dict[str, dict[str, list[str]]]:
     """What each op of xformers has to say against these inputs; asked of xformers itself.
 
     Args:
-        q: (B, N, heads, dim), without gradient.
+        q: (B, Q, heads, dim), without gradient.
         bias: of :func:`attn_bias`.
+        keys: N, where it is not Q.
 
     Returns:
         ``{'forward': {op: [reason, …]}, 'backward': {…}}``; an empty list means that it serves.
     """
     fmha = load().fmha
-    inputs = fmha.Inputs(q, q, q, bias)
+    k = q if keys is None else q.new_empty(len(q), keys, *q.shape[2:])
+    inputs = fmha.Inputs(q, k, k, bias)
     ops = (fmha.flash3, fmha.flash, fmha.cutlass)
     return {
         way: {op.NAME: op.not_supported_reasons(inputs) for op in (getattr(m, kind) for m in ops)}
         for way, kind in (("forward", "FwOp"), ("backward", "BwOp"))
     }
-
-
-def _dense_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B or 1, 1, N, N) bool to 0 or -inf; the kernels want strides that are multiples of 8."""
-    n = mask.shape[-1]
-    padded = torch.zeros(*mask.shape[:-1], -(-n // 8) * 8, dtype=dtype, device=mask.device)
-    return padded[..., :n].masked_fill_(~mask, -torch.inf)
 
 
 def _load_cuda_12() -> None:

@@ -77,11 +77,12 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
     from xtra_toolkit.attention import Pattern
 
-    steps = torch.arange(SHAPE[1], device=device)[None] // 16
+    sees = 16 * (torch.arange(SHAPE[1]) // 16 + 1)
+    stairs = Pattern("staircase", SHAPE[1], sees[None].to(device), stairs=tuple(sees.tolist()))
     return {
         f"{kind} {label}": (
             torch.zeros(SHAPE, dtype=dtype, device=device, requires_grad=True),
-            Pattern(kind, SHAPE[1], (steps + 1) * 16 if kind == "staircase" else None),
+            stairs if kind == "staircase" else Pattern(kind, SHAPE[1]),
         )
         for label, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
         for kind in KINDS

@@ -76,7 +76,7 @@ def step_plan(plan: Plan, start: int, stop: int) -> Plan:
     """The plan of new positions alone, which see each other; nothing is predicted yet."""
     order, pattern = plan.order[:, start:stop], Pattern("full", stop - start)
     asked = None if plan.asked is None else plan.asked[:, start:stop]
-    both = dict(encoder=pattern, decoder=pattern)
+    both = dict(encoder=pattern, decoder=pattern, read=None)
     return replace(plan, order=order, encoded_tokens=order, groups=[], asked=asked, **both)
 
 

@@ -6,13 +6,13 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from xtra_toolkit.data.seeded import Key, hash_words
+from xtra_toolkit.data.seeded import Key, hash_seed
 from xtra_toolkit.registry import DATA_SAMPLERS
 
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(Sampler):
-    """Yields keys (seed, epoch, index), for data sets with ``SeededSamples``.
+    """Yields keys (seed, epoch, index, step), for data sets with ``SeededSamples``.
 
     An epoch of N images is N // global_batch full batches, cut from one permutation that only
     seed and epoch decide; the rest of the images wait for another epoch's permutation. Of each
@@ -54,15 +54,14 @@ class GlobalBatchSampler(Sampler):
     def __iter__(self) -> Iterator[Key]:
         order = self._order()[: self.steps * self.global_batch]
         batches = order.view(self.steps, self.world_size, self.share)
-        mine = batches[self.start :, self.rank].flatten().tolist()
+        shares = enumerate(batches[self.start :, self.rank].tolist(), self.start)
         seed, epoch = self.seed, self.epoch
-        return ((seed, epoch, index) for index in mine)
+        return ((seed, epoch, index, step) for step, share in shares for index in share)
 
     def _order(self) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(len(self.dataset))
-        high, low, *_ = hash_words(self.seed, self.epoch)
-        generator = torch.Generator().manual_seed(high << 32 | low)
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
         return torch.randperm(len(self.dataset), generator=generator)
 
     def _check(self) -> None:

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-Key = tuple[int, int, int]  # (seed, epoch, index)
+Key = tuple[int, ...]  # (seed, epoch, index), and the step of the epoch where it is known
 
 
 def hash_words(*numbers: int) -> list[int]:
     """Four 32-bit words from non-negative integers, the same on every machine."""
     return np.random.SeedSequence(numbers).generate_state(4).tolist()
+
+
+def hash_seed(*numbers: int) -> int:
+    """64 bits of :func:`hash_words`."""
+    high, low, *_ = hash_words(*numbers)
+    return high << 32 | low
 
 
 @contextlib.contextmanager
@@ -38,11 +44,25 @@ def seeded(*numbers: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+def seed_step(*numbers: int) -> None:
+    """Seeds all generators of this process from ``numbers``, those of its devices too.
+
+    What a model draws in a step is then a function of where the step stands in training, whatever
+    was drawn before it: there is no random state that a resumed run would lack.
+    """
+    python, numpy, *pytorch = hash_words(*numbers)
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.manual_seed(pytorch[0] << 32 | pytorch[1])
+
+
 class SeededSamples:
     """Mixin of a data set, before its base class: ``class Mine(SeededSamples, BaseDataset)``.
 
     ``dataset[index]`` is the base class's; ``dataset[seed, epoch, index]`` is the same sample,
-    with every random draw of its pipeline a function of that key.
+    with every random draw of its pipeline a function of that key. ``dataset[seed, epoch, index,
+    step]`` is it again, and knows its step. What a model draws for a sample it draws from
+    ``draw_seed`` of it, and what it draws for all samples of the step from ``step_seed``.
     """
 
     takes_keys = True
@@ -50,11 +70,12 @@ class SeededSamples:
     def __getitem__(self, key: int | Key) -> dict:
         if not isinstance(key, tuple):
             return super().__getitem__(key)
-        with seeded(*key):
-            sample = super().__getitem__(key[-1])
-        if (
-            isinstance(sample, dict) and "data_samples" in sample
-        ):  # what a model draws for this sample follows from it too
-            high, low, *_ = hash_words(*key, 1)
-            sample["data_samples"].set_metainfo(dict(draw_seed=high << 32 | low))
+        seed, epoch, index, *step = key
+        with seeded(seed, epoch, index):
+            sample = super().__getitem__(index)
+        if isinstance(sample, dict) and "data_samples" in sample:
+            seeds = dict(draw_seed=hash_seed(seed, epoch, index, 1))
+            if step:
+                seeds["step_seed"] = hash_seed(seed, epoch, *step, 2)
+            sample["data_samples"].set_metainfo(seeds)
         return sample

@@ -1,15 +1,20 @@
-"""The training loop, kNN validation and the optimizer wrapper."""
+"""The training loop, validation, kNN and the optimizer wrapper."""
 
+from xtra_toolkit.engine.inference import InferenceTestLoop, InferenceValLoop
 from xtra_toolkit.engine.knn import KNNTestLoop, KNNValLoop
 from xtra_toolkit.engine.loop import GlobalBatchLoop
+from xtra_toolkit.engine.masters import MasterWeightsOptimWrapper
 from xtra_toolkit.engine.optim import AutocastOptimWrapper
 from xtra_toolkit.engine.sweep import SweepOptimWrapper, SweepOptimWrapperConstructor
 
 __all__ = [
     "AutocastOptimWrapper",
     "GlobalBatchLoop",
+    "InferenceTestLoop",
+    "InferenceValLoop",
     "KNNTestLoop",
     "KNNValLoop",
+    "MasterWeightsOptimWrapper",
     "SweepOptimWrapper",
     "SweepOptimWrapperConstructor",
 ]

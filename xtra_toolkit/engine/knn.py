@@ -9,12 +9,13 @@ with ``mmpretrain.Accuracy`` as the evaluator.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.dist import all_gather, get_world_size
-from mmengine.model import is_model_wrapper
-from mmengine.runner import TestLoop, ValLoop, autocast
 from torch import Tensor
 
-from xtra_toolkit.engine.neighbours import Bank, unit_feature, vote
+from xtra_toolkit.engine.features import label_of, read_batch
+from xtra_toolkit.engine.inference import InferenceTestLoop, InferenceValLoop
+from xtra_toolkit.engine.neighbours import Bank, vote
 from xtra_toolkit.registry import LOOPS
 
 
@@ -62,11 +63,8 @@ class _Neighbours:
         )
 
     def _features(self, data_batch: dict) -> tuple[Tensor, list]:
-        model = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
-        data = model.data_preprocessor(data_batch, False)
-        with autocast(enabled=self.fp16):
-            return unit_feature(model, data["inputs"]), data["data_samples"]
+        feature, samples = read_batch(self.runner.model, data_batch, self.dtype, self.devices)
+        return F.normalize(feature, dim=1), samples
 
     def _fill(self) -> Bank:
         """The bank, gathered from all processes."""
@@ -74,7 +72,7 @@ class _Neighbours:
         for data_batch in self.bank_dataloader:
             feature, samples = self._features(data_batch)
             features.append(feature)
-            labels.append(torch.cat([_label(sample) for sample in samples]).to(feature.device))
+            labels.append(torch.cat([label_of(sample) for sample in samples]).to(feature.device))
         images = len(self.bank_dataloader.dataset)
         bank = Bank(*(_in_order(torch.cat(parts), images) for parts in (features, labels)))
         names = _classes(self.bank_dataloader)
@@ -87,7 +85,7 @@ class _Neighbours:
 
 
 @LOOPS.register_module()
-class KNNValLoop(_Neighbours, ValLoop):
+class KNNValLoop(_Neighbours, InferenceValLoop):
     """Validation by the k nearest neighbours, of a pretrainer or a classifier.
 
     The model needs no head: its ``extract_feat`` is used, under the encoder's own mask. Every
@@ -102,18 +100,19 @@ class KNNValLoop(_Neighbours, ValLoop):
         bank_dataloader: config of the labelled images that vote, without augmentation.
         k: how many vote.
         temperature: an image at cosine c votes with exp(c / temperature).
-        **kwargs: of MMEngine's loop: ``fp16``.
+        **kwargs: ``dtype`` and ``devices`` of :class:`InferenceValLoop`.
 
     Raises:
         ValueError: fewer than k images in the bank, or no labels; other classes than
-            ``dataloader``'s; a sampler that cannot be gathered from several processes.
+            ``dataloader``'s; a sampler that cannot be gathered from several processes; another
+            dtype.
     """
 
     stage = "val"
 
 
 @LOOPS.register_module()
-class KNNTestLoop(_Neighbours, TestLoop):
+class KNNTestLoop(_Neighbours, InferenceTestLoop):
     """The same for ``mim test``; arguments as of :class:`KNNValLoop`."""
 
     stage = "test"
@@ -144,16 +143,6 @@ def _check(bank: Any, dataloader: Any, k: int) -> None:
 
 def _classes(dataloader: Any) -> tuple | None:
     return (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")
-
-
-def _label(sample: Any) -> Tensor:
-    label = sample.get("gt_label")
-    if label is None or len(label) != 1:
-        raise ValueError(
-            f"The image {sample.get('img_path', '')!r} of the kNN bank must have one label, not "
-            f"{label}: take a labelled data set (ImageFolder: with_label=True)."
-        )
-    return label
 
 
 def _in_order(share: Tensor, images: int) -> Tensor:

@@ -41,7 +41,12 @@ def vote(
 
 
 def unit_feature(model: nn.Module, images: Tensor) -> Tensor:
-    """Images to their last feature, pooled and of unit length, (B, D) in float32.
+    """Images to what is compared: :func:`pooled_feature` at unit length, (B, D)."""
+    return F.normalize(pooled_feature(model, images), dim=1)
+
+
+def pooled_feature(model: nn.Module, images: Tensor) -> Tensor:
+    """Images to their last feature, pooled, (B, D) in float32.
 
     A feature map is averaged over its pixels, a sequence over its patch tokens; what is (B, D)
     already (``out_type='cls_token'``) stays.
@@ -52,4 +57,4 @@ def unit_feature(model: nn.Module, images: Tensor) -> Tensor:
         feature = feature.mean((2, 3))
     elif feature.ndim == 3:
         feature = feature[:, getattr(model.backbone, "num_extra_tokens", 0) :].mean(1)
-    return F.normalize(feature, dim=1)
+    return feature

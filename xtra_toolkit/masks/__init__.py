@@ -4,6 +4,7 @@ from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.block_causal import BlockCausal
 from xtra_toolkit.masks.build import build_mask
 from xtra_toolkit.masks.compose import Reordered, WithPrefix
+from xtra_toolkit.masks.drawing import draws
 from xtra_toolkit.masks.mask import Mask
 from xtra_toolkit.masks.prefix_causal import PrefixCausal
 from xtra_toolkit.masks.random_shown import RandomShown
@@ -19,4 +20,5 @@ __all__ = [
     "TokenCausal",
     "WithPrefix",
     "build_mask",
+    "draws",
 ]

@@ -1,9 +1,12 @@
 """Block-causal order: the mask of XTRA (arXiv 2411.15648; elad-amrani/xtra at e711fb5)."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks.drawing import draws
 from xtra_toolkit.masks.mask import Mask
 from xtra_toolkit.registry import MASKS
 
@@ -43,23 +46,14 @@ class BlockCausal:
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         grid.no_extra("BlockCausal")
-        blocks = grid.blocks(self.block_size, self.ragged)
-        orders, sizes = self.orders(len(blocks)), [len(block) for block in blocks]
         if self.random and generator is not None:
-            if len(set(sizes)) > 1:
-                raise ValueError(
-                    "BlockCausal: random orders need blocks of one size, so that what is "
-                    f"predicted together stays the same; {self.block_size} does not tile {grid}"
-                )
-            device = generator.device
-            pick = torch.randint(len(orders), (1,), generator=generator, device=device)
-            order = torch.stack(blocks).to(device)[orders.to(device)[pick]].flatten()
-            step = torch.arange(len(blocks), device=device).repeat_interleave(sizes[0])
-        else:
-            first = orders[0].tolist()
-            order = torch.cat([blocks[i] for i in first])
-            step = torch.tensor([i for i, block in enumerate(first) for _ in range(sizes[block])])
-        return Mask(order=order, step=step, unit=step)
+            orders, step = drawn_from(self, grid, generator.device)
+            pick = draws(generator).shared.randint(0, len(orders), (1,))
+            return Mask(order=orders.index_select(0, pick)[0], step=step, unit=step)
+        blocks = grid.blocks(self.block_size, self.ragged)
+        first = [blocks[i] for i in self.orders(len(blocks))[0].tolist()]
+        step = torch.tensor([i for i, block in enumerate(first) for _ in block])
+        return Mask(order=torch.cat(first), step=step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """XTRA keeps its mask when probed."""
@@ -82,3 +76,17 @@ class BlockCausal:
                 f"of the {n} blocks 0 to {n - 1} once"
             )
         return torch.tensor(self.order)[None]
+
+
+@lru_cache(maxsize=64)
+def drawn_from(mask: BlockCausal, grid: PatchGrid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(orders, N) tokens in each order that may be drawn, and (N,) whose step each position has."""
+    blocks = grid.blocks(mask.block_size, mask.ragged)
+    if len({len(block) for block in blocks}) > 1:
+        raise ValueError(
+            "BlockCausal: random orders need blocks of one size, so that what is "
+            f"predicted together stays the same; {mask.block_size} does not tile {grid}"
+        )
+    orders = torch.stack(blocks)[mask.orders(len(blocks))].flatten(1)
+    step = torch.arange(len(blocks)).repeat_interleave(len(blocks[0]))
+    return orders.to(device), step.to(device)

@@ -14,7 +14,8 @@ from torch import Tensor
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.build import build_mask
-from xtra_toolkit.masks.mask import Mask, draws
+from xtra_toolkit.masks.drawing import draws, fixed
+from xtra_toolkit.masks.mask import Mask
 from xtra_toolkit.registry import MASKS, ORDERS
 
 
@@ -38,7 +39,7 @@ class Reordered:
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         rows, cols, units = in_raster_order(self.mask, grid)
-        order = self.order(rows, cols, batch, draws(generator) if self.random else None)
+        order = self.order(rows, cols, batch, fixed(generator) if self.random else None)
         once = (order.sort(-1).values == torch.arange(len(units), device=order.device)).all()
         sentence = (
             f"{type(self.order).__name__} must name each of the {len(units)} units (rows × cols = "
@@ -89,8 +90,7 @@ class WithPrefix:
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         low, high = self.bounds(grid)
-        g = draws(generator)
-        return self.of(grid, torch.randint(low, high + 1, (batch, 1), generator=g, device=g.device))
+        return self.of(grid, draws(generator).randint(low, high + 1, (batch, 1)))
 
     def of(self, grid: PatchGrid, prefix: Tensor) -> Mask:
         """The mask of given prefix lengths in units, (B, 1)."""

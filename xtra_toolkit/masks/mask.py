@@ -120,8 +120,3 @@ def _kind_of(value: Tensor) -> str:
     if value.dtype == torch.bool:
         return "bool"
     return "whole" if not value.dtype.is_floating_point else "float"
-
-
-def draws(generator: torch.Generator | None) -> torch.Generator:
-    """The generator given, or for evaluation a fresh one that always draws the same."""
-    return torch.Generator().manual_seed(0) if generator is None else generator

@@ -4,7 +4,8 @@ import torch
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
-from xtra_toolkit.masks.mask import Mask, draws
+from xtra_toolkit.masks.drawing import draws
+from xtra_toolkit.masks.mask import Mask
 from xtra_toolkit.registry import MASKS
 
 
@@ -36,9 +37,10 @@ class RandomShown:
                 f"is shown up to mask_ratio={1 - 1 / grid.tokens:.3f}"
             )
         g = draws(generator)
-        order = torch.rand(batch, grid.tokens, generator=g, device=g.device).argsort(dim=1)
-        extra = torch.arange(grid.extra, device=g.device) + grid.tokens
-        order = torch.cat([extra.expand(batch, -1), order], dim=1)
+        order = g.rand(batch, grid.tokens).argsort(dim=1, stable=True)
+        if grid.extra:
+            extra = torch.arange(grid.extra, device=g.device) + grid.tokens
+            order = torch.cat([extra.expand(batch, -1), order], dim=1)
         at = torch.arange(order.shape[1], device=g.device)
         shown = at < grid.extra + seen
         return Mask(order=order, step=torch.zeros_like(at), shown=shown, given=shown)

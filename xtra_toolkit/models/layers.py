@@ -1,11 +1,12 @@
 """Transformer layers that take an attention pattern, and the gathers that the models share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from xtra_toolkit.attention import Pattern
 from xtra_toolkit.registry import WEIGHT_INITIALIZERS
@@ -23,12 +24,27 @@ class MaskedAttention(MultiheadAttention):
 
     attention: Callable[..., Tensor]
 
-    def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        b, n, _ = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, self.head_dims).unbind(2)
-        x = self.attention(q, k, v, pattern).reshape(b, n, self.embed_dims)
+    def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
+        """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
+        q, k, v = self._all(x) if read is None else self._some(x, read)
+        if read is not None:
+            pattern = pattern.once(("read",), lambda: pattern.rows(read))
+        x = self.attention(q, k, v, pattern).flatten(2)
         return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
+
+    def _all(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, N, D) to queries, keys and values of all positions, (B, N, heads, dim) each."""
+        return self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dims)).unbind(2)
+
+    def _some(self, x: Tensor, read: Tensor) -> tuple[Tensor, ...]:
+        """The same with the queries of ``read`` (B or 1, R) alone, (B, R, heads, dim)."""
+        sizes = self.embed_dims, 2 * self.embed_dims
+        weight, bias = self.qkv.weight.split(sizes), (None, None)
+        if self.qkv.bias is not None:
+            bias = self.qkv.bias.split(sizes)
+        shape = self.num_heads, self.head_dims
+        k, v = linear(x, weight[1], bias[1]).unflatten(2, (2, *shape)).unbind(2)
+        return linear(take(x, read), weight[0], bias[0]).unflatten(2, shape), k, v
 
 
 class MaskedLayer(TransformerEncoderLayer):
@@ -48,24 +64,49 @@ class MaskedLayer(TransformerEncoderLayer):
             raise ValueError("attention dropout and v_shortcut are not supported; leave them unset")
         layer.__class__, layer.attn.__class__ = cls, MaskedAttention
         layer.attn.attention = attention
+        for path in layer.attn.out_drop, layer.ffn.dropout_layer:
+            path.drop_prob = float(path.drop_prob)  # at a numpy number torch.compile stops
         return layer
 
     def init_weights(self) -> None:
         """As the whole model is initialised, not with MMPretrain's xavier for the FFN."""
         BaseModule.init_weights(self)
 
-    def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        x = x + self.attn(self.ln1(x), pattern)
+    def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
+        """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
+        attended = self.attn(self.ln1(x), pattern, read)
+        x = attended + (x if read is None else take(x, read))
         return self.ffn(self.ln2(x), identity=x)
 
 
 class NoAttention(nn.Module):
     """In place of attention, for layers that keep to their token: AIM's head has such."""
 
-    def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
-        """(B, N, D) as it is."""
-        return x
+    def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
+        """(B, N, D) as it is, or what is read of it."""
+        return x if read is None else take(x, read)
+
+
+def through(
+    layers: Iterable[nn.Module], x: Tensor, pattern: Pattern, read: Tensor | None
+) -> Tensor:
+    """(B, N, D) through all layers; the last one computes the positions ``read`` alone.
+
+    Nothing behind it looks at the others: loss and gradients are those of the full computation.
+
+    Args:
+        layers: of :class:`MaskedLayer`.
+        x: (B, N, D).
+        pattern: of attention over the N positions.
+        read: (B or 1, R) positions, None: all.
+
+    Returns:
+        (B, R, D), or (B, N, D).
+    """
+    *before, last = layers or [NoAttention()]
+    for layer in before:
+        x = layer(x, pattern)
+    return last(x, pattern, read)
 
 
 def drop_biases(layers: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
-from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, take
+from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, take, through
 from xtra_toolkit.models.loading import refuse_other_shapes, refuse_strangers
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.plan import Features, Plan, compile_features
@@ -93,11 +93,16 @@ class MaskedViT(VisionTransformer):
         """What masks the features."""
         return getattr(self, KEY)
 
-    def encode(self, images: Tensor, plan: Plan) -> Tensor:
-        """(B, C, height, width) to (B, E, D): the encoded positions of a plan, normed."""
+    def encode(self, images: Tensor, plan: Plan, read: Tensor | None = None) -> Tensor:
+        """(B, C, height, width) to (B, E, D): the encoded positions of a plan, normed.
+
+        Args:
+            images: as they come out of the data preprocessor.
+            plan: of their batch.
+            read: (B or 1, R) positions, all that is wanted, where no decoder reads the others.
+        """
         x = self.embed(images, plan.encoded_tokens, self.grid)
-        for layer in self.layers:
-            x = layer(x, plan.encoder)
+        x = through(self.layers, x, plan.encoder, read)
         return self.ln1(x) if self.final_norm else x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -119,14 +124,14 @@ class MaskedViT(VisionTransformer):
 
         Only these patches are embedded: the patch convolution is a matrix product on them.
         """
-        patches = take(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
         conv = self.patch_embed.projection
-        x = F.linear(patches, conv.weight.flatten(1), conv.bias)
+        patches = take(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
+        x = F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
         if self.patch_embed.norm is not None:
             x = self.patch_embed.norm(x)
         if self.cls_token is not None:
             x = torch.where((tokens >= grid.tokens)[..., None], self.cls_token, x)
-        x = x + take(self.positions(grid), tokens)
+        x = x + take(self.positions(grid), tokens).to(conv.weight.dtype)
         return self.pre_norm(self.drop_after_pos(x))
 
     def positions(self, grid: PatchGrid) -> Tensor:
@@ -144,6 +149,7 @@ class MaskedViT(VisionTransformer):
             self._freeze_stages()
         return self
 
+    @torch.inference_mode(False)  # it is kept, and training may follow
     def _features_of(self, grid: PatchGrid, device: torch.device) -> Features:
         config = str(self.encoder_mask.config)
         key = (grid, device, config)

@@ -1,6 +1,6 @@
 """PredictionHead: from outputs to values, one predictor for each group of links, and the loss.
 
-Shape legend: B images, K computed positions, W width, G predictions, S sources, T targets,
+Shape legend: B images, R positions that are read, W width, G predictions, S sources, T targets,
 V values of a token.
 """
 
@@ -10,6 +10,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
 from xtra_toolkit.models.layers import INIT, take
+from xtra_toolkit.models.linear import WideLinear
 from xtra_toolkit.models.loading import refuse_other_shapes
 from xtra_toolkit.plan import Group, Plan
 from xtra_toolkit.registry import MODELS
@@ -73,14 +74,14 @@ class PredictionHead(BaseModule):
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
 
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
-        """(B, K, W) to the predictions of each group, (B, G, T * V)."""
+        """(B, R, W) to the predictions of each group, (B, G, T * V)."""
         return [
             predictor(read(x, group))
             for predictor, group in zip(self.predictors, plan.groups, strict=True)
         ]
 
     def loss(self, x: Tensor, plan: Plan, goals: list[Tensor]) -> dict[str, Tensor]:
-        """The loss of outputs (B, K, W) against the goals of each group, (B, G, T * V)."""
+        """The loss of outputs (B, R, W) against the goals of each group, (B, G, T * V)."""
         losses = [
             self.reduce(prediction, goal, group.live)
             for prediction, goal, group in zip(self(x, plan), goals, plan.groups, strict=True)
@@ -106,13 +107,14 @@ class PredictionHead(BaseModule):
 
 
 def read(x: Tensor, group: Group) -> Tensor:
-    """The outputs (B, K, W) that each prediction reads, token-major: (B, G, S * W)."""
-    _, g, s = group.sources.shape
-    x = x[:, slice(*group.span)] if group.span else take(x, group.sources.flatten(1))
+    """The outputs (B, R, W) that each prediction reads, token-major: (B, G, S * W)."""
+    rows = group.sources if group.rows is None else group.rows
+    _, g, s = rows.shape
+    x = x[:, slice(*group.span)] if group.span else take(x, rows.flatten(1))
     return x.reshape(len(x), g, s * x.shape[-1])
 
 
 def _predictor(width: int, hidden: int | None, out: int) -> nn.Module:
     if hidden is None:
-        return nn.Linear(width, out)
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+        return WideLinear(width, out)
+    return nn.Sequential(WideLinear(width, hidden), nn.GELU(), WideLinear(hidden, out))

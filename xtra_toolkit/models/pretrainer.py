@@ -12,6 +12,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from xtra_toolkit.certificate import Planner
+from xtra_toolkit.masks.drawing import StepGenerator
 from xtra_toolkit.models.layers import take
 from xtra_toolkit.plan import Plan
 from xtra_toolkit.registry import MODELS
@@ -102,10 +103,11 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         return self.head(self.decode(inputs, plan), plan)
 
     def decode(self, inputs: Tensor, plan: Plan) -> Tensor:
-        """Images to what the head reads, (B, K, W) at the computed positions of a plan."""
+        """Images to what the head reads, (B, R, W) at the positions of a plan that are read."""
+        if not self.with_neck:
+            return self.backbone.encode(inputs, plan, plan.read)
         x = self.backbone.encode(inputs, plan)
-        x = x.repeat(plan.copies, 1, 1) if plan.copies > 1 else x
-        return self.neck(x, plan) if self.with_neck else x
+        return self.neck(x.repeat(plan.copies, 1, 1) if plan.copies > 1 else x, plan)
 
     def goals(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
         """What the predictions of a plan should be, (B, G, T * V)."""
@@ -118,12 +120,12 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             for group in plan.groups
         ]
 
+    @torch.compiler.disable  # a generator is no part of a graph, and a fixed plan is kept
     def plan(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> Plan:
         """The plan of a training batch; random masks follow the seeds of its samples."""
         generator = None
         if self.planner.random:
-            generator = torch.Generator("cpu" if inputs.is_meta else inputs.device)
-            generator.manual_seed(_seed(data_samples))
+            generator = _generator(data_samples, "cpu" if inputs.is_meta else inputs.device)
         return self.planner(len(inputs), inputs.device, generator)
 
     def _loss(self, inputs: Tensor, plan: Plan) -> dict:
@@ -157,9 +159,11 @@ def _check_loss(target: nn.Module, head: nn.Module) -> None:
     )
 
 
-def _seed(data_samples: list[DataSample] | None) -> int:
-    """Of the samples' own draw, so that a resumed run masks alike; else of torch's generator."""
+def _generator(
+    data_samples: list[DataSample] | None, device: torch.device | str
+) -> torch.Generator:
+    """Of the samples' own seeds, so that their masks are theirs; else seeded by torch's own."""
     seeds = [sample.get("draw_seed") for sample in data_samples or ()]
     if seeds and None not in seeds:
-        return hash((*seeds, get_rank())) % 2**63
-    return int(torch.randint(2**62, ())) + get_rank()
+        return StepGenerator(seeds, data_samples[0].get("step_seed", seeds[0]), device)
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())) + get_rank())

@@ -18,6 +18,7 @@ from xtra_toolkit.models.layers import (
     NoAttention,
     drop_biases,
     take,
+    through,
 )
 from xtra_toolkit.models.loading import refuse_other_shapes
 from xtra_toolkit.models.positions import by_token, position_table
@@ -103,16 +104,16 @@ class ViTDecoder(BaseModule):
                 trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
-        """(B, E, D) of the encoder to (B, K, W) at the computed positions."""
+        """(B, E, D) of the encoder to (B, R, W) at the positions that the head reads."""
         x = self.projection(x)
         if self.mask_token is not None:
             places = plan.encoded[..., None].expand(len(x), -1, self.width)
             empty = self.mask_token.to(x.dtype).expand(len(x), plan.keep, -1)
             x = empty.scatter(1, places, x)
-        x = x + take(by_token(self.pos_embed, self.grid.extra), plan.order)
+        x = x + take(by_token(self.pos_embed, self.grid.extra), plan.order).to(
+            self.ln1.weight.dtype
+        )
         if plan.asked is not None:
             table = by_token(self.query_embed, self.grid.extra)
             x = x + take(nn.functional.pad(table, (0, 0, 0, 1)), plan.asked)
-        for layer in self.layers:
-            x = layer(x, plan.decoder)
-        return self.ln1(x)
+        return self.ln1(through(self.layers, x, plan.decoder, plan.read))

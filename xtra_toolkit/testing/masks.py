@@ -9,6 +9,7 @@ import torch
 from xtra_toolkit.certificate import sample
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask, build_mask
+from xtra_toolkit.masks.drawing import StepGenerator
 from xtra_toolkit.plan import compile_features
 from xtra_toolkit.testing.common import CPU, GRID, carried, gen, hold, one_thread, told
 from xtra_toolkit.testing.gradients import check_gradients, small_model
@@ -119,8 +120,8 @@ def seeded(it: Subject) -> None:
         hold(
             same(*drawn),
             f"{it.name}: it draws differently under {given}; take every random number from the "
-            "generator that is passed, torch.rand(..., generator=generator), and where it is None "
-            "from xtra_toolkit.masks.mask.draws(None)",
+            "generator that is passed, which may be None: "
+            "xtra_toolkit.masks.draws(generator).rand(batch, ...)",
         )
     if not getattr(it.new(), "random", True):
         hold(
@@ -177,6 +178,28 @@ def batches(it: Subject) -> None:
         )
 
 
+def elastic(it: Subject) -> None:
+    """An image's mask is its own: it does not change with the batch that the image is in."""
+    images, parts = [11, 12, 13, 14, 15], (slice(0, 2), slice(2, 5))
+    whole, *split = (
+        it.new()(it.grid, len(seeds), StepGenerator(seeds, 7, CPU))
+        for seeds in (images, *(images[part] for part in parts))
+    )
+    for field in FIELDS:
+        for part, mask in zip(parts, split, strict=True):
+            one, other = getattr(whole, field), getattr(mask, field)
+            if one is not None and one.ndim == 2:
+                one = one.unflatten(0, (mask.copies, -1))
+                one = (one if one.shape[1] == 1 else one[:, part]).flatten(0, 1)
+            hold(
+                one is other or torch.equal(one, other),
+                f"{it.name}: `{field}` of an image changes with the batch that the image is in, so "
+                "a run could not go on with other batches or processes; draw each image's numbers "
+                "by draws(generator).rand(batch, ...), and what the images share by "
+                "draws(generator).shared.rand(...)",
+            )
+
+
 def features(it: Subject) -> None:
     """The mask of a probed encoder names each token once."""
     hold(
@@ -218,7 +241,7 @@ def devices(it: Subject) -> None:
             hold(same(*drawn), f"{it.name}: the same seed draws differently on {device}")
 
 
-CHECKS = (rules, tokens, seeded, stateless, batches, features, round_trip, devices)
+CHECKS = (rules, tokens, seeded, stateless, batches, elastic, features, round_trip, devices)
 
 
 def same(one: Mask, other: Mask) -> bool:

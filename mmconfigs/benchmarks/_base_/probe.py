@@ -37,7 +37,7 @@ model = dict(
 train_cfg = dict(
     type="xtra_toolkit.GlobalBatchLoop", max_epochs=100, global_batch=4096, val_interval=10
 )
-val_cfg = dict()
+val_cfg = dict(type="xtra_toolkit.InferenceValLoop")
 val_evaluator = dict(type="xtra_toolkit.SweepAccuracy")
 
 # the rates stand in model.head.rates; optimizer.lr reaches none of the probes

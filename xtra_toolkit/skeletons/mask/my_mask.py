@@ -17,7 +17,7 @@ class MyMask:
         width: columns of a strip.
     """
 
-    random = False  # True: drawn anew for each batch, every random number from `generator`
+    random = False  # True: drawn anew for each batch, all of it by `draws(generator)`
 
     def __init__(self, width: int = 2):
         if width < 1:

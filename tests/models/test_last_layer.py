@@ -1,0 +1,69 @@
+"""The last layer computes what the head reads; loss and gradients are those of all positions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from builds import AIM, MAE, XTRA, pretrainer, randomise
+
+from xtra_toolkit.complete.chain import step_plan
+
+
+def both(mask, target, **options):
+    """A model twice, once without the list of what is read; float64."""
+    models = [randomise(pretrainer(mask, target, **options)).double() for _ in range(2)]
+    planner = models[1].planner
+    planner.bounds = replace(planner.bounds, read=None, spans=(None,) * len(planner.bounds.spans))
+    return models
+
+
+@pytest.mark.parametrize(
+    ("mask", "rows"),
+    [("shown", 48), (dict(type="xtra_toolkit.RandomShown", mask_ratio=0.5), 32)],
+)
+def test_mae(mask, rows):
+    images, results = torch.randn(3, 3, 64, 64, dtype=torch.float64), []
+    for model in both(mask, "masked"):
+        seen = []
+        model.neck.layers[-1].ln1.register_forward_hook(
+            lambda _, x, y, s=seen: s.append(y.shape[1])
+        )
+        model.neck.layers[-1].ffn.register_forward_hook(
+            lambda _, x, y, s=seen: s.append(y.shape[1])
+        )
+        model.neck.ln1.register_forward_hook(lambda _, x, y, s=seen: s.append(y.shape[1]))
+        plan = model.planner(3, images.device, torch.Generator().manual_seed(4))
+        loss = model._loss(images, plan)["loss"]
+        loss.backward()
+        results.append((seen, loss.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (few, loss, grads), (all_, full, full_grads) = results
+    assert few == [64, rows, rows] and all_ == [64, 64, 64]
+    torch.testing.assert_close(loss, full, rtol=1e-12, atol=0)
+    for name, grad in grads.items():
+        error = (grad - full_grads[name]).abs().max()
+        assert error <= 1e-12 * full_grads[name].abs().max(), name
+
+
+@pytest.mark.parametrize("pair", [XTRA, AIM, ("token", "token")])
+def test_where_all_are_read_nothing_changes(pair):
+    model = pretrainer(*pair)
+    plan = model.planner(2, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert plan.read is None and all(group.rows is None for group in plan.groups)
+
+
+@pytest.mark.parametrize("pair", [XTRA, ("token", "token"), MAE])
+def test_an_encoder_without_a_decoder_computes_what_is_read(pair):
+    model = randomise(pretrainer(*pair)).double()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    plan, read = model.plan(images), torch.tensor([[3, 5, 14]])
+    some, every = (model.backbone.encode(images, plan, r) for r in (read, None))
+    torch.testing.assert_close(some, every[:, read[0]], rtol=1e-12, atol=1e-12)
+
+
+def test_sources_stay_positions_and_rows_are_their_places():
+    planner = pretrainer(*MAE).planner
+    plan = planner(2, torch.device("cpu"), torch.Generator().manual_seed(0))
+    (group,) = plan.groups
+    assert plan.read.tolist() == [list(range(16, 64))] and group.span == (0, 48)
+    assert torch.equal(plan.read[0, group.rows], group.sources)
+    assert step_plan(plan, 0, 4).read is None

@@ -1,0 +1,69 @@
+"""A training step never makes the host wait for the device: from the masks to the gradients."""
+
+import pytest
+import torch
+from accelerator import META, NoCopies, NoLists, NoReads
+from builds import AIM, MAE, XTRA, pretrainer
+from mmpretrain.structures import DataSample
+
+from xtra_toolkit.masks.drawing import HashedDraws, StepGenerator
+
+PAIRS = dict(XTRA=XTRA, AIM=AIM, MAE=MAE, block_orders=("block_orders", "block"))
+
+
+@pytest.fixture(params=PAIRS)
+def model(request):
+    """Small, but with what the published ones have: a class token, fixed positions, drop path."""
+    vit = dict(drop_path_rate=0.1)
+    if request.param == "MAE":
+        vit |= dict(with_cls_token=True, positions="sincos")
+    return pretrainer(*PAIRS[request.param], **vit).train()
+
+
+def batch(device):
+    samples = [DataSample(metainfo=dict(draw_seed=seed)) for seed in (11, 12, 13)]
+    return torch.randn(3, 3, 64, 64, device=device), samples
+
+
+def on_meta():
+    """As if the seeds of the images had been sent there, which the host does not wait for."""
+    generator, (step, *seeds) = OnMeta([1, 2, 3], 4, "cpu"), torch.empty(4, device=META).long()
+    generator.draws = HashedDraws(torch.stack(seeds), step)
+    return generator
+
+
+class OnMeta(StepGenerator):
+    device = META
+
+
+def step(model, images, samples):
+    model.loss(images, samples)["loss"].backward()
+
+
+def test_nothing_is_read_back(model):
+    images, samples = batch("cpu")
+    step(model, images, samples)  # the first compiles what a grid has once
+    with NoReads():
+        step(model, images, samples)
+
+
+def test_nothing_is_copied_from_the_host_either(model, monkeypatch):
+    model.to(META)
+    plan, generator = model.planner.__call__, on_meta()
+    monkeypatch.setattr(model, "plan", lambda images, _: plan(len(images), META, generator))
+    images, samples = batch(META)
+    step(model, images, samples)
+    with NoCopies(), NoLists():
+        step(model, images, samples)
+
+
+@pytest.mark.gpu
+def test_cuda_is_not_waited_for(model):
+    images, samples = batch("cuda")
+    model.cuda()
+    step(model, images, samples)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(model, images, samples)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

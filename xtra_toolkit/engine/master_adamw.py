@@ -1,0 +1,160 @@
+"""AdamW on float32 parameters whose model runs on bfloat16 copies of them."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+# Values that are updated at a time: on a CPU what its cache holds, so that the float32 gradient
+# is never in memory; on a GPU so many that launching the kernels costs nothing.
+CHUNK = {"cpu": 2**17}
+LARGE = 2**24
+
+
+class MasterAdamW(AdamW):
+    """torch's fused AdamW, which keeps a bfloat16 copy of each parameter, a half, up to date.
+
+    It takes a parameter's own gradient, or where there is none that of its half. Parameters and
+    state are those of AdamW, float32, and so are checkpoints.
+    """
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "MasterAdamW":
+        """An AdamW made to keep halves; ValueError where it cannot."""
+        if type(optimizer) is not AdamW:
+            raise ValueError(
+                f"bfloat16 weights with float32 masters are for AdamW, and the optimizer is "
+                f"{type(optimizer).__name__}; set optim_wrapper.optimizer.type=torch.optim.AdamW, "
+                "or take optim_wrapper.type=xtra_toolkit.AutocastOptimWrapper"
+            )
+        unserved = [
+            name
+            for name in ("amsgrad", "maximize", "capturable", "differentiable")
+            if any(group[name] for group in optimizer.param_groups)
+        ]
+        if unserved:
+            raise ValueError(
+                f"bfloat16 weights with float32 masters are for AdamW without {unserved[0]}; "
+                f"leave out optim_wrapper.optimizer.{unserved[0]}"
+            )
+        optimizer.__class__ = cls
+        optimizer.halves, optimizer._seen = {}, {}
+        optimizer._parts, optimizer._divisor = {}, None
+        return optimizer
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of all groups."""
+        return (p for group in self.param_groups for p in group["params"])
+
+    @property
+    def halved(self) -> bool:
+        """Are the gradients those of the halves, not yet those of the parameters?"""
+        return any(half.grad is not None for half in self.halves.values())
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the halves, or anew those of parameters that changed otherwise than by a step."""
+        for p in self.parameters():
+            if not p.requires_grad or self._seen.get(p) == p._version:
+                continue
+            if p not in self.halves:
+                if p.dtype != torch.float32:
+                    raise ValueError(
+                        f"a parameter of shape {tuple(p.shape)} is {p.dtype}; masters are the "
+                        "model's own parameters, and they must be float32"
+                    )
+                self.halves[p] = torch.empty_like(p, dtype=torch.bfloat16, requires_grad=True)
+            self.halves[p].detach().copy_(p)
+            self._seen[p] = p._version
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def collect(self) -> None:
+        """The halves' gradients as the parameters', in float32."""
+        for p, half in self.halves.items():
+            if half.grad is not None:
+                grad = half.grad.float()
+                p.grad = grad if p.grad is None else p.grad.add_(grad)
+                half.grad = None
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def clip(self, max_norm: float) -> Tensor:
+        """The norm of the halves' gradients; the next step divides by what exceeds ``max_norm``."""
+        squares = [
+            grad.dot(grad)
+            for half in self.halves.values()
+            if half.grad is not None
+            for grad in self._floats(half.grad)
+        ]
+        norm = torch.stack(squares).sum().sqrt()
+        self._divisor = ((norm + 1e-6) / max_norm).clamp(min=1)
+        return norm
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        """One update of every parameter that has a gradient, and of its half."""
+        assert closure is None, "a closure would have to be called on the halves"
+        for group in self.param_groups:
+            for p in group["params"]:
+                half = self.halves.get(p)
+                grad = p.grad if p.grad is not None or half is None else half.grad
+                if grad is not None:
+                    self._update(p, half, grad, group)
+        self._divisor = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of parameters and halves; the halves' are always set to None."""
+        super().zero_grad(set_to_none)
+        for half in self.halves.values():
+            half.grad = None
+
+    def _update(self, p: nn.Parameter, half: Tensor | None, grad: Tensor, group: dict) -> None:
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        state["step"] += 1
+        hyper = dict(lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"])
+        hyper.update(zip(("beta1", "beta2"), group["betas"], strict=True))
+        hyper.update(amsgrad=False, maximize=False, grad_scale=self._divisor)
+        steps = [state["step"]]
+        for part, (own, first, second, copy) in zip(
+            self._floats(grad), self._split(p, half), strict=True
+        ):
+            torch._fused_adamw_([own], [part], [first], [second], [], steps, **hyper)
+            if copy is not None:
+                copy.copy_(own)
+        self._seen[p] = p._version
+
+    def _split(self, p: nn.Parameter, half: Tensor | None) -> list[tuple]:
+        """The parts of a parameter, its averages and its half; views, made once."""
+        state = self.state[p]
+        key = p.data_ptr(), state["exp_avg"].data_ptr(), None if half is None else half.data_ptr()
+        if self._parts.get(p, (None,))[0] != key:
+            whole = chunks(p), chunks(state["exp_avg"]), chunks(state["exp_avg_sq"])
+            halves = [None] * len(whole[0]) if half is None else chunks(half.detach())
+            self._parts[p] = key, list(zip(*whole, halves, strict=True))
+        return self._parts[p][1]
+
+    def _floats(self, grad: Tensor) -> Iterator[Tensor]:
+        """The parts of a gradient in float32, each in the place of the one before."""
+        parts = chunks(grad)
+        if grad.dtype == torch.float32:
+            yield from parts
+            return
+        buffer = parts[0].new_empty(len(parts[0]), dtype=torch.float32)
+        for part in parts:
+            yield buffer[: len(part)].copy_(part)
+
+
+def chunks(values: Tensor) -> tuple[Tensor, ...]:
+    """A tensor as it lies in memory, in flat parts."""
+    if not values.is_contiguous():  # a dense one in another order, channels last for instance
+        order = sorted(range(values.ndim), key=values.stride, reverse=True)
+        values = values.permute(order)
+    return values.view(-1).split(CHUNK.get(values.device.type, LARGE))
