@@ -174,14 +174,15 @@ def test_some_rows_of_a_pattern_are_those_rows(name, backend):
 def test_auto_takes_what_was_measured(amx, monkeypatch):
     monkeypatch.setattr(door, "_has_amx", lambda: amx)
 
-    def taken(length, dtype, step=64):
-        pattern = block_pattern(length, step)
-        return choose(torch.empty(2, length, 2, 64, dtype=dtype), pattern)
+    def taken(length, dtype, grad=True):
+        pattern = block_pattern(length, 64)
+        return choose(torch.empty(2, length, 2, 64, dtype=dtype, requires_grad=grad), pattern)
 
     half = "matmul" if amx else "sdpa"
     lengths = 256, 384, 1024, 2048
     assert [taken(n, torch.bfloat16) for n in lengths] == [half, half, "sdpa", "staircase"]
     assert [taken(n, torch.float32) for n in lengths] == ["sdpa"] * 2 + ["staircase"] * 2
+    assert taken(256, torch.bfloat16, grad=False) == "sdpa"  # its forward alone is slower
     assert choose(torch.empty(2, 4096, 2, 64), Pattern("full", 4096)) == "sdpa"
 
 

@@ -21,10 +21,11 @@ import torch
 HERE = Path(__file__).parent
 # malloc keeps what it freed, or page faults drown the difference (glibc)
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+SIX = ["bench_step.py", "--depth", "6", "--decoder-depth", "4", "--pairs", "7", "--warmup", "2"]
 CPU = {
-    "step": [["bench_step.py", "--pairs", "9", "--dtype", "fp32", "bf16"],
-             ["bench_step.py", "--pairs", "9", "--dtype", "bf16", "--masters"],
-             ["bench_step.py", "--pairs", "9", "--dtype", "bf16", "--masters", "--compile"]],
+    "step": [[*SIX, "--dtype", "fp32", "bf16"],
+             [*SIX, "--dtype", "bf16", "--masters"],
+             [*SIX, "--dtype", "bf16", "--masters", "--compile"]],
     "peers": [["bench_peers.py"]],
     "attention": [["bench_attention.py", "--dtype", "fp32", "bf16"]],
     "plan": [["bench_plan.py"]],

@@ -1,6 +1,5 @@
 """An iteration is a global batch, whatever the micro-batches."""
 
-import os
 import uuid
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from processes import on_two
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -213,22 +213,15 @@ def test_what_would_count_wrongly_is_refused(tmp_path, changes, sentence):
         train(tmp_path, **changes)
 
 
-def _process(rank, folder):
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
-    rendezvous = f"file://{folder}/rendezvous"
-    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
+def _train(rank, folder):
     wrapper = dict(model_wrapper_cfg=dict(type="MMDistributedDataParallel", device_ids=None))
     weights, record, _ = train(folder, batch_size=2, launcher="pytorch", cfg=wrapper)
-    torch.save((weights, record.steps, record.losses), f"{folder}/rank_{rank}")
+    return weights, record.steps, record.losses
 
 
-@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    torch.multiprocessing.spawn(_process, (tmp_path,), nprocs=2)
     weights, whole, _ = train(tmp_path / "whole")
-    for rank in range(2):
-        others, steps, losses = torch.load(tmp_path / f"rank_{rank}")
+    for others, steps, losses in on_two(_train, tmp_path):
         assert torch.allclose(others, weights, atol=1e-6, rtol=0)
         assert steps == whole.steps
         for part, one in zip(losses, whole.losses, strict=True):

@@ -77,7 +77,8 @@ def choose(q: Tensor, pattern: Pattern) -> str:
 def _choose_on_cpu(q: Tensor, pattern: Pattern) -> str:
     """By tests/bench/bench_attention.py: each was never slower than SDPA where it is taken."""
     half = q.dtype == torch.bfloat16
-    if half and pattern.length <= SHORT and _has_amx():
+    # forward alone flash is faster; what it loses on is its backward
+    if half and q.requires_grad and pattern.length <= SHORT and _has_amx():
         return "matmul"
     long = pattern.length >= (2 * LONG if half else LONG)
     stairs = pattern.kind == "staircase" and not staircase.refusal(q, pattern)

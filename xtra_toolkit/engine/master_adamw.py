@@ -39,6 +39,7 @@ class MasterAdamW(AdamW):
                 f"leave out optim_wrapper.optimizer.{unserved[0]}"
             )
         optimizer.__class__ = cls
+        optimizer._patch_step_function()  # torch's hooks of step, for this class's own step too
         optimizer.halves, optimizer._seen = {}, {}
         optimizer._parts, optimizer._divisor = {}, None
         return optimizer
