@@ -73,6 +73,7 @@ class Planner:
         self._plans: dict[torch.device, Plan] = {}
         self._moved: dict[torch.device, tuple[Mask, list[Links]]] = {}
 
+    @torch.inference_mode(False)  # a plan is kept, and training may follow
     def __call__(
         self, batch: int, device: torch.device, generator: torch.Generator | None = None
     ) -> Plan:

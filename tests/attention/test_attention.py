@@ -155,7 +155,7 @@ def test_a_back_end_that_cannot_serve_is_refused_with_its_reason():
     window, prefix = patterns("window")[0], patterns("prefix")[0]
     with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*no ordered partition"):
         attention(*qkv(window.length)[0], window, "staircase")
-    with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*differs from image"):
+    with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*differs between images"):
         attention(*qkv(prefix.length)[0], prefix, "staircase")
 
 

@@ -44,6 +44,18 @@ def test_it_equals_eager(pattern, dtype, tol):
     assert_as_eager("staircase", pattern, dtype, tol)
 
 
+@pytest.mark.parametrize("backend", ["staircase", "matmul"])
+def test_strides_and_empty_batches(backend):
+    """Queries whose last dimension is not dense; the kernel would read others."""
+    pattern = uneven(1)
+    q, k, v = (x.detach() for x in qkv(pattern.length)[0])
+    strided = q.transpose(-1, -2).contiguous().transpose(-1, -2)
+    torch.testing.assert_close(
+        attention(strided, k, v, pattern, backend), attention(q, k, v, pattern, "eager")
+    )
+    assert attention(q[:0], k[:0], v[:0], pattern, backend).shape == (0, *q.shape[1:])
+
+
 def test_it_equals_eager_in_double():
     pattern = uneven(1)
     (q, k, v), whole = qkv(pattern.length, torch.float64)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builds import MASKS, arch, randomise
+from builds import AIM, MAE, MASKS, XTRA, arch, pretrainer, randomise
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.optim import build_optim_wrapper
@@ -149,3 +149,12 @@ def test_on_a_gpu_bfloat16_needs_no_asking():
     model = torch.nn.Linear(4, 4).cuda()
     with inference(model):
         assert model(torch.ones(2, 4, device="cuda")).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("pair", [XTRA, AIM, ("token", "token"), MAE])
+def test_training_may_follow_what_was_validated_in_inference_mode(pair):
+    """The plan of a fixed mask is kept, and backward refuses tensors that inference made."""
+    model, images = pretrainer(*pair), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        model.predict(images)
+    model.loss(images)["loss"].backward()

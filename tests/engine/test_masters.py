@@ -19,6 +19,7 @@ class Line(nn.Module):
         super().__init__()
         self.linear, self.recompute, self.dtypes = nn.Linear(7, 3), recompute, []
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.target_generator = nn.Linear(1, 1).requires_grad_(False)  # a teacher
 
     def forward(self, x):
         if self.recompute:
@@ -27,7 +28,8 @@ class Line(nn.Module):
 
     def inner(self, x):
         weight = self.linear.weight
-        self.dtypes.append((weight.dtype, self.frozen.dtype))
+        teacher = self.target_generator.weight
+        self.dtypes.append((weight.dtype, self.frozen.dtype, teacher.dtype))
         return self.linear(x.to(weight.dtype)).sin()
 
 
@@ -97,7 +99,9 @@ def test_within_a_step_weights_are_bfloat16_and_before_and_after_it_the_masters(
     (model,) = lines(1)
     optim, masters = wrapper(model), list(model.parameters())
     step(model, optim, torch.randn(5, 7))
-    assert model.dtypes == [(torch.bfloat16, torch.float32)]  # what is not trained keeps its own
+    assert model.dtypes == [
+        (torch.bfloat16, torch.bfloat16, torch.float32)
+    ]  # a teacher keeps its own
     assert all(p is q for p, q in zip(model.parameters(), masters, strict=True))
     assert {p.dtype for p in masters} == {torch.float32}
     with pytest.raises(RuntimeError, match="inner"), optim.optim_context(model):
@@ -176,8 +180,49 @@ def test_what_is_checkpointed_is_computed_anew_in_bfloat16():
     x = torch.randn(5, 7)
     for one in (model, other):
         step(one, wrapper(one), x)
-    assert model.dtypes == [(torch.bfloat16, torch.float32)] * 2
+    assert model.dtypes == [(torch.bfloat16, torch.bfloat16, torch.float32)] * 2
     torch.testing.assert_close(model.linear.weight, other.linear.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "frozen", ["backbone", "neck", "head", "backbone.layers.0", "backbone.ln1"]
+)
+def test_parts_that_are_frozen_run_in_bfloat16_too(frozen):
+    model = pretrainer(*XTRA)
+    part = model.get_submodule(frozen).requires_grad_(False)
+    before = copy.deepcopy(part.state_dict())
+    optim = wrapper(model)
+    with optim.optim_context(model):
+        loss = model.loss(torch.randn(2, 3, 64, 64))["loss"]
+    optim.update_params(loss)
+    assert loss.dtype == torch.float32
+    assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
+
+
+def test_what_is_frozen_meanwhile_stays():
+    (model,) = lines(1)
+    optim, x = wrapper(model), torch.randn(5, 7)
+    step(model, optim, x)
+    model.linear.bias.requires_grad_(False)
+    before = model.linear.bias.clone(), model.linear.weight.clone()
+    step(model, optim, x)
+    assert torch.equal(model.linear.bias, before[0])
+    assert not torch.equal(model.linear.weight, before[1])
+
+
+def test_a_penalty_on_the_masters_adds_to_what_the_halves_get():
+    (model,) = lines(1)
+    x = torch.randn(5, 7)
+    optim = wrapper(model, clip_grad=dict(max_norm=1e-3))
+    with optim.optim_context(model):
+        loss = model(x)
+    weights = model.linear.weight  # outside of the step: the master
+    optim.backward(loss + 50 * weights.square().sum())
+    got = {p: h.grad.float() for p, h in optim.optimizer.halves.items()}
+    expected = weights.detach() * 100 + got[weights]
+    optim.optimizer.collect()
+    torch.testing.assert_close(weights.grad, expected)
+    optim.step()
 
 
 def test_resuming_is_exact_and_a_checkpoint_is_one_of_float32():
@@ -209,7 +254,7 @@ def test_groups_and_schedules_are_adamws():
     before = [p.detach().clone() for p in model.parameters()]
     step(model, optim, torch.randn(5, 7))
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-    optim.optimizer.param_groups[-1]["lr"] = 1e-2
+    optim.optimizer.param_groups[1]["lr"] = 1e-2
     step(model, optim, torch.randn(5, 7))
     moved = [not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)]
     assert sum(moved) == 1

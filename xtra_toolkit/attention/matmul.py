@@ -64,7 +64,7 @@ def refuse_second_derivative(backend: str) -> None:
 
 
 def _chunks(q: Tensor, k: Tensor) -> list[slice]:
-    size = q[0, :, :, 0].numel() * k.shape[2] * q.element_size()
+    size = q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()
     few = max(1, CHUNK // size)
     return [slice(start, start + few) for start in range(0, len(q), few)]
 

@@ -33,7 +33,7 @@ def refusal(q: Tensor, pattern: Pattern) -> str | None:
     if pattern.kind == "dense":
         return "the mask is no ordered partition, so its rows are no prefixes"
     if pattern.kind == "staircase" and pattern.stairs is None:
-        return "how far a position reads differs from image to image, and is known on the device"
+        return "how far a row reads differs between images, or only some rows are wanted"
     if q.device.type == "cuda":
         return _cuda_refusal(q)
     return None if q.device.type == "cpu" else f"it has no kernel for {q.device.type}"
@@ -141,7 +141,7 @@ class FlashCPU:
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp of a part."""
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        q, k, v = _heads_first(q), _heads_first(k), _heads_first(v)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, attn_mask=mask
         )
@@ -152,11 +152,16 @@ class FlashCPU:
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, ...]:
         """What a part adds to the gradients of q, k and v."""
-        grad, q, k, v, out = (x.transpose(1, 2) for x in (grad, q, k, v, out))
+        grad, q, k, v, out = [_heads_first(x) for x in (grad, q, k, v, out)]
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse.transpose(1, 2).contiguous(), 0.0, False, attn_mask=mask
         )
         return tuple(x.transpose(1, 2) for x in gradients)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()  # the kernel does not ask
+    return x.transpose(1, 2)
 
 
 class XFormers:

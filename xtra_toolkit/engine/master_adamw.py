@@ -53,12 +53,23 @@ class MasterAdamW(AdamW):
         """Are the gradients those of the halves, not yet those of the parameters?"""
         return any(half.grad is not None for half in self.halves.values())
 
+    @property
+    def mixed(self) -> bool:
+        """Has a parameter a gradient beside its half's, of a penalty on the weights themselves?"""
+        return any(p.grad is not None and h.grad is not None for p, h in self.halves.items())
+
     @torch.compiler.disable
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the halves, or anew those of parameters that changed otherwise than by a step."""
+        """Make the halves, or anew those of parameters that changed otherwise than by a step.
+
+        In place, that is: what is written through ``.data`` is not seen.
+        """
         for p in self.parameters():
-            if not p.requires_grad or self._seen.get(p) == p._version:
+            if not p.requires_grad:
+                self.halves.pop(p, None), self._seen.pop(p, None)  # frozen meanwhile
+                continue
+            if self._seen.get(p) == p._version:
                 continue
             if p not in self.halves:
                 if p.dtype != torch.float32:
@@ -84,6 +95,7 @@ class MasterAdamW(AdamW):
     @torch.no_grad()
     def clip(self, max_norm: float) -> Tensor:
         """The norm of the halves' gradients; the next step divides by what exceeds ``max_norm``."""
+        assert not self.mixed, "collect first"
         squares = [
             grad.dot(grad)
             for half in self.halves.values()
@@ -99,6 +111,8 @@ class MasterAdamW(AdamW):
     def step(self, closure: Callable | None = None) -> None:
         """One update of every parameter that has a gradient, and of its half."""
         assert closure is None, "a closure would have to be called on the halves"
+        if self.mixed:
+            self.collect()
         for group in self.param_groups:
             for p in group["params"]:
                 half = self.halves.get(p)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -35,9 +36,10 @@ class MasterWeightsOptimWrapper(OptimWrapper):
     The parameters of the model are the masters, so checkpoints, resuming, EMA, schedules and
     groups are those of a float32 run, and either can take up the other's. Within a step every
     parameter that is trained is replaced by a copy in bfloat16, which the update writes anew;
-    activations, the residual stream among them, and gradients follow its dtype. Parts that are not
-    trained keep theirs, and outside of a step, in validation for instance, all is float32. Where
-    gradients are accumulated or averaged over processes, that is done in float32.
+    activations, the residual stream among them, and gradients follow its dtype. So are parts that
+    are frozen, but for the target's: a teacher stays float32. Outside of a step, in validation for
+    instance, all is float32. Where gradients are accumulated or averaged over processes, that is
+    done in float32.
 
     It is for models that bring their images to the dtype of their weights, as
     MaskTargetPretrainer does. Targets and the loss stay float32.
@@ -54,22 +56,19 @@ class MasterWeightsOptimWrapper(OptimWrapper):
         super().__init__(MasterAdamW.of(optimizer), **kwargs)
         self._places: list[tuple[dict, str, nn.Parameter]] | None = None
         self._held: dict[nn.Parameter, Tensor] = {}
+        self._frozen: dict[nn.Parameter, tuple[int, Tensor]] = {}
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """MMEngine's context, which delays the synchronisation of gradients, on bfloat16."""
         if self._places is None:
-            trained = {p for p in self.optimizer.parameters() if p.requires_grad}
-            self._places = [
-                (module._parameters, name, p)
-                for module in model.modules()
-                for name, p in module._parameters.items()
-                if p in trained
-            ]
+            self._places = list(_places(model))
         self.optimizer.refresh()
-        self._held = self.optimizer.halves
+        halves = self.optimizer.halves
         if self._accumulative_counts > 1 or hasattr(model, "no_sync"):  # else nothing is added up
-            self._held = {p: Through.apply(p, half) for p, half in self._held.items()}
+            halves = {p: Through.apply(p, half) for p, half in halves.items()}
+        frozen = {p: self._frozen_half(p) for _, _, p in self._places if p not in halves}
+        self._held = {**frozen, **halves}
         with super().optim_context(model), self._halved():
             yield
 
@@ -77,6 +76,12 @@ class MasterWeightsOptimWrapper(OptimWrapper):
         """MMEngine's; what is checkpointed is computed anew in it, and in bfloat16."""
         with self._halved():
             super().backward(loss, **kwargs)
+
+    def _frozen_half(self, p: nn.Parameter) -> Tensor:
+        """A copy of what is not trained, made anew where it changed."""
+        if self._frozen.get(p, (None,))[0] != p._version:
+            self._frozen[p] = p._version, p.detach().bfloat16()
+        return self._frozen[p][1]
 
     @contextmanager
     def _halved(self) -> Iterator[None]:
@@ -92,10 +97,21 @@ class MasterWeightsOptimWrapper(OptimWrapper):
     def _clip_grad(self) -> None:
         """MMEngine's; the usual norm without float32 copies of all gradients."""
         usual = self.grad_name == "grad_norm" and self.clip_grad_kwargs.get("norm_type", 2) == 2
-        if not usual or not self.optimizer.halved:
+        if not usual or not self.optimizer.halved or self.optimizer.mixed:
             self.optimizer.collect()
             return super()._clip_grad()
         norm = self.optimizer.clip(self.clip_grad_kwargs["max_norm"])
         if self.clip_grad_kwargs.get("error_if_nonfinite") and not norm.isfinite():
             raise RuntimeError(f"the norm of the gradients is {norm.item()}; they are not clipped")
         return self.message_hub.update_scalar("train/grad_norm", float(norm))
+
+
+def _places(model: nn.Module) -> Iterator[tuple[dict, str, nn.Parameter]]:
+    """Where the float32 parameters of a model stand, but for those of its target."""
+    model = model.module if is_model_wrapper(model) else model
+    target = getattr(model, "target_generator", None)
+    apart = set(target.modules()) if isinstance(target, nn.Module) else set()
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None and p.dtype == torch.float32 and module not in apart:
+                yield module._parameters, name, p
