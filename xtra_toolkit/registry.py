@@ -14,7 +14,7 @@ from mmengine.registry import Registry
 
 def _child(name: str, *locations: str) -> Registry:
     parent = getattr(mmengine_registry, name)
-    places = [f"xtra_toolkit.{place}" for place in (*locations, "plugins")]
+    places = [f"xtra_toolkit.{place}" for place in (*locations, "weights.loader", "plugins")]
     return Registry(parent.name, parent=parent, scope="xtra_toolkit", locations=places)
 
 

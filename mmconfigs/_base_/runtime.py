@@ -6,7 +6,9 @@ default_hooks = dict(
     timer=dict(type="mmengine.IterTimerHook"),
     logger=dict(type="mmengine.LoggerHook", interval=50),
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
-    checkpoint=dict(type="mmengine.CheckpointHook", interval=10, max_keep_ckpts=3),
+    checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook", interval=10, max_keep_ckpts=3),
+    preemption=dict(type="xtra_toolkit.SaveOnSignal"),
+    bad_images=dict(type="xtra_toolkit.SkipBadImages", max_share=0.01),
 )
 
 custom_hooks = [

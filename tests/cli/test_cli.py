@@ -102,7 +102,6 @@ def test_what_is_left_out_is_said(tmp_path):
         ((WEIGHTS, "x.pth", "--mask", "Spiral"), 1, "unknown mask"),
         ((WEIGHTS, "x.pth", "--mask", "{"), 2, "a mask is a name like TokenCausal, or JSON"),
         ((WEIGHTS, "x.pth", "--mask", "{}"), 2, "a mask is a name like TokenCausal, or JSON"),
-        ((WEIGHTS, "x.safetensors"), 2, "is read by MMEngine, so name a .pth file"),
         (("absent.pth", "x.pth"), 2, "'absent.pth' does not exist"),
         ((WEIGHTS, WEIGHTS), 2, "exists; name another file, or overwrite it with --force"),
     ],

@@ -92,11 +92,11 @@ def convert(
     mp_rank_00_model_states.pt, a dict with the weights under 'model', a plain state dict or
     .safetensors. Only tensors are read: nothing in the file is executed.
 
-    TARGET is a .pth file that MMEngine and torch.load(weights_only=True) read; for timm also
-    .safetensors. The encoder's mask travels in it: what SOURCE tells, else full attention for
-    timm's, PrefixCausal for AIM's and RandomShown with a ratio of 0.75 for MAE's. MMPretrain's
-    benchmark configs take it as init_cfg=dict(type='Pretrained', checkpoint=TARGET,
-    prefix='backbone.').
+    TARGET is a .pth file that MMEngine and torch.load(weights_only=True) read, or .safetensors,
+    which timm, our configs and commands read too. The encoder's mask travels in it: what SOURCE
+    tells, else full attention for timm's, PrefixCausal for AIM's and RandomShown with a ratio of
+    0.75 for MAE's. MMPretrain's benchmark configs take it as init_cfg=dict(type='Pretrained',
+    checkpoint=TARGET, prefix='backbone.').
 
     AIM's trunk loads into MaskedViT(bias=False, positions='sincos',
     patch_cfg=dict(norm_cfg=dict(type='LN', eps=1e-6)), ...), MAE's into one with_cls_token=True.
@@ -110,11 +110,6 @@ def convert(
     """
     if target.exists() and not force:
         raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
-    if target.suffix == ".safetensors" and layout != "timm":
-        raise click.UsageError(
-            f"{target}: layout '{layout}' is read by MMEngine, so name a .pth file; .safetensors "
-            "is for --to timm"
-        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
         from xtra_toolkit.weights.checkpoint import Checkpoint

@@ -36,9 +36,7 @@ class RandomResizedCrop(_RandomResizedCrop):
             file and the cause.
     """
 
-    def __init__(
-        self, scale: int | tuple[int, int], max_pixels: int = MAX_PIXELS, **kwargs: Any
-    ):
+    def __init__(self, scale: int | tuple[int, int], max_pixels: int = MAX_PIXELS, **kwargs: Any):
         super().__init__(scale, **kwargs, interpolation="bicubic", backend="torch")
         self.max_pixels = max_pixels
 

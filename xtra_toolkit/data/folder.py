@@ -1,10 +1,12 @@
-"""Any folder of images."""
+"""Any folder of images, found by looking or named in a list."""
 
 import os.path
 from typing import Any
 
 from mmpretrain.datasets import CustomDataset
 
+from xtra_toolkit.data.bad import SkipsBadImages
+from xtra_toolkit.data.lines import line, mapped
 from xtra_toolkit.data.seeded import SeededSamples
 from xtra_toolkit.registry import DATASETS
 
@@ -12,17 +14,22 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 @DATASETS.register_module()
-class ImageFolder(SeededSamples, CustomDataset):
+class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
     """The images below a folder, at any depth, in the order of their paths.
+
+    A folder of millions is looked through once by ``xtra index FOLDER``. With ``ann_file`` no
+    process looks again: the list stays a file that all of them map into memory.
 
     Args:
         data_root: the folder; ``~`` is the home folder.
         with_label: whether the folder's sub-folders are classes, in alphabetical order.
         extensions: of the files taken, in either case.
-        **kwargs: of MMPretrain's ``CustomDataset``, among them ``ann_file`` and ``pipeline``.
+        ann_file: a list of them, a path below the folder on each line, and its label after a
+            space where ``with_label``.
+        **kwargs: of MMPretrain's ``CustomDataset``, among them ``pipeline``.
 
     Raises:
-        ValueError: the folder is absent or holds no image.
+        ValueError: the folder or the list is absent or holds no image.
     """
 
     def __init__(
@@ -30,14 +37,46 @@ class ImageFolder(SeededSamples, CustomDataset):
         data_root: str = "",
         with_label: bool = False,
         extensions: tuple[str, ...] = EXTENSIONS,
+        ann_file: str = "",
         **kwargs: Any,
     ):
         super().__init__(
             data_root=os.path.expanduser(data_root),
             with_label=with_label,
             extensions=extensions,
+            ann_file=ann_file,
             **kwargs,
         )
+
+    def full_init(self) -> None:
+        """Looks for the images, or maps their list."""
+        if not self.ann_file or self._fully_initialized:
+            return super().full_init()
+        self.data_bytes, self.data_address = mapped(self.ann_file)
+        self._fully_initialized = True
+        if self._indices is not None:
+            self.get_subset_(self._indices)
+
+    def get_data_info(self, idx: int) -> dict:
+        """``img_path``, ``gt_label`` where there are labels, and ``sample_idx``."""
+        if not self.ann_file:
+            return super().get_data_info(idx)
+        if not self._fully_initialized:
+            self.full_init()
+        text = line(self.data_bytes, self.data_address, idx)
+        info = dict(sample_idx=idx % len(self))
+        if self.with_label:
+            text, _, label = text.rpartition(" ")
+            info["gt_label"] = self._label(label, idx)
+        return dict(img_path=os.path.join(self.img_prefix, text), **info)
+
+    def _label(self, label: str, idx: int) -> int:
+        if not label.isdecimal():
+            raise ValueError(
+                f"Line {idx + 1} of {self.ann_file!r} ends in {label!r}, which is no label. Write "
+                "the list with xtra index FOLDER --with-label, or set with_label=False."
+            )
+        return int(label)
 
     def _find_samples(self) -> list:
         try:

@@ -7,6 +7,8 @@ such name stands for one inert class, so that the reader steps over what is no t
 
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -53,7 +55,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file cannot be read without executing it, or its weights are not there.
     """
     path = Path(path)
-    state = _safetensors(path) if path.suffix == ".safetensors" else _weights(_load(path))
+    state = read_safetensors(path) if path.suffix == ".safetensors" else _weights(_load(path))
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -68,25 +70,33 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return {re.sub(WRAPPERS, "", name): value for name, value in state.items()}
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of the file; ValueError where it is none of its kind."""
     try:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error})") from error
 
 
-def _load(path: Path) -> Any:
+@contextmanager
+def refusing(path: str | Path, advice: str) -> Iterator[None]:
+    """What torch's weights-only reader does not take becomes a ValueError, a sentence."""
     try:
-        with safe_globals([(Inert, name) for name in _unknown(path)]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        if "whose module" in str(error):
-            reason = re.search(r"GLOBAL \S+ whose module \S+ is blocked", str(error)).group()
+        named = re.search(
+            r"GLOBAL \S+ (whose module \S+ is blocked|was not an allowed)", str(error)
+        )
+        reason = named.group() if named else str(error).strip().splitlines()[-1]
         raise ValueError(
-            f"{path} cannot be read as tensors alone, and is not executed ({reason}); save its "
-            "state_dict by itself, on a machine that trusts it"
+            f"{path} cannot be read as tensors alone, and is not executed ({reason}); {advice}"
         ) from error
+
+
+def _load(path: Path) -> Any:
+    advice = "save its state_dict by itself, on a machine that trusts it"
+    with refusing(path, advice), safe_globals([(Inert, name) for name in _unknown(path)]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unknown(path: Path) -> list[str]:

@@ -1,0 +1,124 @@
+"""A small training in a forked process, which a test may kill."""
+
+import os
+import signal
+import time
+import traceback
+import uuid
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from xtra_toolkit.data import SeededSamples
+
+STEPS = 20
+
+
+class Plain(Dataset):
+    metainfo = {}
+
+    def __init__(self, pause):
+        self.pause = pause
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        time.sleep(self.pause)
+        return {"x": torch.eye(4)[index % 4] + 0.1 * torch.randn(4)}
+
+
+class Noise(SeededSamples, Plain):
+    pass
+
+
+class Model(BaseModel):
+    def __init__(self, ballast):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("ballast", torch.zeros(ballast, 2**18))  # MiB to write
+
+    def forward(self, x, mode="tensor"):
+        return {"loss": (self.layer(x) - x.flip(-1)).square().mean()}
+
+
+class Record(Hook):
+    """Appends each iteration's number and loss, to the last bit, to a file."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(Path(runner.work_dir) / "losses.txt", "a") as file:
+            file.write(f"{runner.iter + 1} {float(outputs['loss']).hex()}\n")
+
+
+def losses(folder):
+    """The lines of all runs in ``folder``."""
+    file = Path(folder) / "losses.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(int(number), loss) for number, loss in map(str.split, lines)]
+
+
+def train(folder, ballast=8, pause=0.0, workers=0, checkpoint=None, hooks=()):
+    """Trains or goes on, 4 epochs of 5 steps."""
+    torch.manual_seed(0)
+    saver = dict(type="xtra_toolkit.AtomicCheckpointHook", interval=1, by_epoch=False)
+    own = [dict(type="xtra_toolkit.SafeResume"), dict(type="xtra_toolkit.SaveOnSignal")]
+    Runner(
+        model=Model(ballast),
+        work_dir=str(folder),
+        train_dataloader=dict(
+            dataset=Noise(pause),
+            batch_size=4,
+            num_workers=workers,
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=4, global_batch=8),
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.01)),
+        param_scheduler=[dict(type="PolyLR", by_epoch=False, end=STEPS)],
+        randomness=dict(seed=3),
+        default_hooks=dict(checkpoint={**saver, "max_keep_ckpts": 2, **(checkpoint or {})}),
+        custom_hooks=[Record(), *own, *hooks],
+        experiment_name=uuid.uuid4().hex,
+        resume=True,
+    ).train()
+
+
+def fork(function, *args, **kwargs):
+    """The process, leader of its group, that calls ``function``."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        torch.set_num_threads(1)  # other threads were not forked
+        code = function(*args, **kwargs) or 0
+    except SystemExit as leaving:
+        code = leaving.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ends(child, within=60):
+    """How a process ended: its exit code, or minus its signal. One that hangs is killed."""
+    stop = time.monotonic() + within
+    while time.monotonic() < stop:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hung"
+
+
+def last(folder):
+    """What ``last_checkpoint`` names, loaded; None without one."""
+    pointer = Path(folder) / "last_checkpoint"
+    return torch.load(pointer.read_text(), weights_only=True) if pointer.exists() else None

@@ -1,0 +1,144 @@
+"""What MMEngine loads for our configs executes nothing, and safetensors is read and written."""
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from builds import arch
+from click.testing import CliRunner
+from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
+from mmpretrain.registry import HOOKS, MODELS
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny_runs import run
+
+from xtra_toolkit.cli import main
+from xtra_toolkit.weights.read import read_state
+
+HOOKS.build(dict(type="xtra_toolkit.SafeResume"))  # any type of ours: as a config does
+WEIGHTS = Path(__file__).parents[1] / "golden" / "xtra_k2_weights.safetensors"
+VIT = dict(
+    type="xtra_toolkit.MaskedViT",
+    arch=arch(24, 2, 2),
+    img_size=16,
+    patch_size=4,
+    mask=dict(type="xtra_toolkit.TokenCausal"),
+)
+
+
+class Calls:
+    """Unpickled by the book, it makes a folder."""
+
+    def __init__(self, folder, function=os.mkdir):
+        self.call = function, (str(folder),)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.fixture(params=[False, True], ids=["default", "torch told to execute"])
+def trap(tmp_path, monkeypatch, request):
+    """A checkpoint and the folder that it would make."""
+    if request.param:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file, trace = tmp_path / "stranger.pth", tmp_path / "trace"
+    torch.save(dict(state_dict=MODELS.build(VIT).state_dict(), extra=Calls(trace)), file)
+    yield file, trace
+    assert not trace.exists()
+    torch.load(file, weights_only=False)  # it would have worked
+    assert trace.exists()
+
+
+REFUSED = r"stranger\.pth cannot be read as tensors alone, and is not executed \(GLOBAL \S+mkdir"
+
+
+def test_init_cfg_is_refused_with_a_sentence(trap):
+    model = MODELS.build(dict(VIT, init_cfg=dict(type="Pretrained", checkpoint=str(trap[0]))))
+    with pytest.raises(ValueError, match=REFUSED):
+        model.init_weights()
+
+
+def test_a_prefix_makes_no_difference(trap):
+    init = dict(type="Pretrained", checkpoint=str(trap[0]), prefix="backbone.")
+    with pytest.raises(ValueError, match=REFUSED):
+        MODELS.build(dict(VIT, init_cfg=init)).init_weights()
+
+
+def test_load_from_is_refused_with_a_sentence(trap):
+    with pytest.raises(ValueError, match=REFUSED):
+        load_checkpoint(MODELS.build(VIT), str(trap[0]))
+
+
+@pytest.mark.parametrize("name", ["https://example.org/stranger.pth", "torchvision://stranger"])
+def test_a_download_is_refused_with_a_sentence(trap, tmp_path, monkeypatch, name):
+    """torch takes what it has downloaded before, so that the test needs no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    cache = tmp_path / "home" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / "stranger.pth").write_bytes(trap[0].read_bytes())
+    models = dict(stranger="https://example.org/stranger.pth")
+    monkeypatch.setattr(checkpoint, "get_torchvision_models", lambda: models)
+    with pytest.raises(ValueError, match=REFUSED):
+        load_checkpoint(MODELS.build(VIT), name)
+
+
+def test_what_executes_nothing_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(dict(state_dict={"a": torch.ones(2)}), cache / "x.pth")
+    state = CheckpointLoader.load_checkpoint("https://example.org/x.pth", "cpu")["state_dict"]
+    assert state["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_refuses_it_and_leaves_the_file(trap, tmp_path, resume):
+    with pytest.raises(ValueError, match=REFUSED):
+        run(tmp_path / "run", "XTRA", load_from=str(trap[0]), resume=resume)
+
+
+def test_other_objects_than_tensors_are_refused_and_convert_is_named(tmp_path):
+    """They could be read without harm, but a run that resumes needs them whole."""
+    torch.save(dict(state_dict={}, args=argparse.Namespace(lr=1)), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"GLOBAL argparse\.Namespace .*xtra convert takes"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
+
+
+def test_an_absent_or_broken_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.pth can not be found"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "no.pth"))
+    for name in ("x.pth", "x.safetensors"):
+        (tmp_path / name).write_text("weights")
+        with pytest.raises(ValueError, match=rf"{name} (cannot be read as tensors|is no)"):
+            CheckpointLoader.load_checkpoint(str(tmp_path / name))
+
+
+def test_safetensors_is_read_by_load_from_and_init_cfg(tmp_path):
+    file, state = tmp_path / "x.safetensors", MODELS.build(VIT).state_dict()
+    state = {name: torch.rand_like(v) if v.is_floating_point() else v for name, v in state.items()}
+    save_file(state, file)
+    loaded = MODELS.build(VIT)
+    load_checkpoint(loaded, str(file), strict=True)
+    begun = MODELS.build(dict(VIT, init_cfg=dict(type="Pretrained", checkpoint=str(file))))
+    begun.init_weights()
+    for model in (loaded, begun):
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("layout", ["pretrainer", "encoder"])
+def test_safetensors_is_written_and_knows_its_mask(tmp_path, layout):
+    files = [tmp_path / "x.pth", tmp_path / "x.safetensors"]
+    for file in files:
+        args = ["convert", str(WEIGHTS), str(file), "--to", layout]
+        assert CliRunner().invoke(main, args).exit_code == 0
+    one, other = map(read_state, files)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with safe_open(files[1], "pt") as file:
+        assert "BlockCausal" in file.metadata()["encoder_mask"]
+    again = tmp_path / "again.safetensors"
+    args = ["convert", str(files[1]), str(again), "--to", "encoder"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0 and "BlockCausal" in result.output

@@ -1,0 +1,53 @@
+"""``xtra index``: the list of a folder's images, so that no training has to look for them."""
+
+import os
+import warnings
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The list. Default: index.txt in FOLDER.",
+)
+@click.option("--with-label", is_flag=True, help="Sub-folders are classes, in alphabetical order.")
+@click.option("--force", is_flag=True, help="Overwrite the list.")
+def index(folder: Path, out: Path | None, with_label: bool, force: bool) -> None:
+    """List the images below FOLDER once, for every process of every training.
+
+    A line is a path below FOLDER, and the number of its class where --with-label. The order is
+    that in which ImageFolder finds them, so that a training with the list sees the same images at
+    each step as one without. Use it with
+
+    \b
+    --cfg-options train_dataloader.dataset.data_root=FOLDER
+                  train_dataloader.dataset.ann_file=index.txt
+
+    where ann_file is below FOLDER, or an absolute path. Run it again when images come or go.
+    """
+    target = out or folder / "index.txt"
+    if target.exists() and not force:
+        raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
+    if not target.absolute().parent.is_dir():
+        raise click.UsageError(f"{target}: there is no folder {target.absolute().parent}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+        from xtra_toolkit.data import ImageFolder
+
+    data = ImageFolder(str(folder), with_label=with_label, lazy_init=True)
+    found = data._find_samples()
+    lines = [" ".join(map(str, sample)) if with_label else sample for sample in found]
+    split = [line for line in lines if line.splitlines() != [line]]
+    if split:
+        raise ValueError(
+            f"{len(split)} files cannot stand on a line, the first is {split[0]!r}: rename them."
+        )
+    part = target.with_name(f"{target.name}.part")
+    part.write_bytes(b"".join(os.fsencode(line) + b"\n" for line in lines))
+    part.replace(target)
+    classes = f" of {len(data.CLASSES)} classes" if with_label else ""
+    click.echo(f"{target}: {len(lines):,} images{classes}")

@@ -1,0 +1,67 @@
+"""Any image file to 8-bit colour by Pillow, where Pillow's own ways would spoil it.
+
+``convert("RGB")`` of Pillow 13 turns 16-bit grey into white, and shows what lies under transparent
+pixels.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 180_000_000  # 0.5 GB when decoded; Pillow's limit is as high
+BACKGROUND = (124, 117, 104)  # ImageNet's mean colour, which MMCV lays under grey with alpha
+MODE = {"color": "RGB", "grayscale": "L"}  # MMCV's names
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Reads the header; ``refuse_larger`` has a limit that can be chosen, Pillow's cannot.
+
+    Raises:
+        Exception: Pillow's own (OSError, ValueError, SyntaxError, ...).
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # its message is an address in memory
+        what = "no image of a kind that Pillow reads" if data else "the file is empty"
+        raise ValueError(what) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def refuse_larger(shape: tuple[int, int], max_pixels: int) -> None:
+    """ValueError for height and width of more pixels than that, before they are decoded."""
+    height, width = shape
+    if height * width > max_pixels:
+        raise ValueError(
+            f"{width:,} x {height:,} are {height * width:,} pixels, and max_pixels is "
+            f"{max_pixels:,}"
+        )
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, flag: str = "color") -> np.ndarray:
+    """The first frame, turned as its EXIF says: uint8 (H, W, 3), BGR; (H, W) for 'grayscale'.
+
+    Raises:
+        Exception: Pillow's own, or ValueError: no image, truncated, too large, or of pixels without
+            a range (floats).
+    """
+    img = open_image(data)
+    refuse_larger(img.size[::-1], max_pixels)
+    img = _eight_bits(ImageOps.exif_transpose(img))
+    if img.has_transparency_data:
+        img = img.convert("RGBA")
+        img = Image.alpha_composite(Image.new("RGBA", img.size, BACKGROUND), img)
+    pixels = np.asarray(img.convert("RGB").convert(MODE[flag]))
+    return pixels[..., ::-1] if pixels.ndim == 3 else pixels
+
+
+def _eight_bits(img: Image.Image) -> Image.Image:
+    """16-bit grey, I;16 or I, in its upper 8 bits."""
+    if not img.mode.startswith(("I", "F")):
+        return img
+    pixels = np.asarray(img)
+    if img.mode == "F" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError(f"pixels of the mode {img.mode}, from {pixels.min()} to {pixels.max()}")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
