@@ -29,7 +29,7 @@ class _Matmul(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN001
-        ctx.scale, ctx.images = q.shape[-1] ** -0.5, len(q)
+        ctx.scale = q.shape[-1] ** -0.5
         q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
         out, weights = torch.empty_like(q), []
         for few in _chunks(q, k):

@@ -7,6 +7,7 @@ and log-sum-exp (FlashAttention-2, arXiv 2307.08691, section 3.1). Cost grows li
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
     cuda = q.device.type == "cuda"
     parts = pattern.once(("parts", cuda), lambda: split(stairs(pattern), 1 if cuda else LEAF))
     masks = pattern.once(
-        ("leaves", q.dtype, q.device), lambda: [_bias(p, q.dtype, q.device) for p in parts]
+        ("leaves", q.dtype, q.device), lambda: [_bias(p.sees, q.dtype, q.device) for p in parts]
     )
     return _Staircase.apply(q, k, v, parts, masks, XFormers if cuda else FlashCPU)
 
@@ -57,6 +58,7 @@ def stairs(pattern: Pattern) -> tuple[int, ...]:
     return tuple(range(1, n + 1)) if pattern.kind == "causal" else pattern.stairs
 
 
+@cache  # a random order has a pattern of its own in each step, and the same stairs in all
 def split(sees: tuple[int, ...], leaf: int) -> list[Part]:
     """The parts of a staircase, those that begin with the first key first.
 
@@ -87,11 +89,12 @@ def _split(sees: tuple[int, ...], leaf: int, top: int, end: int, base: int) -> I
         yield from _split(sees, leaf, half, end, sees[half])
 
 
-def _bias(part: Part, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+@cache  # most leaves of a mask are alike
+def _bias(sees: tuple[int, ...] | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """(rows, keys) 0 or -inf of a leaf."""
-    if part.sees is None:
+    if sees is None:
         return None
-    seen = torch.arange(part.sees[-1]) < torch.tensor(part.sees)[:, None]
+    seen = torch.arange(sees[-1]) < torch.tensor(sees)[:, None]
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf).to(device)
 
 
