@@ -72,7 +72,7 @@ train_dataloader = dict(
                 prob=0.8,
             ),
             dict(type="mmpretrain.PILToNumpy", to_bgr=True),
-            dict(type="mmpretrain.PackInputs"),
+            dict(type="xtra_toolkit.PackInputs"),
         ]
     )
 )

@@ -57,7 +57,7 @@ train_dataloader = dict(
             dict(
                 type="mmpretrain.Resize", scale=(32, 32), backend="pillow", interpolation="bicubic"
             ),
-            dict(type="mmpretrain.PackInputs"),
+            dict(type="xtra_toolkit.PackInputs"),
         ]
     ),
 )

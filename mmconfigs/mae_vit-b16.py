@@ -45,7 +45,7 @@ train_dataloader = dict(
                 crop_ratio_range=(0.2, 1.0),
             ),
             dict(type="xtra_toolkit.RandomFlip", prob=0.5),
-            dict(type="mmpretrain.PackInputs"),
+            dict(type="xtra_toolkit.PackInputs"),
         ]
     )
 )

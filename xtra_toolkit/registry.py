@@ -35,6 +35,7 @@ MODELS = _child("MODELS", "models", "targets")
 DATASETS = _child("DATASETS", "data")
 DATA_SAMPLERS = _child("DATA_SAMPLERS", "data")
 TRANSFORMS = _child("TRANSFORMS", "data")
+FUNCTIONS = _child("FUNCTIONS", "data")  # collate
 HOOKS = _child("HOOKS", "hooks")
 METRICS = _child("METRICS", "models")
 LOOPS = _child("LOOPS", "engine")

@@ -15,7 +15,7 @@ train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
-    collate_fn=dict(type="mmengine.default_collate"),
+    collate_fn=dict(type="xtra_toolkit.channels_last_collate"),
     sampler=dict(type="xtra_toolkit.GlobalBatchSampler"),
     dataset=dict(
         type="xtra_toolkit.ImageFolder",
@@ -29,7 +29,7 @@ train_dataloader = dict(
                 aspect_ratio_range=(0.75, 1.5),
             ),
             dict(type="xtra_toolkit.RandomFlip", prob=0.5),
-            dict(type="mmpretrain.PackInputs"),
+            dict(type="xtra_toolkit.PackInputs"),
         ],
     ),
 )

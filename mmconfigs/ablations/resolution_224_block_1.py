@@ -15,7 +15,7 @@ train_dataloader = dict(
                 aspect_ratio_range=(0.75, 1.5),
             ),
             dict(type="xtra_toolkit.RandomFlip", prob=0.5),
-            dict(type="mmpretrain.PackInputs"),
+            dict(type="xtra_toolkit.PackInputs"),
         ]
     )
 )

@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
-from mmengine.dataset import default_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import FUNCTIONS, init_default_scope
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
@@ -73,10 +72,11 @@ def mosaic(pixels: np.ndarray) -> np.ndarray:
 
 def openmmlab(config: Path, steps: Callable[[Config], list[dict]], crop: dict) -> Side:
     """A pipeline of a config, its crop's size and range changed."""
-    pipeline = steps(Config.fromfile(config))
+    config = Config.fromfile(config)
+    pipeline = steps(config)
     pipeline[1].update(scale=SIZE, **crop)
-    run = Compose(pipeline)
-    return lambda paths: default_collate([run(dict(img_path=path)) for path in paths])
+    run, collate = Compose(pipeline), FUNCTIONS.get(config.train_dataloader.collate_fn.type)
+    return lambda paths: collate([run(dict(img_path=path)) for path in paths])
 
 
 def torchvisions(crop: dict) -> Side:

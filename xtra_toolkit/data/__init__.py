@@ -5,6 +5,7 @@ from xtra_toolkit.data.crop import RandomFlip, RandomResizedCrop
 from xtra_toolkit.data.digits import Digits
 from xtra_toolkit.data.folder import ImageFolder
 from xtra_toolkit.data.loading import LoadImage, ReadImage, RGBToBGR
+from xtra_toolkit.data.packing import PackInputs, channels_last_collate
 from xtra_toolkit.data.sampler import GlobalBatchSampler
 from xtra_toolkit.data.seeded import SeededSamples
 from xtra_toolkit.data.segmentation import (
@@ -20,6 +21,7 @@ __all__ = [
     "ImageFolder",
     "LoadImage",
     "LoadSegMap",
+    "PackInputs",
     "RGBToBGR",
     "RandomFlip",
     "RandomResizedCrop",
@@ -29,4 +31,5 @@ __all__ = [
     "SeededSamples",
     "SegmentationFolder",
     "SkipsBadImages",
+    "channels_last_collate",
 ]

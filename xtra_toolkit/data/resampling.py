@@ -22,9 +22,9 @@ def resize(img: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
     crop = np.ascontiguousarray(img[rows, cols])  # as fast as strides, and they may be negative
     if not isinstance(top, int):
         return _between_pixels(torch.from_numpy(crop), (top % 1, left % 1, height, width), size)
-    channels_last = torch.from_numpy(crop[None].transpose(0, 3, 1, 2))
+    channels_last = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)
     out = F.interpolate(channels_last, size, mode="bicubic", antialias=True)
-    return out.numpy()[0].transpose(1, 2, 0)
+    return out[0].permute(1, 2, 0).numpy()
 
 
 def _between_pixels(crop: Tensor, box: Box, size: tuple[int, int]) -> np.ndarray:

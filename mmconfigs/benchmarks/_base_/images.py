@@ -28,7 +28,7 @@ crop_and_flip = [
     ),
     dict(type="xtra_toolkit.RandomFlip", prob=0.5),
 ]
-pack = dict(type="mmpretrain.PackInputs")
+pack = dict(type="xtra_toolkit.PackInputs")
 
 crop_pipeline = [read, *crop_and_flip, pack]
 train_pipeline = [
@@ -72,7 +72,7 @@ loader = dict(
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
-    collate_fn=dict(type="mmengine.default_collate"),
+    collate_fn=dict(type="xtra_toolkit.channels_last_collate"),
 )
 train_loader = dict(**loader, sampler=dict(type="xtra_toolkit.GlobalBatchSampler"))
 val_loader = dict(**loader, sampler=dict(type="mmengine.DefaultSampler", shuffle=False))

@@ -1,0 +1,44 @@
+import numpy as np
+import torch
+from mmengine.dataset import default_collate
+from mmpretrain.datasets.transforms import PackInputs as MMPretrains
+from torch.utils.data import DataLoader
+
+from xtra_toolkit.data import PackInputs, channels_last_collate
+
+
+def images():
+    rng = np.random.default_rng(0)
+    upright = [rng.integers(0, 255, (12, 16, 3), dtype=np.uint8) for _ in range(3)]
+    return [*upright, upright[0][::-1], upright[1][:, ::-1]]  # strides that torch does not take
+
+
+def packed(transform):
+    return [transform(dict(img=img, img_path=str(i))) for i, img in enumerate(images())]
+
+
+def test_a_batch_is_mmpretrains_but_for_its_layout():
+    mine = channels_last_collate(packed(PackInputs()))
+    theirs = default_collate(packed(MMPretrains()))
+    assert torch.equal(mine["inputs"], theirs["inputs"])
+    assert mine["inputs"].is_contiguous(memory_format=torch.channels_last)
+    assert [s.img_path for s in mine["data_samples"]] == list("01234")
+
+
+def test_packing_copies_no_pixel():
+    img = images()[0]
+    assert PackInputs()(dict(img=img))["inputs"].data_ptr() == img.ctypes.data
+
+
+def test_the_layout_survives_a_worker_and_planes_are_taken_too():
+    samples = packed(PackInputs())
+    loader = DataLoader(samples, 5, num_workers=1, collate_fn=channels_last_collate)
+    batch = next(iter(loader))["inputs"]
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    planes = channels_last_collate(packed(MMPretrains()))["inputs"]
+    assert torch.equal(planes, batch)
+
+
+def test_a_grey_image_has_one_channel():
+    grey = PackInputs()(dict(img=np.arange(12, dtype=np.uint8).reshape(3, 4)))["inputs"]
+    assert grey.tolist() == [np.arange(12).reshape(3, 4).tolist()]
