@@ -58,19 +58,24 @@ def test_the_batch_wide_count_is_over_all_ranks(monkeypatch):
     assert (torch.stack(alone).mean(0) - whole).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_wide_linear_is_linear(dtype):
+@pytest.mark.parametrize("rows", [15, 60])  # fewer than the inputs, and more
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_wide_linear_is_linear(rows, weights, autocast):
     """In bfloat16, where its backward pass is another; both round the same products."""
-    one = WideLinear(40, 24).to(dtype)
-    other = torch.nn.Linear(40, 24).to(dtype)
+    one = WideLinear(40, 24).to(weights)
+    other = torch.nn.Linear(40, 24).to(weights)
     other.load_state_dict(one.state_dict())
-    x, grad = torch.randn(3, 5, 40).to(dtype), torch.randn(3, 5, 24).to(dtype)
+    x, grad = torch.randn(3, rows // 3, 40).to(weights), torch.randn(3, rows // 3, 24)
     results = []
-    for linear in (one, other):
-        inputs = x.clone().requires_grad_()
-        out = linear(inputs)
-        out.backward(grad)
-        results.append([out, inputs.grad, linear.weight.grad, linear.bias.grad])
-    assert "RowsFirst" in str(one(x).grad_fn) or dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for linear in (one, other):
+            inputs = x.clone().requires_grad_()
+            out = linear(inputs)
+            out.backward(grad.to(out.dtype))
+            results.append([out, inputs.grad, linear.weight.grad, linear.bias.grad])
+    special = rows < 40 and (autocast or weights == torch.bfloat16)
+    assert ("RowsFirst" in str(results[0][0].grad_fn)) == special
     for mine, expected in zip(*results, strict=True):
+        assert mine.dtype == expected.dtype
         torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-2)
