@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from bench_step import fresh_high_water, high_water
+from spread import cell, row
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -187,9 +188,9 @@ def table(args: argparse.Namespace) -> list[dict]:
             seconds = compare(made, args.rounds)
             cells = [f"{1e3 * statistics.median(seconds['dense SDPA']):.1f}"]
             for name in names:
-                cells.append("" if name not in seconds else _cell(ratios(seconds, name)))
+                cells.append("" if name not in seconds else cell(ratios(seconds, name)))
                 if name in seconds:
-                    rows.append(_row(f"{name}, {shape}, {dtype}", ratios(seconds, name)))
+                    rows.append(row(f"{name}, {shape}, {dtype}", ratios(seconds, name), "ratio"))
             cells.append(_flex(shape, dtype, args, rows))
             print(f"| {shape} | {dtype} | {' | '.join(cells)} |", flush=True)
     return rows
@@ -204,18 +205,9 @@ def _flex(shape: Shape, dtype: str, args: argparse.Namespace, rows: list[dict]) 
     seconds = compare(made, args.rounds, backward=False)
     for name in ("FlexAttention", "auto"):
         if name in seconds:
-            rows.append(_row(f"{name}, forward, {shape}, {dtype}", ratios(seconds, name)))
-    ours = f"; auto {_cell(ratios(seconds, 'auto'))}" if "auto" in seconds else ""
-    return _cell(ratios(seconds, "FlexAttention")) + ours
-
-
-def _cell(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
-
-
-def _row(what: str, ratios: list[float]) -> dict:
-    median = statistics.median(ratios)
-    return dict(what=what, median=median, min=min(ratios), max=max(ratios), unit="ratio")
+            rows.append(row(f"{name}, forward, {shape}, {dtype}", ratios(seconds, name), "ratio"))
+    ours = f"; auto {cell(ratios(seconds, 'auto'))}" if "auto" in seconds else ""
+    return cell(ratios(seconds, "FlexAttention")) + ours
 
 
 def plot(args: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ take turns, each on the same files. Photographs: six that scikit-learn and sciki
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from mmengine.registry import FUNCTIONS, init_default_scope
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
+from spread import cell, row
 from torchvision.transforms import v2
 
 from xtra_toolkit.data import decoding
@@ -160,20 +160,11 @@ def run(args: argparse.Namespace) -> dict:
                 cpu, wall = zip(*times, strict=True)
                 pairs = zip(found["MMPretrain"], times, strict=True)
                 ratios = [theirs[0] / its[0] for theirs, its in pairs]
-                rows.append(entry(f"{kind}, {name}", cpu, "ms"))
-                rows.append(entry(f"{kind}, MMPretrain / {name}", ratios, "ratio"))
-                print(f"| {kind} | {name} | {text(cpu)} | {text(wall)} | {text(ratios)} |")
+                rows.append(row(f"{kind}, {name}", cpu, "ms"))
+                rows.append(row(f"{kind}, MMPretrain / {name}", ratios, "ratio"))
+                print(f"| {kind} | {name} | {cell(cpu)} | {cell(wall)} | {cell(ratios)} |")
     print_cores(rows)
     return dict(name="input", rows=rows)
-
-
-def entry(what: str, values: tuple | list, unit: str) -> dict:
-    middle = statistics.median(values)
-    return dict(what=what, median=middle, min=min(values), max=max(values), unit=unit)
-
-
-def text(values: tuple | list) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
 
 
 def print_cores(rows: list[dict]) -> None:
@@ -181,10 +172,10 @@ def print_cores(rows: list[dict]) -> None:
     print("\nCores that one GPU needs, by the images that it trains on in a second:\n")
     print(f"| photographs, pipeline | {' | '.join(f'{speed}/s' for speed in GPUS)} |")
     print(f"|---|{'---|' * len(GPUS)}")
-    for row in rows:
-        if row["unit"] == "ms" and "alone" not in row["what"]:
-            cores = (f"{speed * row['median'] / 1000:.1f}" for speed in GPUS)
-            print(f"| {row['what']} | {' | '.join(cores)} |")
+    for each in rows:
+        if each["unit"] == "ms" and "alone" not in each["what"]:
+            cores = (f"{speed * each['median'] / 1000:.1f}" for speed in GPUS)
+            print(f"| {each['what']} | {' | '.join(cores)} |")
 
 
 def main() -> None:

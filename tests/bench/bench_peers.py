@@ -12,7 +12,6 @@ finish in minutes.
 import argparse
 import json
 import math
-import statistics
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from einops import rearrange
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
+from spread import row
 from torch import Tensor, nn
 
 CONFIG = Path(__file__).parents[2] / "mmconfigs" / "mae_vit-b16.py"
@@ -130,12 +130,10 @@ def rows(dtype: str, times: dict[str, list[float]]) -> list[dict]:
         if seconds is not base:
             values["ratio"] = [theirs / mine for theirs, mine in zip(base, seconds, strict=True)]
         found += [
-            dict(
-                what=f"{dtype}: {name}" + (", throughput over MMPretrain's" * (unit == "ratio")),
-                median=statistics.median(each),
-                min=min(each),
-                max=max(each),
-                unit=unit,
+            row(
+                f"{dtype}: {name}" + ", throughput over MMPretrain's" * (unit == "ratio"),
+                each,
+                unit,
             )
             for unit, each in values.items()
         ]
@@ -174,10 +172,10 @@ def main() -> None:
         found += rows(dtype, measure(sides, args.rounds))
     print(f"\nbatch {args.batch}, encoder {args.depth} layers, decoder {args.decoder_depth}\n")
     print("| what | median | min | max |\n|---|---|---|---|")
-    for row in found:
-        digits = 2 if row["unit"] == "ratio" else 0
-        cells = (f"{row[key]:.{digits}f}" for key in ("median", "min", "max"))
-        print(f"| {row['what']}, {row['unit']} | {' | '.join(cells)} |")
+    for each in found:
+        digits = 2 if each["unit"] == "ratio" else 0
+        cells = (f"{each[key]:.{digits}f}" for key in ("median", "min", "max"))
+        print(f"| {each['what']}, {each['unit']} | {' | '.join(cells)} |")
     if args.json:
         args.json.write_text(json.dumps(dict(name="peers", rows=found), indent=2))
 

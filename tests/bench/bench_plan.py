@@ -10,13 +10,13 @@ a GPU, for 256 images of 16×16 tokens.
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from spread import row
 
 from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
@@ -64,12 +64,11 @@ def main() -> None:
     grid, rows = PatchGrid(args.side, args.side, (16, 16)), []
     for what, (mask, target) in pairs().items():
         times = milliseconds(Planner(mask, target, grid), args.batch, args.device, args.calls)
-        median = statistics.median(times)
-        rows.append(dict(what=what, median=median, min=min(times), max=max(times), unit="ms"))
+        rows.append(row(what, times, "ms"))
     print(f"{args.calls} plans of {args.batch} images on {grid}, {args.device}\n")
     print("| pair | median, ms | min | max |\n|---|---|---|---|")
-    for row in rows:
-        print(f"| {row['what']} | {row['median']:.2f} | {row['min']:.2f} | {row['max']:.2f} |")
+    for each in rows:
+        print(f"| {each['what']} | {each['median']:.2f} | {each['min']:.2f} | {each['max']:.2f} |")
     if args.json:
         args.json.write_text(json.dumps(dict(name="plan", rows=rows), indent=2))
 

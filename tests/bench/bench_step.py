@@ -32,6 +32,7 @@ from pathlib import Path
 
 import torch
 from dense_xtra import DenseXTRA
+from spread import cell, row
 from torch import Tensor, nn
 
 CONFIG = Path(__file__).parents[2] / "mmconfigs" / "xtra_vit-b16.py"
@@ -245,19 +246,10 @@ def entries(case: Case, steps: int, peaks: list[int], seconds: list[tuple]) -> l
         ("peak memory, dense", "MiB"): [peaks[0] / 2**20],
         ("peak memory, ours", "MiB"): [peaks[1] / 2**20],
     }
-    return [
-        dict(
-            what=f"{case.name}: {what}",
-            median=statistics.median(values),
-            min=min(values),
-            max=max(values),
-            unit=unit,
-        )
-        for (what, unit), values in found.items()
-    ]
+    return [row(f"{case.name}: {what}", values, unit) for (what, unit), values in found.items()]
 
 
-def row(
+def line(
     case: Case,
     steps: int,
     peaks: list[int],
@@ -268,7 +260,7 @@ def row(
     speeds = [case.batch * steps / statistics.median(side) for side in zip(*seconds, strict=True)]
     cells = [
         case.name,
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})",
+        cell(ratios),
         f"{speeds[0]:.3g} → {speeds[1]:.3g}",
         f"{peaks[1] / peaks[0]:.2f}",
         f"{peaks[0] / 2**20:.0f} → {peaks[1] / 2**20:.0f}",
@@ -324,7 +316,7 @@ def main() -> None:
     rows = []
     for case, peak in zip(cases, peaks, strict=True):
         losses, seconds = measure(case, sides, args.pairs, args.steps, args.warmup)
-        print(row(case, args.steps, peak, losses, seconds), flush=True)
+        print(line(case, args.steps, peak, losses, seconds), flush=True)
         rows += entries(case, args.steps, peak, seconds)
     if args.json:
         args.json.write_text(json.dumps(dict(name="step", rows=rows), indent=2))

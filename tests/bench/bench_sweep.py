@@ -19,6 +19,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from spread import cell, row
 
 CONFIG = Path(__file__).parents[2] / "mmconfigs" / "benchmarks" / "_base_" / "attentive.py"
 
@@ -67,14 +68,13 @@ def main() -> None:
     ratios = [sweep / single for single, sweep in pairs]
     single, sweep = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(
-        f"{len(sides[1].model.head.rates)} probes / 1 probe: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}), {args.pairs} pairs; "
+        f"{len(sides[1].model.head.rates)} probes / 1 probe: {cell(ratios)}, "
+        f"{args.pairs} pairs; "
         f"{single:.2f} s and {sweep:.2f} s a step of {args.batch} images"
     )
     if args.json:
-        row = dict(what=f"{len(sides[1].model.head.rates)} probes' step / one probe's")
-        row |= dict(median=statistics.median(ratios), min=min(ratios), max=max(ratios))
-        args.json.write_text(json.dumps(dict(name="sweep", rows=[row | dict(unit="ratio")])))
+        what = f"{len(sides[1].model.head.rates)} probes' step / one probe's"
+        args.json.write_text(json.dumps(dict(name="sweep", rows=[row(what, ratios, "ratio")])))
 
 
 if __name__ == "__main__":
