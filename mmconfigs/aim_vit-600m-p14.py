@@ -7,8 +7,8 @@ Recipe: apple/ml-l3m at e6376a3, configs/aimv1/001_aim_v1_600M.yaml; trunk: appl
 The trunk has 681 M parameters; the paper's tables call it 600M. Cost: 125,000 steps of 4096
 images, the 400 epochs below on ImageNet-1k (312 steps each). Apple trained on DFN-2B+ (2 billion
 images): for other data set max_epochs and the schedule's two ends so that they make 125,000 steps.
-Activation checkpointing, which the original has, is left to you. Expected (the XTRA paper's, which
-pretraining data it does not say here; not reproduced): 73.5 attentive on ImageNet-1k.
+Activation checkpointing, which the original has: model.with_cp=True. Expected (the XTRA paper's,
+which pretraining data it does not say here; not reproduced): 73.5 attentive on ImageNet-1k.
 """
 
 _base_ = ["_base_/runtime.py", "_base_/images_256.py", "_base_/xavier.py"]

@@ -38,17 +38,21 @@ class Seen(Hook):
 
     def __init__(self, model):
         self.images, self.masks, self.losses, self.rates = [], [], {}, {}
-        self.steps = {}
+        self.steps, self.training = {}, False
         plan, factory = model.plan, model.planner.mask
         model.plan = lambda images, samples: self.note(images, plan, samples)
         model.planner.mask = lambda *args: self.drawn(factory(*args), args[1:2])
 
     def note(self, images, plan, samples):
         self.images += map(digest, images)
-        return plan(images, samples)
+        self.training = True  # other masks are drawn to be counted
+        made = plan(images, samples)
+        self.training = False
+        return made
 
     def drawn(self, mask, batch):
         fields = [f for f in (mask.order, mask.step, mask.given) if f is not None]
+        batch = batch if self.training else ()
         rows = [f.expand(*batch, -1) if f.ndim == 1 else f for f in fields] if batch else []
         self.masks += ["".join(map(digest, row)) for row in zip(*rows, strict=True)]
         return mask

@@ -50,6 +50,8 @@ class Group:
         span: (start, stop) where the sources are a run of positions, read without a gather; among
             those that are read, where the plan says so.
         rows: (B or 1, G, S) the sources' places in ``Plan.read``; None where all are read.
+        count: () what the loss divides by, of a micro-batch on average, where it was counted over
+            a whole step; None: the batch's own.
     """
 
     sources: Tensor
@@ -57,6 +59,7 @@ class Group:
     live: Tensor | None
     span: tuple[int, int] | None = None
     rows: Tensor | None = None
+    count: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def joined(first, second):
 
 
 def _begin(rank, folder, pair, options):
-    _, seen = run(folder / "two", pair, batch_size=4, **options, **DDP)
+    _, seen = run(folder / "two", pair, **options, **DDP)
     return seen.steps, seen.losses
 
 
@@ -34,7 +34,8 @@ def relative(one, other):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_begun_on_two_processes_and_resumed_on_one(pair, tmp_path):
     options = dict(drop_path=0.0)
-    (first, losses), (second, also) = on_two(_begin, tmp_path, pair, options)
+    accumulated = dict(options, batch_size=2)  # twice on two processes, four times on one
+    (first, losses), (second, also) = on_two(_begin, tmp_path, pair, accumulated)
     _, whole = run(tmp_path / "whole", pair, batch_size=8, **options)
     both = joined(first, second)
     assert both == whole.steps and losses == also
@@ -49,17 +50,16 @@ def test_begun_on_two_processes_and_resumed_on_one(pair, tmp_path):
         assert len({masks for _, masks in both.values()}) > 2
 
     kept = str(tmp_path / "two" / "iter_7.pth")
-    resume = dict(load_from=kept, resume=True, **options)
-    _, rest = run(tmp_path / "rest", pair, batch_size=8, **resume)
+    _, rest = run(tmp_path / "rest", pair, load_from=kept, resume=True, **accumulated)
     assert rest.steps == {step: whole.steps[step] for step in range(7, 15)}
     assert relative(rest.losses, whole.losses) <= 1e-5
 
 
 def test_with_drop_path_too_where_the_batch_size_stays(tmp_path):
     options = dict(drop_path=0.1)
-    (_, losses), _ = on_two(_begin, tmp_path, "XTRA", options)
+    (_, losses), _ = on_two(_begin, tmp_path, "AIM", options)
     kept = str(tmp_path / "two" / "iter_7.pth")
-    _, rest = run(tmp_path / "rest", "XTRA", load_from=kept, resume=True, **options)  # 4 × 2
+    _, rest = run(tmp_path / "rest", "AIM", load_from=kept, resume=True, **options)  # 4 × 2
     assert relative(rest.losses, losses) <= 1e-5
 
 

@@ -39,6 +39,7 @@ class GlobalBatchSampler(Sampler):
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self.set_epoch(0)
+        self._kept: tuple[tuple[int, int], torch.Tensor] | None = None
         self._check()
         self.steps = len(dataset) // global_batch
         self.share = global_batch // self.world_size
@@ -52,13 +53,22 @@ class GlobalBatchSampler(Sampler):
         return self.steps * self.share
 
     def __iter__(self) -> Iterator[Key]:
-        order = self._order()[: self.steps * self.global_batch]
-        batches = order.view(self.steps, self.world_size, self.share)
-        shares = enumerate(batches[self.start :, self.rank].tolist(), self.start)
-        seed, epoch = self.seed, self.epoch
-        return ((seed, epoch, index, step) for step, share in shares for index in share)
+        return (key for step in range(self.start, self.steps) for key in self.keys(step))
+
+    def keys(self, step: int) -> list[Key]:
+        """This process's share of a step of the epoch, in its order."""
+        start = step * self.global_batch + self.rank * self.share
+        share = self._order()[start : start + self.share].tolist()
+        return [(self.seed, self.epoch, index, step) for index in share]
 
     def _order(self) -> torch.Tensor:
+        """Of an epoch's images, made once an epoch."""
+        key = self.seed, self.epoch
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._permutation()
+        return self._kept[1]
+
+    def _permutation(self) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(len(self.dataset))
         generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))

@@ -56,6 +56,12 @@ def seed_step(*numbers: int) -> None:
     torch.manual_seed(pytorch[0] << 32 | pytorch[1])
 
 
+def draw_seeds(seed: int, epoch: int, index: int, *step: int) -> dict[str, int]:
+    """What a model draws from for the sample of a key, see :class:`SeededSamples`."""
+    seeds = dict(draw_seed=hash_seed(seed, epoch, index, 1))
+    return seeds | (dict(step_seed=hash_seed(seed, epoch, *step, 2)) if step else {})
+
+
 class SeededSamples:
     """Mixin of a data set, before its base class: ``class Mine(SeededSamples, BaseDataset)``.
 
@@ -70,12 +76,9 @@ class SeededSamples:
     def __getitem__(self, key: int | Key) -> dict:
         if not isinstance(key, tuple):
             return super().__getitem__(key)
-        seed, epoch, index, *step = key
+        seed, epoch, index, *_ = key
         with seeded(seed, epoch, index):
             sample = super().__getitem__(index)
         if isinstance(sample, dict) and "data_samples" in sample:
-            seeds = dict(draw_seed=hash_seed(seed, epoch, index, 1))
-            if step:
-                seeds["step_seed"] = hash_seed(seed, epoch, *step, 2)
-            sample["data_samples"].set_metainfo(seeds)
+            sample["data_samples"].set_metainfo(draw_seeds(*key))
         return sample

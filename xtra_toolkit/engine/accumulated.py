@@ -1,5 +1,6 @@
 """Gradient accumulation: how many micro-batches make a step, and a data loader seen in steps."""
 
+import time
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
@@ -38,10 +39,14 @@ class Accumulated:
     """A data loader seen in steps: each item is the lazy group of a step's micro-batches.
 
     It has the loader's attributes, to read and to set: hooks use its sampler and data set.
+    ``waited`` is how many seconds were spent in it until its micro-batches came.
     """
 
     def __init__(self, loader: DataLoader, accumulation: int):
         self.__dict__.update(loader=loader, accumulation=accumulation)
+        self.waited = 0.0
+
+    __class__ = property(lambda self: DataLoader)  # to isinstance, as FlexibleRunner asks
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -53,6 +58,16 @@ class Accumulated:
         return len(self.loader) // self.accumulation
 
     def __iter__(self) -> Iterator[Iterator]:
-        batches = iter(self.loader)
+        batches = self._timed(iter(self.loader))
         for first in batches:
             yield chain([first], islice(batches, self.accumulation - 1))
+
+    def _timed(self, batches: Iterator) -> Iterator:
+        while True:
+            begun = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.waited += time.perf_counter() - begun
+            yield batch

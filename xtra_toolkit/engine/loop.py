@@ -8,6 +8,7 @@ count optimizer steps, so they are the same on one GPU and on many.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from xtra_toolkit.data.sampler import GlobalBatchSampler
-from xtra_toolkit.data.seeded import seed_step
+from xtra_toolkit.data.seeded import draw_seeds, seed_step
 from xtra_toolkit.engine.accumulated import Accumulated, accumulation_of, mean_logs
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
 
@@ -35,7 +36,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
     All generators are seeded anew for each micro-batch, from the seed, the step and the place of
     the micro-batch in the global batch. So a resumed run draws as an unbroken one, in drop path for
     instance, though MMEngine 0.10.7 saves no random state; on another number of processes too, if
-    ``batch_size`` stays.
+    ``batch_size`` stays. A loss that divides by how much a batch predicts, as AIM's, divides by
+    what is predicted in the global batch (the model's ``counting``).
 
     Args:
         runner: MMEngine's runner.
@@ -95,9 +97,10 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=first)
         place = get_rank() * self.accumulation  # among the micro-batches of the global batch
         logs = []
-        for number, batch in enumerate(chain([first], data_batch), place):
-            seed_step(self.dataloader.sampler.seed, self._epoch, idx, number, 3)
-            logs.append(self._train_step(batch))
+        with self._counting(idx):
+            for number, batch in enumerate(chain([first], data_batch), place):
+                seed_step(self.dataloader.sampler.seed, self._epoch, idx, number, 3)
+                logs.append(self._train_step(batch))
         outputs = mean_logs(logs)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=first, outputs=outputs)
         self._iter += 1
@@ -121,6 +124,18 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
             key: torch.as_tensor(value, dtype=torch.float32, device=device).detach()
             for key, value in logs.items()
         }
+
+    def _counting(self, step: int) -> AbstractContextManager:
+        """Tells the model what random masks the micro-batches of a step will have."""
+        runner = self.runner
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.accumulation == 1 or not hasattr(model, "counting"):
+            return nullcontext()
+        keys, size = self.dataloader.sampler.keys(step), self.dataloader.batch_size
+        starts = range(0, len(keys), size)
+        return model.counting(
+            [draw_seeds(*key) for key in keys[start : start + size]] for start in starts
+        )
 
     def _continue(self) -> None:
         """Takes up the data order of the run that is resumed."""
@@ -150,7 +165,8 @@ def _refuse_second_counts(runner: Any) -> None:
             f"optim_wrapper.accumulative_counts={counts} beside GlobalBatchLoop, which finds the "
             "accumulation from train_cfg.global_batch: leave accumulative_counts out."
         )
-    if (runner.auto_scale_lr or {}).get("enable"):
+    scale = getattr(runner, "auto_scale_lr", None) or getattr(runner, "_auto_scale_lr", None)
+    if (scale or {}).get("enable"):  # Runner's, or FlexibleRunner's
         raise ValueError(
             "auto_scale_lr would scale the learning rate with the number of processes, but "
             "train_cfg.global_batch is the same on any: set auto_scale_lr.enable=False and "

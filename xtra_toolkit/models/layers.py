@@ -1,12 +1,15 @@
 """Transformer layers that take an attention pattern, and the gathers that the models share."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+import torch
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from xtra_toolkit.attention import Pattern
 from xtra_toolkit.registry import WEIGHT_INITIALIZERS
@@ -50,8 +53,15 @@ class MaskedAttention(MultiheadAttention):
 class MaskedLayer(TransformerEncoderLayer):
     """MMPretrain's pre-norm encoder layer with :class:`MaskedAttention`."""
 
+    with_cp: bool
+
     @classmethod
-    def of(cls, layer: TransformerEncoderLayer, attention: Callable[..., Tensor]) -> "MaskedLayer":
+    def of(
+        cls,
+        layer: TransformerEncoderLayer,
+        attention: Callable[..., Tensor],
+        with_cp: bool = False,
+    ) -> "MaskedLayer":
         """A layer of MMPretrain's, with its parameters, made to follow a pattern.
 
         MMPretrain fixes the class of its layers and of their attention; what they are made of
@@ -59,11 +69,13 @@ class MaskedLayer(TransformerEncoderLayer):
 
         Args:
             attention: ``(q, k, v, pattern) -> out``, (B, N, heads, dim) each.
+            with_cp: of the forward pass only the input is kept; the backward computes the rest anew
+                with the same random draws (activation checkpointing).
         """
         if layer.attn.attn_drop or layer.attn.v_shortcut:
             raise ValueError("attention dropout and v_shortcut are not supported; leave them unset")
         layer.__class__, layer.attn.__class__ = cls, MaskedAttention
-        layer.attn.attention = attention
+        layer.attn.attention, layer.with_cp = attention, with_cp
         for path in layer.attn.out_drop, layer.ffn.dropout_layer:
             path.drop_prob = float(path.drop_prob)  # at a numpy number torch.compile stops
         return layer
@@ -74,6 +86,16 @@ class MaskedLayer(TransformerEncoderLayer):
 
     def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
         """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._recomputed, x, pattern, read, use_reentrant=False)
+        return self._forward(x, pattern, read)
+
+    def _recomputed(self, x: Tensor, pattern: Pattern, read: Tensor | None) -> Tensor:
+        if torch.compiler.is_compiling():  # what is computed twice may not write to what is outside
+            pattern = replace(pattern, _made=dict(pattern._made))
+        return self._forward(x, pattern, read)
+
+    def _forward(self, x: Tensor, pattern: Pattern, read: Tensor | None) -> Tensor:
         attended = self.attn(self.ln1(x), pattern, read)
         x = attended + (x if read is None else take(x, read))
         return self.ffn(self.ln2(x), identity=x)

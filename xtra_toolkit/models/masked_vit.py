@@ -38,6 +38,7 @@ class MaskedViT(VisionTransformer):
         with_cls_token: as in MMPretrain, but False by default.
         positions: 'learned', or 'sincos', fixed (MAE, AIM). A checkpoint's table wins.
         bias: False for Linears without bias in all layers (AIM).
+        with_cp: layers keep their input alone, and the backward computes them anew.
         **vit: everything else of MMPretrain's VisionTransformer.
     """
 
@@ -50,6 +51,7 @@ class MaskedViT(VisionTransformer):
         with_cls_token: bool = False,
         positions: str = "learned",
         bias: bool = True,
+        with_cp: bool = False,
         **vit,  # noqa: ANN003
     ):
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
@@ -59,7 +61,7 @@ class MaskedViT(VisionTransformer):
         super().__init__(out_type=out_type, with_cls_token=with_cls_token, **vit)
         attend = named(attention)
         for layer in self.layers:
-            MaskedLayer.of(layer, attend)
+            MaskedLayer.of(layer, attend, with_cp)
         if not bias:
             drop_biases(self.layers)
         self.grid, self.fixed = grid, positions == "sincos"

@@ -4,6 +4,7 @@ Shape legend: B images, R positions that are read, W width, G predictions, S sou
 V values of a token.
 """
 
+import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule, ModuleList
@@ -49,9 +50,9 @@ class PredictionHead(BaseModule):
         hidden: width of the hidden layer; None: a single Linear (MAE).
         loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' where the target gives class ids
             (NextColour), of whose classes the outputs are logits.
-        reduction: over the live links of a group: 'batch', their sum by their count in the
-            batch and across ranks (AIM), where gradients are accumulated the count of each
-            micro-batch; 'image', a mean per image, then over images.
+        reduction: over the live links of a group: 'batch', their sum by their count (AIM);
+            'image', a mean per image, then over the images that predict anything. Counted over all
+            ranks, and under GlobalBatchLoop over all micro-batches of a step.
         shapes: (in, out) widths of each group. The pretrainer derives them from the plan.
     """
 
@@ -83,27 +84,38 @@ class PredictionHead(BaseModule):
     def loss(self, x: Tensor, plan: Plan, goals: list[Tensor]) -> dict[str, Tensor]:
         """The loss of outputs (B, R, W) against the goals of each group, (B, G, T * V)."""
         losses = [
-            self.reduce(prediction, goal, group.live)
+            self.reduce(prediction, goal, group.live, group.count)
             for prediction, goal, group in zip(self(x, plan), goals, plan.groups, strict=True)
         ]
         return dict(loss=sum(losses) / len(losses))
 
-    def reduce(self, prediction: Tensor, goal: Tensor, live: Tensor | None) -> Tensor:
-        """The loss of one group; ``live`` (B or 1, G) says which links count, None: all."""
+    def count(self, live: Tensor, images: int) -> Tensor:
+        """(), what the loss of so many images divides by, their ``live`` (B or 1, G) links."""
+        live = live.expand(images, -1)
+        return (live if self.reduction == "batch" else live.any(1)).sum(dtype=torch.float64)
+
+    def reduce(
+        self, prediction: Tensor, goal: Tensor, live: Tensor | None, count: Tensor | None = None
+    ) -> Tensor:
+        """The loss of one group; ``live`` (B or 1, G) says which links count, None: all.
+
+        ``count`` is a step's mean over its micro-batches and ranks, if not taken here.
+        """
         prediction = prediction.to(goal.dtype) if goal.is_floating_point() else prediction.float()
         if live is None:
             return self.distance(prediction, goal)
+        if count is None:
+            count = self.count(live, len(prediction))
+            if self.training:  # gradients are averaged over the ranks
+                all_reduce(count)
+                count = count / get_world_size()
         link = self.distance(prediction, goal, reduction="none").mean(-1)
         live = live.to(link.dtype).expand_as(link)
         if self.reduction == "image":
-            counts = live.sum(1)
-            images = (link * live).sum(1) / counts.clamp(min=1)
-            return images.sum() / (counts > 0).sum().clamp(min=1)  # of those that predict anything
-        count = live.sum()
-        if self.training:  # gradients are averaged over the ranks
-            all_reduce(count)
-            count = count / get_world_size()
-        return (link * live).sum() / count.clamp(min=1e-6)
+            total = ((link * live).sum(1) / live.sum(1).clamp(min=1)).sum()
+        else:
+            total = (link * live).sum()
+        return total / count.to(link.dtype).clamp(min=1e-6)
 
 
 def read(x: Tensor, group: Group) -> Tensor:

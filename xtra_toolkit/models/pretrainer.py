@@ -3,8 +3,12 @@
 images -> backbone (encoder) -> neck (decoder) -> head, all reading one plan.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS as MMPRETRAIN
@@ -33,6 +37,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             see all tokens that it reads.
         head: config of the head; its widths follow from the plan.
         data_preprocessor: as in MMPretrain; images must come out normalised.
+        with_cp: activation checkpointing: the layers of encoder and decoder keep their input alone
+            and are computed anew in the backward. Less memory, the same loss and gradients.
 
     Raises:
         ValueError: the pair cannot be certified, or a part does not fit.
@@ -46,9 +52,11 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         neck: dict | None,
         head: dict,
         data_preprocessor: dict | nn.Module | None = None,
+        with_cp: bool = False,
         init_cfg: dict | None = None,
     ):
-        backbone = MMPRETRAIN.build(dict(backbone, mask=mask))
+        recompute = dict(with_cp=True) if with_cp else {}
+        backbone = MMPRETRAIN.build(dict(backbone, mask=mask, **recompute))
         grid, factory = backbone.grid, backbone.encoder_mask.factory
         target = build_target(target_generator)
         if hasattr(target, "bind"):
@@ -59,7 +67,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         width, layers, hides = backbone.embed_dims, 0, sample.shown is not None
         if neck is not None:
             derived = dict(in_channels=width, grid=grid, hides=hides, positioned=positioned)
-            neck = MMPRETRAIN.build(dict(neck, **derived))
+            neck = MMPRETRAIN.build(dict(neck, **derived, **recompute))
             width, layers = neck.width, neck.num_layers
         _check_neck(type(factory).__name__, neck, hides, positioned)
         planner = Planner(factory, target, grid, (backbone.num_layers, layers))
@@ -75,7 +83,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
-        self.planner = planner
+        self.planner, self._counts = planner, None
         print_log(planner.certificate, logger="current")
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> dict:
@@ -126,7 +134,43 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         generator = None
         if self.planner.random:
             generator = _generator(data_samples, "cpu" if inputs.is_meta else inputs.device)
-        return self.planner(len(inputs), inputs.device, generator)
+        plan = self.planner(len(inputs), inputs.device, generator)
+        if self._counts is not None and isinstance(generator, StepGenerator):
+            groups = zip(plan.groups, self._counts, strict=True)
+            plan.groups = [replace(group, count=count) for group, count in groups]
+        return plan
+
+    @contextmanager
+    def counting(self, micro_batches: Iterable[list[dict]]) -> Iterator[None]:
+        """Within it the loss is that of a step of several micro-batches, on all processes.
+
+        A loss that divides by how much is predicted must know before the first micro-batch how much
+        that is in all. Random masks follow from seeds, so they are drawn here without images.
+
+        Args:
+            micro_batches: of this process, the ``draw_seed`` and ``step_seed`` of each image.
+        """
+        varies = self.planner.random and not all(self.planner.bounds.all_live)
+        counted = varies and hasattr(self.head, "count")
+        self._counts = self._count(micro_batches) if counted else None
+        try:
+            yield
+        finally:
+            self._counts = None
+
+    @torch.no_grad()
+    def _count(self, micro_batches: Iterable[list[dict]]) -> list[Tensor | None]:
+        """Of each group, what the head divides by, the mean over micro-batches and processes."""
+        device, counts = self.data_preprocessor.device, []
+        for samples in micro_batches:
+            plan = self.planner(len(samples), device, _generator(samples, device))
+            images = len(samples) * plan.copies
+            lives = [group.live for group in plan.groups if group.live is not None]
+            counts.append(torch.stack([self.head.count(live, images) for live in lives]))
+        mean = torch.stack(counts).mean(0)
+        all_reduce(mean, "mean")
+        means = iter(mean)
+        return [None if whole else next(means) for whole in self.planner.bounds.all_live]
 
     def _loss(self, inputs: Tensor, plan: Plan) -> dict:
         with torch.no_grad():
@@ -160,7 +204,7 @@ def _check_loss(target: nn.Module, head: nn.Module) -> None:
 
 
 def _generator(
-    data_samples: list[DataSample] | None, device: torch.device | str
+    data_samples: list[DataSample | dict] | None, device: torch.device | str
 ) -> torch.Generator:
     """Of the samples' own seeds, so that their masks are theirs; else seeded by torch's own."""
     seeds = [sample.get("draw_seed") for sample in data_samples or ()]

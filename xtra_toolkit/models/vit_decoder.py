@@ -39,6 +39,7 @@ class ViTDecoder(BaseModule):
         bias: False for Linears without bias in all layers (AIM).
         norm_eps: of all LayerNorms.
         attention: back end, see :func:`xtra_toolkit.attention.attention`.
+        with_cp: as MaskedViT's.
         in_channels, grid, hides, positioned: the encoder's width, the image's grid, whether the
             mask hides tokens (then there is a mask token) and whether sources are told where
             their targets lie (then there is a table for that). The pretrainer fills them in.
@@ -54,6 +55,7 @@ class ViTDecoder(BaseModule):
         bias: bool = True,
         norm_eps: float = 1e-6,
         attention: str = "auto",
+        with_cp: bool = False,
         *,
         in_channels: int,
         grid: PatchGrid,
@@ -84,6 +86,7 @@ class ViTDecoder(BaseModule):
             MaskedLayer.of(
                 TransformerEncoderLayer(width, heads or 1, 4 * width, norm_cfg=norm),
                 named(attention),
+                with_cp,
             )
             for _ in range(depth)
         )
