@@ -79,7 +79,7 @@ class AtomicCheckpointHook(CheckpointHook):
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
             meta=meta,
-            by_epoch=self.by_epoch,
+            by_epoch=meta["epoch"] > runner.epoch,  # FlexibleRunner counts by it, Runner by meta
             backend_args=self.backend_args,
             **self.args,
         )

@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
+from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -78,6 +79,7 @@ class StopOnNonFiniteLoss(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Refuses weights that are not finite."""
         for name, _ in _unwrapped(runner.model).named_parameters():
+            name = clean_tensor_name(name)  # also where sharded
             saved = checkpoint["state_dict"].get(name)
             if isinstance(saved, Tensor) and not saved.isfinite().all():
                 raise FloatingPointError(

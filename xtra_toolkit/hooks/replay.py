@@ -1,5 +1,6 @@
 """A training step, once more, watched: which layer gave the first number that is none."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -8,7 +9,11 @@ import torch
 from mmengine.model import is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.utils import _pytree as pytree
+
+from xtra_toolkit.hooks.late import agreed
 
 
 class Batch(NamedTuple):
@@ -61,7 +66,7 @@ class Backward:
     def update_params(self, loss: Tensor) -> None:
         """The backward pass, which is not counted."""
         self.loss, count = loss, self.wrapper._inner_count
-        if loss.isfinite():
+        if agreed(loss.detach()).isfinite():  # sharded, all processes make it or none
             self.wrapper.backward(loss)
             self.wrapper._inner_count = count
 
@@ -72,10 +77,12 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
     The step is made again without its update. All processes must call it, as a loss may reduce
     over them.
     """
-    model = model.module if is_model_wrapper(model) else model
-    spoiled = [name for name, p in model.named_parameters() if not p.isfinite().all()]
-    if spoiled:
-        return f"Weights are not finite themselves, first {spoiled[0]}.", batches[0]
+    inner = model.module if is_model_wrapper(model) else model
+    model = model if isinstance(model, FullyShardedDataParallel) else inner  # it has the weights
+    spoiled = [name for name, p in inner.named_parameters() if not p.isfinite().all()]
+    if not agreed(torch.tensor(math.nan if spoiled else 0.0)).isfinite():
+        first = clean_tensor_name(spoiled[0]) if spoiled else "in another process"
+        return f"Weights are not finite themselves, first {first}.", batches[0]
     found = [(_replay(model, wrapper, batch), batch) for batch in batches]
     known = [(sentence, batch) for sentence, batch in found if sentence]
     clean = (
@@ -87,7 +94,8 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
 
 def _replay(model: nn.Module, wrapper: Any, batch: Batch) -> str | None:
     places, step = [], Backward(wrapper)
-    with batch.drawn_again(), watched(model, places):
+    inner = model.module if is_model_wrapper(model) else model
+    with batch.drawn_again(), watched(inner, places):
         type(model).train_step(model, batch.data, step)  # not the compiled one
     wrapper.zero_grad()
     if places:
@@ -130,4 +138,6 @@ def watched(model: nn.Module, places: list[str]) -> Iterator[None]:
 
 def named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules; inner ones are called before those that hold them have an output."""
-    return ((name, module) for name, module in model.named_modules() if module is not model)
+    for name, module in model.named_modules():
+        if module is not model and not is_model_wrapper(module):  # of a sharded layer
+            yield clean_tensor_name(f"{name}.")[:-1], module

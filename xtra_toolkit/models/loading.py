@@ -3,6 +3,7 @@
 import re
 
 from torch import nn
+from torch.distributed.fsdp._common_utils import clean_tensor_name
 
 from xtra_toolkit.models.encoder_mask import KEY
 
@@ -17,7 +18,7 @@ HINTS = (  # patterns of the names that do not fit, and what that says of the co
 
 def refuse_strangers(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
     """A hook before loading: MMEngine only warns of names that do not fit, and a probe goes on."""
-    own = {name for name, _ in vit.named_parameters()}
+    own = {clean_tensor_name(name) for name, _ in vit.named_parameters()}  # also where sharded
     given = {n.removeprefix(prefix) for n in state_dict if n.startswith(prefix) and KEY not in n}
     norms = {f"{norm}.{part}" for norm in ("ln1", "ln2") for part in ("weight", "bias")}
     free = norms | ({"pos_embed"} if vit.fixed else set())  # final norms differ between protocols

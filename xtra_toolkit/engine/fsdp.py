@@ -1,0 +1,138 @@
+"""Sharding for models that do not fit on one GPU: MMEngine's FSDP, mended such that it resumes.
+
+    runner_type = "xtra_toolkit.ShardedRunner"
+    strategy = dict(type="xtra_toolkit.ShardedStrategy")
+
+A checkpoint is that of an unsharded run, weights and optimizer alike: either resumes the other's.
+"""
+
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from mmengine._strategy import FSDPStrategy
+from mmengine.dist import is_distributed
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
+from torch import nn
+from torch.distributed.fsdp import (
+    FullOptimStateDictConfig,
+    FullStateDictConfig,
+    OptimStateKeyType,
+)
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.utils.serialization import config as serialization
+
+from xtra_toolkit.models.layers import MaskedLayer
+from xtra_toolkit.models.linear import WideLinear
+from xtra_toolkit.registry import STRATEGIES
+
+# The layers of encoder and decoder, and the head's matrices, which are larger than any layer
+POLICY = ModuleWrapPolicy({MaskedLayer, WideLinear})
+
+
+@STRATEGIES.register_module()
+class ShardedStrategy(FSDPStrategy):
+    """Each process keeps its part of the weights, gradients and averages of the optimizer.
+
+    Precision is the optimizer wrapper's, autocast: norms, softmax and loss in float32 as in an
+    unsharded run, where FSDP's own MixedPrecision would have them in bfloat16.
+
+    Args:
+        model_wrapper: of ``MMFullyShardedDataParallel``, beside what follows from the machine.
+        **kwargs: of MMEngine's FSDPStrategy but ``state_dict_cfg``: checkpoints are whole.
+
+    Raises:
+        ValueError: there is no launcher, or an optimizer wrapper clips by other norms than torch's.
+    """
+
+    def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any):
+        gpu = torch.cuda.is_available()
+        machine = {} if gpu else dict(device_id=torch.device("cpu"))
+        wrapper = dict(auto_wrap_policy=POLICY, **machine) | (model_wrapper or {})
+        # on a CPU torch 2.14 "offloads" without a copy, and gathers exp_avg_sq over exp_avg
+        averages = FullOptimStateDictConfig(offload_to_cpu=gpu, rank0_only=True)
+        whole = dict(
+            state_dict_type="FULL_STATE_DICT",
+            state_dict_config=FullStateDictConfig(offload_to_cpu=True, rank0_only=True),
+            optim_state_dict_config=averages,
+        )
+        super().__init__(model_wrapper=wrapper, state_dict_cfg=whole, **kwargs)
+
+    def prepare(self, model: nn.Module | dict, **kwargs: Any) -> Any:
+        """MMEngine's; the optimizer is made before the model is wrapped."""
+        self._optim_wrapper = kwargs.get("optim_wrapper")
+        return super().prepare(model, **kwargs)
+
+    def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module) -> OptimWrapper:
+        """That which was made of the whole parameters, clipping by the norm over all processes."""
+        wrapper = self._optim_wrapper
+        if wrapper.clip_grad_kwargs and wrapper.grad_name == "grad_norm":
+            wrapper.clip_func = lambda _, **how: model.clip_grad_norm_(**how)
+        return wrapper
+
+    def optim_state_dict(self) -> dict:
+        """An ordinary optimizer's, on the first process; elsewhere without its tensors."""
+        optimizer = self.optim_wrapper.optimizer
+        whole = FSDP.optim_state_dict(self.model, optimizer)
+        if whole:  # names to numbers
+            whole = FSDP.rekey_optim_state_dict(
+                whole, OptimStateKeyType.PARAM_ID, self.model, optim=optimizer
+            )
+        return {**self.optim_wrapper.state_dict(), **whole}
+
+    def load_checkpoint(self, filename: str, **kwargs: Any) -> dict:
+        """MMEngine's; the whole of it lies in no GPU's memory, and in a machine's once."""
+        with serialization.patch("load.mmap", is_zipfile(filename)):
+            return super().load_checkpoint(filename, **{**kwargs, "map_location": "cpu"})
+
+    def load_model_state_dict(self, state_dict: dict, **kwargs: Any) -> None:
+        """An ordinary model's; what does not fit is said, which MMEngine's does not."""
+        kwargs.pop("revise_keys", None)
+        missing, unexpected = self.model.load_state_dict(state_dict, **kwargs)
+        for names, what in ((missing, "are not in the checkpoint"), (unexpected, "fit nowhere")):
+            if names:
+                self.logger.warning(f"{len(names)} weights {what}, the first {names[0]!r}.")
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """An ordinary optimizer's.
+
+        MMEngine 0.10.7 passes (state, model, optim) where torch takes (model, optim, state).
+        """
+        optimizer = self.optim_wrapper.optimizer
+        named = FSDP.rekey_optim_state_dict(
+            state_dict, OptimStateKeyType.PARAM_NAME, self.model, optim=optimizer
+        )
+        parts = FSDP.optim_state_dict_to_load(self.model, optimizer, named)
+        self.optim_wrapper.load_state_dict({**state_dict, **parts})
+
+    def _setup_distributed(self, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's; on a machine without GPUs its launcher would look for one."""
+        if torch.cuda.is_available():
+            return super()._setup_distributed(*args, **kwargs)
+        from xtra_toolkit.engine import gloo  # joins the processes when it is imported
+
+        gloo.start()
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        if not is_distributed():
+            raise ValueError(
+                "ShardedStrategy shards over processes, and there is one without a launcher: add "
+                "--launcher pytorch --gpus N, or take the config without sharding."
+            )
+        if self._optim_wrapper is not None:
+            # paramwise_cfg asks for names and dimensions, and the parts have one dimension
+            self._optim_wrapper = super().build_optim_wrapper(self._optim_wrapper, model)
+            refuse_other_norms(self._optim_wrapper)
+        with DefaultScope.overwrite_default_scope("mmengine"):  # MMPretrain's has no functions
+            return super()._wrap_model(model)
+
+
+def refuse_other_norms(wrapper: OptimWrapper) -> None:
+    """ValueError for an optimizer wrapper that clips, or replaces, the parameters that it holds."""
+    if getattr(type(wrapper), "_clip_grad", None) is not OptimWrapper._clip_grad:
+        raise ValueError(
+            f"{type(wrapper).__name__} has its own way with whole parameters, and here each "
+            "process has a part: set optim_wrapper.type=xtra_toolkit.AutocastOptimWrapper."
+        )
