@@ -2,9 +2,12 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+
+from xtra_toolkit.progress import progress
 
 
 @click.command()
@@ -15,8 +18,9 @@ import click
     help="The list. Default: index.txt in FOLDER.",
 )
 @click.option("--with-label", is_flag=True, help="Sub-folders are classes, in alphabetical order.")
+@click.option("--shards", is_flag=True, help="FOLDER holds tar shards, with labels in .cls files.")
 @click.option("--force", is_flag=True, help="Overwrite the list.")
-def index(folder: Path, out: Path | None, with_label: bool, force: bool) -> None:
+def index(folder: Path, out: Path | None, with_label: bool, shards: bool, force: bool) -> None:
     """List the images below FOLDER once, for every process of every training.
 
     A line is a path below FOLDER, and the number of its class where --with-label. The order is
@@ -28,6 +32,9 @@ def index(folder: Path, out: Path | None, with_label: bool, force: bool) -> None
                   train_dataloader.dataset.ann_file=index.txt
 
     where ann_file is below FOLDER, or an absolute path. Run it again when images come or go.
+
+    With --shards, FOLDER holds webdataset's tar files, not compressed, and a line is an image's
+    place in one of them; use it with train_dataloader.dataset.type=xtra_toolkit.Shards.
     """
     target = out or folder / "index.txt"
     if target.exists() and not force:
@@ -36,11 +43,13 @@ def index(folder: Path, out: Path | None, with_label: bool, force: bool) -> None
         raise click.UsageError(f"{target}: there is no folder {target.absolute().parent}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        from xtra_toolkit.data import ImageFolder
+        from xtra_toolkit.data import shards as tar
 
-    data = ImageFolder(str(folder), with_label=with_label, lazy_init=True)
-    found = data._find_samples()
-    lines = [" ".join(map(str, sample)) if with_label else sample for sample in found]
+    with progress("images found") as found:
+        if shards:
+            lines = [line for line in tar.listed(folder, with_label) if found() is None]
+        else:
+            lines = _files(folder, with_label, found)
     split = [line for line in lines if line.splitlines() != [line]]
     if split:
         raise ValueError(
@@ -49,5 +58,17 @@ def index(folder: Path, out: Path | None, with_label: bool, force: bool) -> None
     part = target.with_name(f"{target.name}.part")
     part.write_bytes(b"".join(os.fsencode(line) + b"\n" for line in lines))
     part.replace(target)
-    classes = f" of {len(data.CLASSES)} classes" if with_label else ""
-    click.echo(f"{target}: {len(lines):,} images{classes}")
+    classes = len({line.rpartition(" ")[2] for line in lines}) if with_label else 0
+    click.echo(f"{target}: {len(lines):,} images" + f" of {classes} classes" * with_label)
+
+
+def _files(folder: Path, with_label: bool, found: Callable) -> list[str]:
+    from xtra_toolkit.data import ImageFolder
+
+    class Counted(ImageFolder):
+        def is_valid_file(self, filename: str) -> bool:
+            return super().is_valid_file(filename) and not found()
+
+    data = Counted(str(folder), with_label=with_label, lazy_init=True)
+    samples = data._find_samples()
+    return [" ".join(map(str, sample)) if with_label else sample for sample in samples]

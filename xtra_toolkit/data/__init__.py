@@ -13,6 +13,7 @@ from xtra_toolkit.data.segmentation import (
     RandomResizedCropWithSegMap,
     SegmentationFolder,
 )
+from xtra_toolkit.data.shards import Shards
 from xtra_toolkit.data.wrap import Seeded
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Seeded",
     "SeededSamples",
     "SegmentationFolder",
+    "Shards",
     "SkipsBadImages",
     "channels_last_collate",
 ]

@@ -18,7 +18,7 @@ def mapped(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise ValueError(
             f"No list of images can be read from {str(path)!r} ({error}). Write one with "
-            "xtra index FOLDER, a path below the folder on each line."
+            "xtra index FOLDER, or with xtra index FOLDER --shards where it holds tar shards."
         ) from error
     blocks = range(0, len(data), BLOCK)
     ends = [np.flatnonzero(data[at : at + BLOCK] == ord("\n")) + (at + 1) for at in blocks]

@@ -28,6 +28,8 @@ def unreadable(path: str, error: Exception) -> UnreadableImage:
 class ReadImage(BaseTransform):
     """The bytes of the file, ``img_bytes``, for ``RandomResizedCrop``, which decodes them.
 
+    A data set that gives ``img_bytes`` itself, as ``Shards`` does, has read them already.
+
     Args:
         backend_args: of ``mmengine.fileio.get``, for files that lie elsewhere than on a disk.
 
@@ -39,6 +41,8 @@ class ReadImage(BaseTransform):
         self.backend = fileio.get_file_backend(backend_args=backend_args or dict(backend="local"))
 
     def transform(self, results: dict) -> dict:
+        if "img_bytes" in results:
+            return results
         try:
             results["img_bytes"] = self.backend.get(results["img_path"])
         except Exception as error:  # each backend has its own
