@@ -19,7 +19,8 @@ def test_the_wheel_holds_every_module_and_config(tmp_path):
     subprocess.run([*command, "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    for path in (source / "xtra_toolkit").rglob("*.py"):
+    code = [*(source / "xtra_toolkit").rglob("*.py"), *(source / "xtra_toolkit").rglob("page.*")]
+    for path in code:
         assert str(path.relative_to(source)) in held
     for path in (source / "mmconfigs").rglob("*"):
         if path.suffix in (".py", ".yml"):

@@ -3,12 +3,13 @@
 default_scope = "mmpretrain"
 
 default_hooks = dict(
-    timer=dict(type="mmengine.IterTimerHook"),
+    timer=dict(type="xtra_toolkit.Throughput"),
     logger=dict(type="mmengine.LoggerHook", interval=50),
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
     checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook", interval=10, max_keep_ckpts=3),
     preemption=dict(type="xtra_toolkit.SaveOnSignal"),
     bad_images=dict(type="xtra_toolkit.SkipBadImages", max_share=0.01),
+    reconstruction=dict(type="xtra_toolkit.ReconstructionHook", interval=1000),
 )
 
 custom_hooks = [
@@ -22,9 +23,8 @@ env_cfg = dict(
     dist_cfg=dict(backend="nccl"),
 )
 
-visualizer = dict(
-    type="mmpretrain.UniversalVisualizer", vis_backends=[dict(type="mmengine.LocalVisBackend")]
-)
+# beside MMEngine's local files: tensorboard, wandb, mlflow
+visualizer = dict(type="xtra_toolkit.Visualizer", vis_backends=[])
 
 log_level = "INFO"
 load_from = None

@@ -54,4 +54,9 @@ param_scheduler = [
     dict(type="mmengine.LinearLR", start_factor=0.1, end=2, convert_to_iter_based=True),
     dict(type="mmengine.CosineAnnealingLR", begin=2, end=20, convert_to_iter_based=True),
 ]
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=20, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(interval=20, max_keep_ckpts=1),
+    online_probe=dict(type="xtra_toolkit.OnlineProbe", interval=4),
+    split_loss=dict(type="xtra_toolkit.SplitLoss", interval=20),
+)

@@ -3,7 +3,8 @@
     python tests/bench/run_all.py [--device cuda] [--only step plan ...] [--json FILE]
 
 Each runs in a process of its own, prints its own table and hands its rows over. A ratio above 1
-says that ours is faster, but for `sweep`, which says how much longer seven probes take than one.
+says that ours is faster, but for `sweep`, which says how much longer seven probes take than one,
+and for `memory`, which says how much longer a step takes than a plain one.
 Nothing else should run meanwhile: two busy threads on two cores wait for each other.
 """
 
@@ -31,6 +32,8 @@ CPU = {
     "plan": [["bench_plan.py"]],
     "input": [["bench_input.py"]],
     "sweep": [["bench_sweep.py", "--pairs", "9"]],
+    "index": [["bench_index.py"]],
+    "memory": [["bench_memory.py"]],
 }  # fmt: skip
 FULL = ["--depth", "12", "--decoder-depth", "8", "--batch", "64", "--dtype", "fp32", "bf16"]
 CUDA = {
@@ -40,6 +43,8 @@ CUDA = {
     "peers": [["bench_peers.py", "--device", "cuda"]],
     "attention": [["bench_attention.py", "--device", "cuda", "--dtype", "fp32", "bf16"]],
     "plan": [["bench_plan.py", "--device", "cuda"]],
+    "memory": [["bench_memory.py", "--device", "cuda", "--batch", "64", "--dtype", "bf16",
+                "--steps", "10", "--compile"]],
 }  # fmt: skip
 
 

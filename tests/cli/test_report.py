@@ -161,11 +161,15 @@ def test_a_run_on_other_images_is_listed(tmp_path):
     assert "- my birds, attentive: 90.00 %" in listed
 
 
-def test_a_pretraining_run_beside_them_is_listed(tmp_path):
-    folder = tmp_path / "20250101_120000" / "vis_data"
+def test_a_pretraining_run_beside_them_is_on_a_page_of_its_own(tmp_path):
+    run(tmp_path / "probe", {100: 72.0})
+    folder = tmp_path / "xtra" / "20250101_120000" / "vis_data"
     folder.mkdir(parents=True)
     Config.fromfile(ROOT.parent / "xtra_vit-b16.py").dump(folder / "config.py")
-    assert "- unnamed data set, pretraining: no step in its log" in xtra(tmp_path)[1]
+    code, output = xtra(tmp_path)
+    assert code == 0 and own(output)[0]["DTD"] == "72.0"
+    assert "xtra: logged up to step 0; no step in its log" in output
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_paper_s_rows_are_marked_and_as_published(tmp_path):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.progress import progress, watched
+
 
 @click.command()
 @click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -58,7 +60,9 @@ def sample(images: Path, size: int, pixels: int, seed: int):  # noqa: ANN201, Nu
     data = ImageFolder(str(images), pipeline=steps)
     each = size * size
     chosen = np.random.default_rng(seed).permutation(len(data))[: max(1, pixels // each)]
-    return np.concatenate([data[int(i)]["img"][..., ::-1].reshape(-1, 3) for i in chosen])
+    return np.concatenate(
+        [data[int(i)]["img"][..., ::-1].reshape(-1, 3) for i in watched(chosen, "images")]
+    )
 
 
 def kmeans(colours, number: int, seed: int):  # noqa: ANN001, ANN201
@@ -69,5 +73,6 @@ def kmeans(colours, number: int, seed: int):  # noqa: ANN001, ANN201
         raise click.UsageError(
             "xtra clusters needs scikit-learn: pip install xtra_toolkit[demo]"
         ) from error
-    found = MiniBatchKMeans(number, batch_size=4096, n_init=3, random_state=seed).fit(colours)
+    with progress(f"k-means, {number} colours"):  # scikit-learn tells nobody how far it is
+        found = MiniBatchKMeans(number, batch_size=4096, n_init=3, random_state=seed).fit(colours)
     return found.cluster_centers_.astype("float32"), (found.inertia_ / colours.size) ** 0.5

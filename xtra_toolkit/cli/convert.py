@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.progress import progress
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -117,12 +119,14 @@ def convert(
 
     for plugin in plugins:
         importlib.import_module(plugin)
-    state = read_state(source)
-    if head is not None:
-        state = joined(state, read_state(head))
+    with progress(f"reading {source.name}"):
+        state = read_state(source)
+        if head is not None:
+            state = joined(state, read_state(head))
     checkpoint = Checkpoint.of(state, mask, img_size)
     content = checkpoint.layout(layout, full_attention)
-    save(content, target)
+    with progress(f"writing {target.name}"):
+        save(content, target)
     attends = "full attention" if "attention" in content["meta"] else f"mask {checkpoint.mask}"
     click.echo(
         f"{target}: {len(content['state_dict'])} tensors, layout {layout}, {checkpoint.grid}, "

@@ -1,10 +1,11 @@
 """``xtra features``: a frozen encoder's features of a data set, each image's once."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
+from xtra_toolkit.progress import watched
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -84,12 +85,3 @@ def features(
     sizes = ", ".join(f"{len(part['labels'])} {name} images" for name, part in parts.items())
     width = parts["bank"]["features"].shape[1]
     click.echo(f"{out}: {sizes}, {width} values each, read in {dtype}")
-
-
-def watched(batches, name: str) -> Iterator:  # noqa: ANN001, a DataLoader; torch loads late
-    """The batches, and where standard error is a terminal a bar of how many have gone."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(batches, name, console=console, disable=not console.is_terminal)

@@ -1,9 +1,11 @@
-"""``xtra report``: finished benchmark runs as the paper's table."""
+"""``xtra report``: runs as a page, finished benchmark runs as the paper's table."""
 
 import warnings
 from pathlib import Path
 
 import click
+
+PAGE = "report.html"
 
 
 @click.command()
@@ -19,10 +21,22 @@ import click
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the table to this file too.",
 )
-def report(work_dirs: tuple[Path, ...], csv_file: Path | None) -> None:
-    """Collect benchmark runs into the paper's table, as Markdown.
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The page; default: report.html in the one WORK_DIR, or here where there are several.",
+)
+def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None) -> None:
+    """Show runs on a page, and collect benchmarks into the paper's table.
 
-    WORK_DIRS are those of mim train, or folders above several. A row is a model and a protocol
+    WORK_DIRS are those of mim train, or folders above several.
+
+    Pretraining runs become one HTML file, side by side: what their configs differ in, certificate,
+    curves, pictures over time, throughput and memory, versions, and the loss against the accuracy
+    of their probes and of the benchmark runs given here that began from their checkpoints. It
+    opens without a network. With --html, runs of any kind do.
+
+    Benchmark runs are printed as the paper's table, in Markdown. A row is a model and a protocol
     (attentive, linear, fine-tuning), a column one of the 15 data sets; the mean is given when all
     15 are there. A model is named by its checkpoint, and by its mask where backbone.change_mask
     replaced the encoder's own. The paper's figures stand below, marked as the paper's. Unfinished
@@ -33,9 +47,26 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None) -> None:
         from xtra_toolkit.report.runs import find_runs
         from xtra_toolkit.report.table import markdown, write_csv
 
-    runs = find_runs(work_dirs)
-    for line in markdown(runs):
-        click.echo(line)
-    if csv_file:
-        with open(csv_file, "w", newline="") as file:
-            write_csv(runs, file)
+        runs = find_runs(work_dirs)
+        benchmarks = [run for run in runs if not run.pretrains]
+        for line in markdown(benchmarks) if benchmarks else ():
+            click.echo(line)
+        if csv_file:
+            with open(csv_file, "w", newline="") as file:
+                write_csv(benchmarks, file)
+        if html or len(benchmarks) < len(runs):
+            write_page(runs, html or (work_dirs[0] if len(work_dirs) == 1 else Path()) / PAGE)
+
+
+def write_page(runs: list, path: Path) -> None:
+    """Says what is on it and where it is, beside the table, whose file standard output may be."""
+    from xtra_toolkit.report import facts, page  # matplotlib is slow to import
+
+    columns = facts.columns([run for run in runs if run.pretrains] or runs)
+    for column in columns:
+        click.echo(
+            f"{column.name}: logged up to step {facts.steps(column)}; {facts.state(column)}",
+            err=True,
+        )
+    page.write(page.html(columns, [run for run in runs if not run.pretrains]), path)
+    click.echo(f"{path}: written", err=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.complete.cache import cached
 from xtra_toolkit.complete.chain import chain, only, refuse_mask, step_plan
+from xtra_toolkit.complete.pixels import filled, predicted
 from xtra_toolkit.masks import Mask, WithPrefix
 from xtra_toolkit.plan import compile_plan, sees
 
@@ -51,15 +52,9 @@ class Continuation:
         """Images (B, C, height, width), NaN where units are to come."""
         return self.grid.unpatchify(self._start(images))
 
-    @torch.no_grad()
     def teacher_forced(self, images: Tensor) -> Tensor:
         """Each unit to come, predicted from the true ones; a normalised target's own statistics."""
-        truth, patches = self.grid.patchify(images), self._start(images)
-        predictions = self.model.reconstruct(images, self.plan)
-        for unit in self.units[self.first :]:
-            place = slice(unit.start, unit.stop)
-            like = self._values(truth, place)
-            self._put(patches, place, predictions[unit.group][:, unit.link], like)
+        patches = filled(self._start(images), predicted(self.model, images, self.plan))
         return self.grid.unpatchify(patches)
 
     @torch.no_grad()

@@ -68,9 +68,9 @@ def read_images(paths: list[Path], model: nn.Module) -> Tensor:
 
 def to_pixels(images: Tensor, preprocessor: nn.Module) -> np.ndarray:
     """The way back: (B, height, width, 4) uint8, RGBA, transparent where there is NaN."""
-    if preprocessor._enable_normalize:
+    if getattr(preprocessor, "_enable_normalize", False):
         images = images * preprocessor.std + preprocessor.mean
-    if not preprocessor._channel_conversion:
+    if not getattr(preprocessor, "_channel_conversion", False):
         images = images.flip(1)  # files are read as BGR
     alpha = images[:, :1].isnan().logical_not() * 255
     pixels = images.nan_to_num().round().clamp(0, 255).expand(-1, 3, -1, -1)

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xtra_toolkit.complete.continuation import Continuation
-from xtra_toolkit.models.layers import take
-from xtra_toolkit.plan import Plan
-from xtra_toolkit.targets import PixelTarget
+from xtra_toolkit.complete.pixels import encoded, filled, predicted, true_pixels
 
 OWN = "target's own mean and std"
 
@@ -50,7 +48,11 @@ def panels(
     Raises:
         ValueError: the target is no pixels, or the options do not fit the pair.
     """
-    refuse_other_targets(model, images)
+    if true_pixels(model, images) is not images:
+        raise ValueError(
+            f"{type(model.target_generator).__name__} predicts a filtered image, which cannot be "
+            "fed back; xtra complete needs the pixels themselves"
+        )
     if model.planner.hides:
         if given is not None or stats is not None:
             raise ValueError(
@@ -87,49 +89,15 @@ def continuation(
     ]
 
 
-@torch.no_grad()
 def reconstruction(model: nn.Module, images: Tensor) -> list[Panel]:
     """Shown patches; hidden ones reconstructed, the shown ones pasted; and truth."""
-    grid, target, plan = model.planner.grid, model.target_generator, _plan(model, images)
-    truth, batch = grid.patchify(images), len(images)
-    seen = torch.zeros(batch, grid.tokens + grid.extra, dtype=torch.bool, device=images.device)
-    seen = seen.scatter(1, plan.encoded_tokens.expand(batch, -1), True)[:, : grid.tokens, None]
-    shown = truth.where(seen, torch.nan)
-    made = shown.clone()
-    for group, prediction in zip(plan.groups, model.reconstruct(images, plan), strict=True):
-        tokens = group.tokens.flatten(1)
-        pixels = target.restore(prediction, take(truth, tokens).view(prediction.shape))
-        index = tokens.expand(batch, -1)[..., None].expand(-1, -1, grid.values)
-        made = made.scatter(1, index, pixels.view(index.shape))
-    made = truth.where(seen, made)  # pasted, also over predictions that do not count
+    grid, plan = model.planner.grid, model.planner(len(images), images.device)
+    seen = encoded(plan, grid, len(images))
+    shown = grid.patchify(images).where(seen[..., None], torch.nan)
+    made = filled(shown, predicted(model, images, plan))
+    normalised = model.target_generator.normalises
     return [
         Panel("input", grid.unpatchify(shown), f"{int(seen[0].sum())} of {grid.tokens} patches"),
-        Panel(
-            "reconstruction, shown pasted", grid.unpatchify(made), OWN if target.normalises else ""
-        ),
+        Panel("reconstruction, shown pasted", grid.unpatchify(made), OWN if normalised else ""),
         Panel("truth", images),
     ]
-
-
-def _plan(model: nn.Module, images: Tensor) -> Plan:
-    plan = model.planner(len(images), images.device)
-    if plan.copies > 1:
-        raise ValueError(
-            f"{model.planner.pair} has {plan.copies} masks an image; a picture needs one"
-        )
-    return plan
-
-
-def refuse_other_targets(model: nn.Module, images: Tensor) -> None:
-    """ValueError unless what is predicted is the pixels themselves, raw or normalised."""
-    target, grid = model.target_generator, model.planner.grid
-    if not (
-        isinstance(target, PixelTarget)
-        and target.width(grid) == grid.values
-        and torch.equal(target.values(images, grid), grid.patchify(images))
-    ):
-        raise ValueError(
-            f"{type(target).__name__} predicts something else than the pixels of a patch, which "
-            "cannot be drawn or fed back; xtra complete needs pixels (NextBlock, NextToken, "
-            "MaskedPatches)"
-        )

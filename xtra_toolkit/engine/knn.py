@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_gather, get_world_size
+from mmengine.dist import get_world_size
 from torch import Tensor
 
 from xtra_toolkit.engine.features import label_of, read_batch
 from xtra_toolkit.engine.inference import InferenceTestLoop, InferenceValLoop
-from xtra_toolkit.engine.neighbours import Bank, vote
+from xtra_toolkit.engine.neighbours import Bank, in_order, vote
+from xtra_toolkit.progress import watched
 from xtra_toolkit.registry import LOOPS
 
 
@@ -69,12 +70,12 @@ class _Neighbours:
     def _fill(self) -> Bank:
         """The bank, gathered from all processes."""
         features, labels = [], []
-        for data_batch in self.bank_dataloader:
+        for data_batch in watched(self.bank_dataloader, "kNN bank"):
             feature, samples = self._features(data_batch)
             features.append(feature)
             labels.append(torch.cat([label_of(sample) for sample in samples]).to(feature.device))
         images = len(self.bank_dataloader.dataset)
-        bank = Bank(*(_in_order(torch.cat(parts), images) for parts in (features, labels)))
+        bank = Bank(*(in_order(torch.cat(parts), images) for parts in (features, labels)))
         names = _classes(self.bank_dataloader)
         self.classes = len(names) if names else int(bank.labels.max()) + 1
         self.runner.logger.info(
@@ -143,9 +144,3 @@ def _check(bank: Any, dataloader: Any, k: int) -> None:
 
 def _classes(dataloader: Any) -> tuple | None:
     return (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")
-
-
-def _in_order(share: Tensor, images: int) -> Tensor:
-    """The shares of all processes; rank r of W holds images r, r + W, ..., the first repeated."""
-    shares = all_gather(share)
-    return share if len(shares) == 1 else torch.stack(shares, 1).flatten(0, 1)[:images]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_gather
 from torch import Tensor, nn
 
 
@@ -51,10 +52,20 @@ def pooled_feature(model: nn.Module, images: Tensor) -> Tensor:
     A feature map is averaged over its pixels, a sequence over its patch tokens; what is (B, D)
     already (``out_type='cls_token'``) stays.
     """
-    feature = model.extract_feat(images)
+    return pooled(model.extract_feat(images), getattr(model.backbone, "num_extra_tokens", 0))
+
+
+def pooled(feature: Tensor | tuple[Tensor, ...], extra: int) -> Tensor:
+    """The last feature, pooled, (B, D) in float32; a sequence begins with ``extra`` tokens."""
     feature = (feature[-1] if isinstance(feature, tuple | list) else feature).float()
     if feature.ndim == 4:
         feature = feature.mean((2, 3))
     elif feature.ndim == 3:
-        feature = feature[:, getattr(model.backbone, "num_extra_tokens", 0) :].mean(1)
+        feature = feature[:, extra:].mean(1)
     return feature
+
+
+def in_order(share: Tensor, images: int) -> Tensor:
+    """The shares of all processes; rank r of W holds images r, r + W, ..., the first repeated."""
+    shares = all_gather(share)
+    return share if len(shares) == 1 else torch.stack(shares, 1).flatten(0, 1)[:images]

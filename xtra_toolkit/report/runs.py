@@ -1,4 +1,4 @@
-"""Benchmark runs, read from what MMEngine left in their working folders.
+"""Runs, read from what MMEngine left in their working folders.
 
     WORK_DIR/20250101_120000/vis_data/config.py, scalars.json
 
@@ -6,8 +6,9 @@ A folder by time is one start of a run. A start that resumes continues the one b
 same WORK_DIR; any other is a run of its own.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,14 @@ from mmengine.config import Config
 
 @dataclass
 class Run:
-    """One run; ``accuracy`` is its last validation's top-1 in per cent, None before any."""
+    """One run; ``accuracy`` is its last validation's top-1 in per cent, None before any.
+
+    ``starts`` are the folders of its starts, ``folder`` the first, and ``config`` is the last's.
+    """
 
     folder: Path
+    config: Config
+    starts: list[Path]
     benchmark: str | None
     model: str
     protocol: str
@@ -27,6 +33,18 @@ class Run:
     accuracy: float | None = None
     rate: float | None = None
     trained: bool = False
+
+    @property
+    def pretrains(self) -> bool:
+        """Is it of a mask and a target, and no test of one?"""
+        tested = self.accuracy is not None and not self.trained
+        return "target_generator" in (self.config.get("model") or {}) and not tested
+
+    @property
+    def weights(self) -> str | None:
+        """The checkpoint that it began from."""
+        backbone = (self.config.get("model") or {}).get("backbone") or {}
+        return (backbone.get("init_cfg") or {}).get("checkpoint") or self.config.get("load_from")
 
     @property
     def finished(self) -> bool:
@@ -64,6 +82,9 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         before = [r for r in runs if r.trained and r.folder.parent == start.parent]
         continues = bool(config.get("resume") and before)
         run = before[-1] if continues else described(config, start)
+        if continues:
+            run.starts.append(start)
+            run.config = config
         read_validations(run, start / "vis_data" / "scalars.json")
         read_validations(run, start / f"{start.name}.json")  # where mim test writes
         if not continues:
@@ -79,17 +100,24 @@ def config_of(start: Path) -> Config:
             f"There is no {path}: it is MMEngine's LocalVisBackend that writes it, and without it "
             "the run cannot be told. Name the other runs alone."
         )
-    return Config.fromfile(path)
+    return Config.fromfile(path, import_custom_modules=False)  # a plugin may be gone
 
 
 def read_validations(run: Run, log: Path) -> None:
     """Takes the last one of a log, which a run that stopped early may lack."""
-    for text in log.read_text().splitlines() if log.exists() else ():
-        line = json.loads(text)
+    for line in lines(log):
         run.trained |= "loss" in line
         if "accuracy/top1" in line:
             run.accuracy, run.step = line["accuracy/top1"], line.get("step", run.length)
             run.rate = line.get("accuracy/best_lr")
+
+
+def lines(log: Path) -> Iterator[dict]:
+    """Of JSON; one that was cut off by a kill is left out."""
+    for text in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            if isinstance(line := json.loads(text), dict):
+                yield line
 
 
 def described(config: Config, folder: Path) -> Run:
@@ -97,6 +125,8 @@ def described(config: Config, folder: Path) -> Run:
     train, model = config.get("train_cfg") or {}, config.get("model") or {}
     return Run(
         folder=folder,
+        config=config,
+        starts=[folder],
         benchmark=config.get("benchmark"),
         model=encoder_of(model.get("backbone") or {}, config.get("load_from")),
         protocol=protocol_of(model, config.get("test_cfg") or config.get("val_cfg") or {}),

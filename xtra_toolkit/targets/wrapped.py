@@ -25,6 +25,11 @@ class WrappedTarget(nn.Module):
         """Are its values class ids?"""
         return getattr(self.target, "classes", False)
 
+    @property
+    def normalises(self) -> bool:
+        """Are they compared without their mean, by their standard deviation?"""
+        return getattr(self.target, "normalises", False)
+
     def bind(self, backbone: nn.Module) -> None:
         """Hand on the encoder, which some targets ask for."""
         if hasattr(self.target, "bind"):
@@ -45,3 +50,7 @@ class WrappedTarget(nn.Module):
     def normalise(self, values: Tensor) -> Tensor:
         """The values of links, (B, G, T * V), as the loss compares them."""
         return self.target.normalise(values)
+
+    def restore(self, prediction: Tensor, like: Tensor) -> Tensor:
+        """The inverse of ``normalise``, with the statistics of ``like``."""
+        return self.target.restore(prediction, like)

@@ -1,0 +1,10 @@
+"""MAE beside xtra_photographs.py: another mask line, another target line, a plain head."""
+
+_base_ = ["xtra_photographs.py"]
+
+model = dict(
+    mask=dict(_delete_=True, type="xtra_toolkit.RandomShown", mask_ratio=0.75),
+    target_generator=dict(type="xtra_toolkit.MaskedPatches"),
+    neck=dict(projection=None),
+    head=dict(hidden=None),
+)

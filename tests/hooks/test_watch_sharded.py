@@ -1,0 +1,59 @@
+"""OnlineProbe and SplitLoss where the weights lie in parts on two processes."""
+
+from pathlib import Path
+
+import numpy as np
+import photographs
+import pytest
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from processes import on_two
+from watching import curves
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WATCHES = {
+    "default_hooks.online_probe": dict(type="xtra_toolkit.OnlineProbe", interval=1),
+    "default_hooks.split_loss": dict(type="xtra_toolkit.SplitLoss", interval=1),
+}
+NAMES = ("loss", "probe/loss", "loss_step/001", "loss_step/003", "loss_band/0", "loss_band/5")
+
+
+def train(name, folder, photos, **options):
+    """What was logged of a run of 6 steps without drop path."""
+    config = Config.fromfile(CONFIGS / f"{name}.py")
+    changes = {
+        "train_dataloader.dataset.data_root": str(photos),
+        "train_dataloader.dataset.with_label": True,
+        "train_dataloader.batch_size": 4 if "fsdp" in name else 8,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+        "train_dataloader.pin_memory": False,
+        "train_cfg.global_batch": 8,
+        "train_cfg.max_epochs": 3,
+        "default_hooks.logger.interval": 1,
+        "log_level": "WARNING",
+        "work_dir": str(folder),
+        "launcher": "pytorch" if "fsdp" in name else "none",
+    }
+    config.merge_from_dict(changes | options)
+    RUNNERS.build(config).train()
+
+
+def _sharded(rank, folder, photos):
+    train("xtra_tiny_fsdp", folder / "plain", photos)
+    train("xtra_tiny_fsdp", folder / "watched", photos, **WATCHES)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_does_not_notice_and_has_the_curves_of_a_whole_one(tmp_path):
+    photos = photographs.write(tmp_path / "photos", 18)
+    on_two(_sharded, tmp_path, photos)
+    train("xtra_tiny", tmp_path / "whole", photos, **WATCHES)
+    plain, watched, whole = (
+        curves(tmp_path / name, *NAMES) for name in ("plain", "watched", "whole")
+    )
+    assert plain[0] == watched[0] and len(watched[0]) == 6
+    for name, mine, other in zip(NAMES, watched, whole, strict=True):
+        apart = 0.01 if name == "probe/loss" else 1e-4  # AdamW's first step is a sign
+        assert len(mine) > 0 or name == "loss_band/5"
+        np.testing.assert_allclose(mine, other, rtol=apart)

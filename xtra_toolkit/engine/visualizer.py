@@ -1,0 +1,73 @@
+"""Where curves and pictures go: MMEngine's local files, and trackers by their names.
+
+    --cfg-options visualizer.vis_backends=tensorboard
+
+(or ``wandb``, ``mlflow``, or several, ``wandb,tensorboard``), each after
+``pip install xtra_toolkit[NAME]``.
+"""
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+from mmengine.visualization import BaseVisBackend
+from mmpretrain.visualization import UniversalVisualizer
+
+from xtra_toolkit.registry import VISUALIZERS
+
+LOCAL = dict(type="mmengine.LocalVisBackend")
+# a tracker, its package and the extra that installs it have one name
+TRACKERS = dict(
+    tensorboard="xtra_toolkit.TensorBoardTracker",
+    wandb="xtra_toolkit.WandbTracker",
+    mlflow="xtra_toolkit.MLflowTracker",
+)
+
+
+@VISUALIZERS.register_module()
+class Visualizer(UniversalVisualizer):
+    """MMPretrain's visualizer, whose back ends may be names; MMEngine's local files are always one.
+
+    Args:
+        name: of the instance, MMEngine's.
+        vis_backends: one or several of ``'tensorboard'``, ``'wandb'``, ``'mlflow'``, or configs of
+            back ends, where a tracker has arguments.
+        **kwargs: of MMEngine's ``Visualizer``.
+
+    Raises:
+        ValueError: an unknown name, or its package is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str = "visualizer",
+        vis_backends: str | dict | Iterable[str | dict | BaseVisBackend] = (),
+        **kwargs: Any,
+    ):
+        one = isinstance(vis_backends, str | dict | BaseVisBackend)
+        others = [_config(backend) for backend in ([vis_backends] if one else vis_backends or ())]
+        local = [] if any("LocalVisBackend" in _kind(other) for other in others) else [{**LOCAL}]
+        super().__init__(name, vis_backends=local + others, **kwargs)
+
+
+def _kind(backend: Any) -> str:
+    return str(backend["type"] if isinstance(backend, dict) else type(backend))
+
+
+def _config(backend: Any) -> Any:
+    """The config of a tracker that is named; anything else as it is."""
+    if not isinstance(backend, str):
+        return backend
+    if backend == "local":
+        return {**LOCAL}
+    if backend not in TRACKERS:
+        raise ValueError(
+            f"visualizer.vis_backends names {backend!r}; there are {', '.join(TRACKERS)}, beside "
+            "the local files, which are always written."
+        )
+    if find_spec(backend) is None:
+        raise ValueError(
+            f"visualizer.vis_backends names {backend!r}, which is not installed: "
+            f"pip install xtra_toolkit[{backend}]"
+        )
+    return dict(type=TRACKERS[backend])

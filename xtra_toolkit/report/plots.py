@@ -1,0 +1,177 @@
+"""Plots as SVG that takes its colours from the page, so that one drawing is light and dark.
+
+Matplotlib draws in placeholder colours, which become CSS variables; text stays text, in the
+page's font. What belongs to run 2 has the class ``run-2``, so that the page can hide it.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+COLOURS = 8  # --series-0 to --series-7 of the page
+SHADES = 16  # of what has an order
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+SERIES = [f"#0400{n:02x}" for n in range(COLOURS)]
+RAMP = [f"#0500{n:02x}" for n in range(SHADES)]
+PLACEHOLDERS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
+PLACEHOLDERS |= {colour: f"var(--series-{n})" for n, colour in enumerate(SERIES)}
+PLACEHOLDERS |= {
+    colour: f"color-mix(in oklch, var(--last) {100 * n / (SHADES - 1):.0f}%, var(--first))"
+    for n, colour in enumerate(RAMP)
+}
+DASHES = ("-", "--", ":", "-.")  # runs beyond the eighth
+MARKERS = "os^Dv<>p"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xtra report",
+    "text.parse_math": False,
+    "text.color": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "font.size": 8,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+}
+RAW, SMOOTH = 600, 300  # points of a curve that are drawn
+WINDOW = 1 / 20  # of a curve, that smoothing averages over
+FEW = 30  # points that are marked one by one
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve of a run."""
+
+    run: int
+    x: np.ndarray
+    y: np.ndarray
+
+
+def svg(paint: Callable[[Axes], None], xlabel: str, ylabel: str, height: float = 2.5) -> str:
+    """A drawing, by a function that paints its axes."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        paint(axes)
+        axes.set_xlabel(xlabel)
+        axes.set_title(ylabel, loc="left", fontsize=9, color=INK)  # read sooner than along the axis
+        buffer = io.StringIO()
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            dpi=144,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
+    return themed(buffer.getvalue())
+
+
+def themed(text: str) -> str:
+    """The ``svg`` element alone, its colours as variables, its runs as classes."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r"font-family:[^;\"]*;?|font: ([\d.]+px)[^;\"]*", _font, text)
+    text = re.sub(r'<g id="(run-\d+(?: raw)?)">', r'<g class="\1">', text)
+    text = re.sub(r' id="[A-Za-z.]\w*(\.\w+)?_\d+"', "", text)  # of one figure, not of a page
+    return re.sub("|".join(PLACEHOLDERS), lambda found: PLACEHOLDERS[found[0]], text)
+
+
+def _font(found: re.Match) -> str:
+    return f"font-size: {found[1]}" if found[1] else ""
+
+
+def curves(
+    lines: list[Line], xlabel: str, ylabel: str, smooth: bool = False, log: bool = False
+) -> str:
+    """Curves over iterations; smoothed ones have their raw values behind them."""
+
+    def paint(axes: Axes) -> None:
+        for line in lines:
+            _curve(axes, line, smooth and len(line.x) > FEW)
+        values = np.concatenate([line.y for line in lines])
+        values = values[np.isfinite(values)]
+        if log and len(values) and values.min() > 0 and values.max() > 4 * values.min():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:.3g}")
+            axes.yaxis.set_minor_formatter("")
+        iterations(axes)
+
+    return svg(paint, xlabel, ylabel)
+
+
+def _curve(axes: Axes, line: Line, smooth: bool) -> None:
+    style = dict(color=SERIES[line.run % COLOURS])
+    dash = DASHES[line.run // COLOURS % len(DASHES)]
+    if smooth:
+        axes.plot(*envelope(line.x, line.y), lw=0.7, alpha=0.35, gid=f"run-{line.run} raw", **style)
+        kept = np.unique(np.linspace(0, len(line.x) - 1, SMOOTH).round().astype(int))
+        y = smoothed(line.y)[kept]
+        axes.plot(line.x[kept], y, dash, gid=f"run-{line.run}", **style)
+        return
+    marker = dict(marker="o", ms=3) if len(line.x) <= FEW else {}
+    axes.plot(*envelope(line.x, line.y), dash, gid=f"run-{line.run}", **marker, **style)
+
+
+def iterations(axes: Axes) -> None:
+    """Along the axis, whole and few."""
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def short(value: float, _: object = None) -> str:
+    """120000 as '120k', as ticks are written."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def smoothed(y: np.ndarray) -> np.ndarray:
+    """The mean over a centred window, over what is finite in it."""
+    half = max(1, round(len(y) * WINDOW / 2))
+    finite = np.isfinite(y)
+    sums = np.concatenate([[0], np.where(finite, y, 0).cumsum()])
+    counts = np.concatenate([[0], finite.cumsum()])
+    at = np.arange(len(y))
+    reach = np.minimum(half, np.minimum(at, len(y) - 1 - at))  # symmetric, so that ends do not lag
+    low, high = at - reach, at + reach + 1
+    count = counts[high] - counts[low]
+    return np.where(count > 0, (sums[high] - sums[low]) / np.maximum(count, 1), np.nan)
+
+
+def envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``RAW`` points: of each stretch the least and the greatest, so no spike is lost."""
+    if len(x) <= RAW:
+        return x, y
+    kept = set()
+    for stretch in np.array_split(np.arange(len(x)), RAW // 2):
+        values = y[stretch]
+        if np.isfinite(values).any():
+            kept |= {stretch[np.nanargmin(values)], stretch[np.nanargmax(values)]}
+        else:
+            kept.add(stretch[0])
+    at = sorted(kept)
+    return x[at], y[at]
