@@ -26,6 +26,12 @@ env_cfg = dict(
 # beside MMEngine's local files: tensorboard, wandb, mlflow
 visualizer = dict(type="xtra_toolkit.Visualizer", vis_backends=[])
 
+# MMEngine's would log val/loss as a mean over the last ten validations
+log_processor = dict(
+    type="mmengine.LogProcessor",
+    mean_pattern=r"^(?!val/|probe/).*(loss|time|data_time|grad_norm)",
+)
+
 log_level = "INFO"
 load_from = None
 resume = False

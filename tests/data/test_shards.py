@@ -1,9 +1,11 @@
 """Tar shards are the folder that they were written from: images, crops, labels, masks, steps."""
 
 import builtins
+import io
 import json
 import re
 import sys
+import tarfile
 from pathlib import Path
 
 import photographs
@@ -229,6 +231,16 @@ def changed(path):
     shard(({"__key__": f"{i:02}", "cls": 0, "jpg": bytes(3000)} for i in range(12)), path.parent)
 
 
+def renamed(path):
+    """Another image of the same size, as files without compression have it."""
+    with tarfile.open(path) as tar:
+        files = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w") as tar:
+        for member, content in files:
+            member.name = member.name.replace("043", "044")
+            tar.addfile(member, io.BytesIO(content))
+
+
 def shifted(path):
     path.write_bytes(path.read_bytes()[512:])
 
@@ -238,6 +250,7 @@ CHANGES = {
     "absent": (Path.unlink, "FileNotFoundError"),
     "cut": (cut, "OSError: the shard ends before the image does"),
     "changed": (changed, CHANGED),
+    "renamed": (renamed, CHANGED),
     "shifted": (shifted, CHANGED),
 }
 

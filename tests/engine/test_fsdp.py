@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import get_file_backend
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmpretrain.registry import MODELS
 from processes import on_two
@@ -240,7 +240,9 @@ def test_all_processes_stop_where_one_went_wrong(photos, tmp_path):
         ({}, "--launcher pytorch"),
         ({"compile": True}, "compile is set"),
         ({"default_hooks.ema": dict(type="mmengine.EMAHook")}, "mmengine.EMAHook needs whole"),
+        ({"custom_hooks": [dict(type=EMAHook)]}, "EMAHook needs whole"),
         ({"val_cfg": dict(type="xtra_toolkit.KNNValLoop")}, "KNNValLoop needs whole"),
+        ({"strategy.model_wrapper": dict(use_orig_params=False)}, "use_orig_params=False"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(options, sentence, photos, tmp_path):

@@ -1,11 +1,14 @@
 """OnlineProbe: honest curves, and a training that does not notice."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.hooks import Hook
 from processes import on_two
 from tiny_runs import IMAGES, PIPELINE, flat, run
 from watching import DDP, HALF, SAFE, Generators, curves, logged_lines
@@ -16,6 +19,7 @@ from xtra_toolkit.engine.online_head import OnlineHead
 from xtra_toolkit.hooks import OnlineProbe, SplitLoss
 
 PLAIN = [dict(type="mmpretrain.ResizeEdge", scale=16), dict(type="mmpretrain.PackInputs")]
+ROOT = Path(__file__).parents[2] / "mmconfigs"
 NAMES = ("probe/train_top1", "probe/loss", "probe/linear_top1", "probe/knn_top1")
 TEN_STEPS = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=2, global_batch=8)
 VALIDATION = dict(
@@ -206,6 +210,26 @@ def test_a_validation_before_the_first_look_of_a_resumed_run_has_its_figures(tmp
     names = ("probe/linear_top1", "probe/knn_top1")
     whole, rest = (curves(tmp_path / name, *names) for name in ("whole", "rest"))
     assert rest == whole and len(rest[0]) == 1
+
+
+class Metrics(Hook):
+    """What each validation measured."""
+
+    def __init__(self):
+        self.losses = []
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.losses.append(metrics["val/loss"])
+
+
+def test_the_loss_of_a_validation_is_logged_and_no_mean_over_several(tmp_path):
+    processor = Config.fromfile(ROOT / "_base_" / "runtime.py").log_processor
+    options = dict(val_cfg=dict(), train_cfg=TEN_STEPS, log_processor=processor)
+    run(tmp_path, "XTRA", custom_hooks=[SAFE, own := Metrics()], **VALIDATION | options)
+    assert curves(tmp_path, "val/loss") == [own.losses] and len(set(own.losses)) == 2
+    for key in ("loss", "time", "data_time", "grad_norm"):
+        assert re.search(processor.mean_pattern, key)
+    assert not re.search(processor.mean_pattern, "probe/loss")
 
 
 class Other(Digits):

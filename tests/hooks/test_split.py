@@ -15,8 +15,8 @@ from tiny_runs import flat, run
 from watching import DDP, HALF, SAFE, Generators, curves, logged_lines
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.hooks import SplitLoss
-from xtra_toolkit.hooks.parts import Bands, Ranges, dct
+from xtra_toolkit.hooks import SplitLoss, parts
+from xtra_toolkit.hooks.parts import Bands, Ranges, dct, link_weights
 
 ORDERS = ("block_orders", "block")
 LOOK_AHEAD = ("block", dict(type="xtra_toolkit.NextBlock", look_ahead=2, normalise=False))
@@ -30,6 +30,8 @@ class Wrapper:
 
 
 class Stub:
+    iter = 0
+
     def __init__(self, model):
         self.model, self.optim_wrapper = model, Wrapper()
 
@@ -143,6 +145,16 @@ def test_a_wave_is_in_its_band():
         expected[u] = patch.square().mean()
         torch.testing.assert_close(bands.of(patch, torch.ones(1, 1).double()), expected)
     assert Bands(PatchGrid(2, 2, (2, 2))).names == ["loss_band/0", "loss_band/4", "loss_band/5"]
+
+
+@pytest.mark.parametrize("reduction", ["batch", "image"])
+def test_weights_of_two_processes_are_those_of_the_joint_batch(reduction, monkeypatch):
+    live = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]).bool()
+    weights = link_weights(live, (4, 3), reduction, live)
+    count = live.sum() if reduction == "batch" else live.any(1).sum()
+    monkeypatch.setattr(parts, "all_reduce", lambda own, op: own.fill_(count / 2))
+    halves = [link_weights(half, (2, 3), reduction, half) for half in live.split(2)]
+    torch.testing.assert_close(torch.cat(halves) / 2, weights)
 
 
 def test_the_dct_is_scipys():

@@ -107,16 +107,23 @@ def test_a_step_waits_for_all_of_its_micro_batches(monkeypatch):
 
 
 class Waiting(Hook):
-    """In each step, a quarter of a second is waited for images."""
+    """In each step a quarter of a second is waited for images, and hooks take five after it."""
 
     priority = "LOWEST"
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.clock.now += 5
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         runner.train_loop.dataloader.waited += 0.25
 
 
 def test_data_time_is_that_of_the_whole_step(run, tmp_path, monkeypatch):
-    run(custom_hooks=[Clock(monkeypatch), Waiting()])
+    clock = Clock(monkeypatch)
+    run(custom_hooks=[clock, Waiting(clock)])
     loaded = [line["data_time"] for line in scalars(tmp_path)]
     assert loaded == pytest.approx([0.25] * 15, abs=0.1)  # and what was waited indeed
 

@@ -37,13 +37,15 @@ def test_without_live_all_count():
     assert reduce(None) == pytest.approx((0.25 + 9 + 4 + 81) / 4)
 
 
-def test_the_batch_wide_count_is_over_all_ranks(monkeypatch):
-    """Gradients are averaged over ranks; with AIM's count they are those of one whole batch."""
+@pytest.mark.parametrize("reduction", ["batch", "image"])
+def test_what_is_counted_is_counted_over_all_ranks(reduction, monkeypatch):
+    """Gradients are averaged over ranks; with such a count they are those of one whole batch."""
     from xtra_toolkit.models import prediction_head as module
 
-    head = PredictionHead(shapes=[(4, 2)])
+    head = PredictionHead(shapes=[(4, 2)], reduction=reduction)
     x, goal = torch.randn(6, 5, 4), torch.randn(6, 5, 2)
     live = torch.rand(6, 5) < torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5, 0.3])[:, None]
+    live[:, 0], live[1] = True, False  # an image predicts nothing
 
     def gradient(part, count):
         monkeypatch.setattr(module, "get_world_size", lambda: 6 // len(x[part]))
@@ -51,10 +53,12 @@ def test_the_batch_wide_count_is_over_all_ranks(monkeypatch):
         loss = head.reduce(head.predictors[0](x[part]), goal[part], live[part])
         return torch.autograd.grad(loss, head.predictors[0].weight)[0]
 
-    whole = gradient(slice(None), live.sum())
-    ranks = [gradient(slice(2 * r, 2 * r + 2), live.sum()) for r in range(3)]
+    count = live.sum() if reduction == "batch" else live.any(1).sum()
+    whole = gradient(slice(None), count)
+    ranks = [gradient(slice(2 * r, 2 * r + 2), count) for r in range(3)]
     torch.testing.assert_close(torch.stack(ranks).mean(0), whole)
-    alone = [gradient(slice(2 * r, 2 * r + 2), live[2 * r : 2 * r + 2].sum()) for r in range(3)]
+    head.eval()  # each for itself
+    alone = [gradient(slice(2 * r, 2 * r + 2), count) for r in range(3)]
     assert (torch.stack(alone).mean(0) - whole).abs().max() > 1e-3
 
 

@@ -36,15 +36,15 @@ class Shards(ImageFolder):
 
     Raises:
         ValueError: the list is absent, empty or none of shards.
-        UnreadableImage: a ValueError; the shard is absent or cut short, or other bytes lie in it
-            than when it was listed.
+        UnreadableImage: a ValueError; the shard is absent or cut short, or another file lies
+            there than when it was listed.
     """
 
     def __init__(self, data_root: str = "", ann_file: str = "index.txt", **kwargs: Any):
         super().__init__(data_root=data_root, ann_file=ann_file, **kwargs)
 
     def get_data_info(self, idx: int) -> dict:
-        """``img_path`` (shard!name), ``place`` (shard, offset, size in bytes), and the label."""
+        """``img_path`` (shard!name), ``place`` (shard, name, offset, size), and the label."""
         info = super().get_data_info(idx)
         found = PLACE.fullmatch(info["img_path"])
         if found is None:
@@ -53,7 +53,7 @@ class Shards(ImageFolder):
                 "with xtra index FOLDER --shards, and with --with-label for with_label=True only."
             )
         shard, name, offset, size = found.groups()
-        return info | dict(img_path=f"{shard}!{name}", place=(shard, int(offset), int(size)))
+        return info | dict(img_path=f"{shard}!{name}", place=(shard, name, int(offset), int(size)))
 
     def prepare_data(self, idx: int) -> Any:
         """The sample after its pipeline, which begins with ``img_bytes``."""
@@ -65,8 +65,8 @@ class Shards(ImageFolder):
         return self.pipeline(info)
 
 
-def read(shard: str, offset: int, size: int) -> bytes:
-    """The bytes of a file in a shard, once the header before them is seen to be of that size.
+def read(shard: str, name: str, offset: int, size: int) -> bytes:
+    """The bytes of a file in a shard, once the header before them is seen to be of it.
 
     Raises:
         OSError: the shard is absent or cut short, or other files lie in it than were listed.
@@ -78,7 +78,8 @@ def read(shard: str, offset: int, size: int) -> bytes:
         raise OSError("the shard ends before the image does")
     try:
         header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-        same = header.size == size
+        elsewhere = len(name) > 100 or not name.isascii()  # such a name has a header of its own
+        same = header.size == size and (elsewhere or header.name == name)
     except tarfile.TarError:  # no header stands there
         same = False
     if not same:

@@ -24,7 +24,8 @@ class ShardedRunner(FlexibleRunner):
             raise ValueError("compile is set, and FlexibleRunner would leave it out: unset it.")
         hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or ())]
         for part in (*hooks, cfg.get("val_cfg"), cfg.get("test_cfg")):
-            name = str(part.get("type")) if isinstance(part, dict) else type(part).__name__
+            kind = part.get("type") if isinstance(part, dict) else type(part)
+            name = getattr(kind, "__name__", str(kind))  # of a class, or as it is written
             if name.rpartition(".")[2] in OUTSIDE:
                 raise ValueError(
                     f"{name} needs whole weights outside of the forward pass, and each process "

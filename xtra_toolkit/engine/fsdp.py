@@ -44,10 +44,16 @@ class ShardedStrategy(FSDPStrategy):
         **kwargs: of MMEngine's FSDPStrategy but ``state_dict_cfg``: checkpoints are whole.
 
     Raises:
-        ValueError: there is no launcher, or an optimizer wrapper clips by other norms than torch's.
+        ValueError: there is no launcher, ``use_orig_params`` is off, or an optimizer wrapper clips
+            by other norms than torch's.
     """
 
     def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any):
+        if not (model_wrapper or {}).get("use_orig_params", True):
+            raise ValueError(
+                "use_orig_params=False would leave the optimizer with parameters that are no "
+                "longer the model's: leave it out of strategy.model_wrapper."
+            )
         gpu = torch.cuda.is_available()
         machine = {} if gpu else dict(device_id=torch.device("cpu"))
         wrapper = dict(auto_wrap_policy=POLICY, **machine) | (model_wrapper or {})

@@ -109,7 +109,6 @@ def link_weights(live: Tensor | None, shape: tuple[int, int], reduction: str, to
     live = live.to(to.device, torch.float64).expand(shape)
     if reduction == "image":
         live = live / live.sum(1, keepdim=True).clamp(min=1)
-        return live / live.sum().clamp(min=1e-6)
     count = live.sum()
     all_reduce(count, "mean")
     return live / count.clamp(min=1e-6)

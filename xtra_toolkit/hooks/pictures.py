@@ -72,7 +72,7 @@ class ReconstructionHook(Hook):
             with untouched(self.model):
                 true_pixels(self.model, _prepared(self.model, images))
         except ValueError as error:
-            runner.logger.info(f"No reconstructions are drawn: {error}.")
+            runner.logger.info(f"No reconstructions are drawn: {str(error).rstrip('.')}.")
         else:
             self.images = images
 

@@ -45,10 +45,11 @@ class OnlineProbe(Hook):
     weights and losses are bit-identical.
 
     Logged in per cent: ``probe/train_top1``, over the last 20 batches, each classified before the
-    head learns from it, by the batch's own statistics; ``probe/loss``, of the same, which the
-    logger averages once more, as every loss; and, where there is a validation with labels, ``probe/linear_top1`` and ``probe/knn_top1``, which
-    ``save_best`` may name. Labels do not reach the encoder: with ``with_label=False`` it is
-    trained the same. Under EMAHook a validation reads the averaged encoder, from which the head
+    head learns from it, by the batch's own statistics; ``probe/loss``, of the same (MMEngine's
+    default ``log_processor`` averages it once more); and, where there is a validation with labels,
+    ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name if the first look
+    comes before the first validation. Labels do not reach the encoder: with ``with_label=False`` it
+    is trained the same. Under EMAHook a validation reads the averaged encoder, from which the head
     did not learn. Models that are not self-supervised are left alone.
 
     A look takes 0.10 of a step of XTRA-B/16 and 0.39 of MAE-B/16 (2 CPU cores, bf16): 0.5 and 2 %

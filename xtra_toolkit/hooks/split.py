@@ -100,7 +100,8 @@ class SplitLoss(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Draws both."""
-        if self.steps and is_main_process():
+        seen = any(math.isfinite(value) for values in self.values.values() for value in values)
+        if seen and is_main_process():
             picture = rgb(plot(self.steps, self.values))
             runner.visualizer.add_image("loss_split", picture, step=runner.iter)
 

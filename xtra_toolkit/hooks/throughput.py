@@ -15,27 +15,35 @@ class Throughput(IterTimerHook):
 
     ``images_per_second`` is images by seconds over the steps over which the logger averages
     ``time``, no mean of rates. ``data_time`` is what a step waited for all of its images; MMEngine
-    alone would see the first of several micro-batches. ``eta`` leaves out validation.
+    alone would see the first of several micro-batches, and count with it what hooks took since the
+    step before, such as pictures and probes. ``eta`` leaves out validation.
     """
 
+    def before_train(self, runner: Any) -> None:
+        """Begins to count."""
+        super().before_train(runner)
+        self.waited = _waited(runner)
+
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Keeps what the first micro-batch took; the others are still to come."""
-        self.first, self.waited = time.time() - self.t, _waited(runner)
+        """Keeps MMEngine's figure; of several micro-batches the others are still to come."""
+        self.first = time.time() - self.t
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Notes the times of a step, and the rate up to it."""
-        hub = runner.message_hub
-        hub.update_scalar("train/data_time", self.first + _waited(runner) - self.waited)
+        hub, waited = runner.message_hub, _waited(runner)
+        loaded = self.first if waited is None else waited - self.waited
+        hub.update_scalar("train/data_time", loaded)
+        self.waited = waited
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         seconds = hub.get_scalar("train/time").mean(runner.log_processor.window_size)
         hub.update_scalar("train/images_per_second", _images(runner) / seconds, resumed=False)
 
 
-def _waited(runner: Any) -> float:
-    """Seconds that the training waited for micro-batches so far."""
-    return getattr(runner.train_loop.dataloader, "waited", 0.0)
+def _waited(runner: Any) -> float | None:
+    """Seconds that the training waited for micro-batches so far; None in MMEngine's own loops."""
+    return getattr(runner.train_loop.dataloader, "waited", None)
 
 
 def _images(runner: Any) -> int:

@@ -80,13 +80,13 @@ class ProbeValidation:
         self.bank = self.vectors = None
         if not right:
             return {}
-        images = len(runner.val_dataloader.dataset)
-        *sums, counted = in_order(torch.cat(right).byte(), images).sum(0).tolist()
-        if counted < images:
+        rows = in_order(torch.cat(right).byte(), len(runner.val_dataloader.dataset))
+        *sums, counted = rows.sum(0).tolist()
+        if counted < len(rows):
             self._say(
                 runner,
-                f"OnlineProbe: {images - counted:,} of {images:,} images of the validation do not "
-                f"count: they have no label below {self.head.linear.out_features}.",
+                f"OnlineProbe: {len(rows) - counted:,} of {len(rows):,} images of the validation "
+                f"do not count: they have no label below {self.head.linear.out_features}.",
             )
         names = ("probe/linear_top1", "probe/knn_top1")
         accuracies = zip(names, sums, strict=False)
