@@ -59,14 +59,16 @@ def plain(value: Any) -> Any:
 class Backward:
     """What ``train_step`` takes for an optimizer wrapper: its gradients, and no update."""
 
-    def __init__(self, wrapper: Any):
+    def __init__(self, wrapper: Any, sharded: bool):
         self.wrapper, self.optim_context = wrapper, wrapper.optim_context
-        self.loss = torch.zeros(())
+        self.sharded, self.loss = sharded, torch.zeros(())
 
     def update_params(self, loss: Tensor) -> None:
         """The backward pass, which is not counted."""
         self.loss, count = loss, self.wrapper._inner_count
-        if agreed(loss.detach()).isfinite():  # sharded, all processes make it or none
+        found = loss.detach()
+        found = agreed(found) if self.sharded else found  # then all processes make it or none
+        if found.isfinite():
             self.wrapper.backward(loss)
             self.wrapper._inner_count = count
 
@@ -78,12 +80,14 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
     over them.
     """
     inner = model.module if is_model_wrapper(model) else model
-    model = model if isinstance(model, FullyShardedDataParallel) else inner  # it has the weights
+    sharded = isinstance(model, FullyShardedDataParallel)
+    model = model if sharded else inner  # it has the weights
     spoiled = [name for name, p in inner.named_parameters() if not p.isfinite().all()]
-    if not agreed(torch.tensor(math.nan if spoiled else 0.0)).isfinite():
+    whole = torch.tensor(math.nan if spoiled else 0.0)
+    if not (agreed(whole) if sharded else whole).isfinite():
         first = clean_tensor_name(spoiled[0]) if spoiled else "in another process"
         return f"Weights are not finite themselves, first {first}.", batches[0]
-    found = [(_replay(model, wrapper, batch), batch) for batch in batches]
+    found = [(_replay(model, wrapper, batch, sharded), batch) for batch in batches]
     known = [(sentence, batch) for sentence, batch in found if sentence]
     clean = (
         "In a replay of the step all was finite: only the norm of the gradients overflowed, or it "
@@ -92,8 +96,8 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
     return known[0] if known else (clean, batches[0])
 
 
-def _replay(model: nn.Module, wrapper: Any, batch: Batch) -> str | None:
-    places, step = [], Backward(wrapper)
+def _replay(model: nn.Module, wrapper: Any, batch: Batch, sharded: bool) -> str | None:
+    places, step = [], Backward(wrapper, sharded)
     inner = model.module if is_model_wrapper(model) else model
     with batch.drawn_again(), watched(inner, places):
         type(model).train_step(model, batch.data, step)  # not the compiled one
