@@ -95,5 +95,5 @@ def test_twenty_steps_narrow(tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_steps_at_the_width_of_a_vit_b(tmp_path):
-    """A quarter of an hour on two cores."""
+    """Ten minutes on two cores."""
     compare(tmp_path, 256, steps=200, width=768, depth=6, decoder=4, batch=4)
