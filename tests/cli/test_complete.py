@@ -23,13 +23,7 @@ PIXELS = dict(type="xtra_toolkit.MaskedPatches", normalise=False)
 SHAPE = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For images this small two threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

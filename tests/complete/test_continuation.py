@@ -25,13 +25,7 @@ PAIRS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For steps this small two threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

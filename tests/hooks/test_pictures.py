@@ -55,13 +55,7 @@ PAIRS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For images this small two threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(mask, target, image=(32, 48), patch=(4, 8), **rest):

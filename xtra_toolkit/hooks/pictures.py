@@ -1,9 +1,6 @@
 """Pictures of what a pretrainer predicts, while it learns."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from mmengine.dist import is_main_process
@@ -19,7 +16,7 @@ from xtra_toolkit.complete.load import COLOURS
 from xtra_toolkit.complete.pixels import true_pixels
 from xtra_toolkit.data.seeded import seeded
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.hooks.untouched import untouched
+from xtra_toolkit.hooks.untouched import gathered, untouched
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import HOOKS
 
@@ -103,21 +100,6 @@ class ReconstructionHook(Hook):
 
 def _prepared(model: nn.Module, images: Tensor) -> Tensor:
     return model.data_preprocessor(dict(inputs=images, data_samples=None))["inputs"]
-
-
-@contextmanager
-def gathered(wrapper: nn.Module, model: nn.Module, sharded: bool) -> Iterator[None]:
-    """Within it a sharded model's ``reconstruct`` goes through its wrapper's forward pass, which
-    brings the parts of the weights together.
-    """
-    if not sharded:
-        yield
-        return
-    with (
-        patch.object(model, "forward", model.reconstruct),
-        patch.object(model, "reconstruct", lambda *args: wrapper(*args)),
-    ):
-        yield
 
 
 def fixed_images(runner: Any, grid: PatchGrid, count: int) -> tuple[str, Tensor]:

@@ -11,9 +11,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from xtra_toolkit.complete.draw import rgb
 from xtra_toolkit.hooks.parts import Bands, Ranges, link_weights
-from xtra_toolkit.hooks.pictures import gathered
 from xtra_toolkit.hooks.split_plot import plot
-from xtra_toolkit.hooks.untouched import untouched
+from xtra_toolkit.hooks.untouched import gathered, untouched
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import HOOKS
 

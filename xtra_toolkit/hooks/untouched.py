@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -21,3 +22,18 @@ def untouched(model: nn.Module) -> Iterator[None]:
         finally:
             for module, mode in modes.items():
                 module.training = mode
+
+
+@contextmanager
+def gathered(wrapper: nn.Module, model: nn.Module, sharded: bool) -> Iterator[None]:
+    """Within it a sharded model's ``reconstruct`` goes through its wrapper's forward pass, which
+    brings the parts of the weights together.
+    """
+    if not sharded:
+        yield
+        return
+    with (
+        patch.object(model, "forward", model.reconstruct),
+        patch.object(model, "reconstruct", lambda *args: wrapper(*args)),
+    ):
+        yield
