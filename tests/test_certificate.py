@@ -291,6 +291,39 @@ def test_a_draw_that_breaks_what_was_certified_fails_in_the_step(changed, senten
         planner(2, torch.device("cpu"), torch.Generator())
 
 
+def hide_some(grid, generator, count=4):
+    """In raster order, each image hides tokens of its own, never the first."""
+    hidden = 1 + torch.rand(2, grid.tokens - 1, generator=generator).argsort(1)[:, :count]
+    raster = torch.arange(grid.tokens)
+    return Mask(raster, raster, shown=torch.ones(2, grid.tokens, dtype=bool).scatter(1, hidden, 0))
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_an_image_that_shows_another_number_of_tokens_fails_in_the_step(count):
+    """One token fewer, and a hidden one would stand in the encoder in its place."""
+    grid = PatchGrid(4, 4)
+    planner = Planner(Drawn(hide_some), NextToken(), grid)
+    g = torch.Generator().manual_seed(100)
+    planner(2, torch.device("cpu"), g)
+    good, bad = hide_some(grid, g), hide_some(grid, g, count)
+    mixed = replace(good, shown=torch.stack([good.shown[0], bad.shown[1]]))
+    planner.mask = lambda *_: mixed
+    with pytest.raises(RuntimeError, match="shows more or fewer tokens of an image than were cert"):
+        planner(2, torch.device("cpu"), g)
+
+
+@pytest.mark.parametrize("token", [-1, 16])
+def test_a_draw_of_a_token_that_does_not_exist_fails_in_the_step(token):
+    planner = Planner(Drawn(lambda grid, g: BASE), NextToken(), PatchGrid(4, 4))
+    order = BASE.order.clone()
+    order[3] = token
+    planner.mask = lambda *_: replace(BASE, order=order)
+    with pytest.raises(
+        RuntimeError, match="a token that does not exist; `order` must hold 0 to 15"
+    ):
+        planner(2, torch.device("cpu"), torch.Generator())
+
+
 def test_a_draw_of_another_kind_or_structure_fails_in_the_step():
     cpu, grid = torch.device("cpu"), PatchGrid(4, 4)
     planner = Planner(RandomShown(), MaskedPatches(), grid)

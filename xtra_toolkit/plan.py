@@ -198,9 +198,16 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
         bounds: of the certificate, over all draws.
     """
     order, keep = torch.atleast_2d(mask.order), bounds.keep
+    _assert_tokens(order, grid)
     encoded = None
     if mask.shown is not None:
-        hidden = torch.atleast_2d(mask.shown).logical_not().byte()
+        shown = torch.atleast_2d(mask.shown)
+        torch._assert_async(
+            (shown[:, :keep].sum(-1) == bounds.encoded).all(),
+            "a draw of the mask shows more or fewer tokens of an image than were certified; "
+            "`shown` must hold equally many in each image of every draw",
+        )
+        hidden = shown.logical_not().byte()
         encoded = hidden.argsort(dim=1, stable=True)[:, : bounds.encoded]
     read = None if bounds.read is None else _on(bounds.read, order.device)[None]
     groups, outer, first = [], sees(mask), first_shown(mask, grid)
@@ -221,6 +228,14 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
     order = order[:, :keep]
     return Plan(
         order, encoded, tokens, encoder, decoder, groups, len(mask), asked, mask.copies, read
+    )
+
+
+def _assert_tokens(order: Tensor, grid: PatchGrid) -> None:
+    last = grid.tokens + grid.extra - 1
+    torch._assert_async(
+        ((order >= 0) & (order <= last)).all(),
+        f"a draw of the mask names a token that does not exist; `order` must hold 0 to {last}",
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from xtra_toolkit import certificate, plan
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Bidirectional, BlockCausal, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.masks.drawing import draws
 from xtra_toolkit.registry import MASKS, ORDERS
 from xtra_toolkit.testing import check_mask, masks
 
@@ -208,6 +209,27 @@ class NowAndThen(PrefixCausal):
         return replace(mask, step=torch.zeros_like(mask.step)) if rare else mask
 
 
+class SeldomLeaks(Changed):
+    """One draw in 500 sees everything; the images of a batch share it."""
+
+    random = True
+
+    def change(self, mask, generator):
+        rare = draws(generator).shared.randint(0, 500, (1,)) == 0
+        return replace(mask, step=mask.step * ~rare)
+
+
+class SeldomHides(Changed):
+    """Hides token 5, and in one image of 500 token 6 as well."""
+
+    random = True
+
+    def change(self, mask, generator):
+        shown = (mask.order != 5).repeat(self.batch, 1)
+        shown[:, 6] &= draws(generator).randint(0, 500, (self.batch,)) > 0
+        return replace(mask, shown=shown)
+
+
 class SeesAll(Bidirectional):
     """Token 1 is predicted from token 0, which sees it."""
 
@@ -233,7 +255,9 @@ BROKEN = [
     (Tensors, "holds tensors from __init__.*make them in __call__"),
     (Tuples, r"size': \(1, 1\)\} has been through JSON it is another mask"),
     (Slow, "of processor time, more than 0.003 s; draw with tensor operations"),
-    (NowAndThen, r"the draw of seed 110 leaves what was certified.*`extremes\(grid\)`"),
+    (NowAndThen, r"one of 2,048 draws leaves what was certified.*seed 110.*`extremes\(grid\)`"),
+    (SeldomLeaks, r"one of 2,048 draws leaves .*RuntimeError: a draw of the mask leaks"),
+    (SeldomHides, r"`shown` must hold as many tokens in each image, .*; given: 14 to 15"),
     (SeesAll, "cannot be certified .ValueError: SeesAll × NextBlock: .* can see patch"),
 ]
 GIVEN = {Tuples: dict(size=(1, 1))}

@@ -3,14 +3,19 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import Mask
 
 GRID = PatchGrid(4, 4, (8, 8))
 CPU = torch.device("cpu")
+SEEDS = range(100, 116)  # others than the certificate's
+BATCH = 128  # draws under one seed
+DRAWS = BATCH * len(SEEDS)
 
 
 def hold(condition: bool, sentence: str) -> None:
@@ -53,3 +58,22 @@ def carried(name: str, config: dict, build: Callable[[dict], Any]) -> Any:
         "strings, booleans, lists and dicts as arguments"
     ):
         return build(json.loads(json.dumps(config)))
+
+
+def draw_many(mask: Callable[..., Mask], grid: PatchGrid, seed: int) -> Mask:
+    """``BATCH`` draws of a random mask as one batch.
+
+    A mask that the images of a batch share is drawn as often, and its fields are stacked.
+    """
+    generator = gen(seed)
+    drawn = mask(grid, BATCH, generator)
+    fields = (drawn.order, drawn.step, drawn.shown, drawn.given)
+    if drawn.copies > 1 or any(value is not None and value.ndim > 1 for value in fields):
+        return drawn
+    draws = [mask(grid, 1, generator) for _ in range(BATCH)]
+    for field in ("unit", "shown"):
+        first, *others = (getattr(one, field) for one in draws)
+        alike = first is None or all(torch.equal(first, other) for other in others)
+        hold(alike, f"`{field}` differs from draw to draw, and is compiled once")
+    rows = {field: [getattr(one, field) for one in draws] for field in ("order", "step", "given")}
+    return replace(drawn, **{f: torch.stack(v) for f, v in rows.items() if v[0] is not None})
