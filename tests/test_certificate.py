@@ -12,7 +12,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
 from xtra_toolkit.models.prediction_head import read
 from xtra_toolkit.plan import Links
-from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken, PixelTarget
+from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken, PixelTarget, WrappedTarget
 from xtra_toolkit.testing import moved_tokens, small_model
 
 REFUSED = {
@@ -131,6 +131,23 @@ def test_a_target_that_sees_what_it_predicts_says_so():
     with pytest.raises(ValueError, match=r"prediction of patch \(0, 0\) from position 0 can see"):
         Planner(TokenCausal(), Blurred(False), grid)
     assert "may see its target" in Planner(TokenCausal(), Blurred(True), grid).certificate
+
+
+class NextShade(NextToken):
+    """The next token, darker by the mean of the image."""
+
+    local = False
+
+    def values(self, images, grid):
+        return super().values(images - images.mean((1, 2, 3), keepdim=True), grid)
+
+
+@pytest.mark.parametrize("wrap", [lambda target: target, WrappedTarget])
+def test_values_that_depend_on_other_tokens_are_in_the_certificate(wrap):
+    sentence = "none sees its target; the values of a target depend on pixels of other tokens, whi"
+    grid = PatchGrid(4, 4)
+    assert sentence in Planner(TokenCausal(), wrap(NextShade()), grid).certificate
+    assert "depend on pixels" not in Planner(TokenCausal(), wrap(NextToken()), grid).certificate
 
 
 class Twice:

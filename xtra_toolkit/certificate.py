@@ -53,7 +53,7 @@ class Planner:
         grid: PatchGrid,
         depth: tuple[int, int] = (1, 1),
     ):
-        self.mask, self.grid = mask, grid
+        self.mask, self.grid, self.local = mask, grid, getattr(target, "local", True)
         self.random = getattr(mask, "random", True)
         self.pair = f"{type(mask).__name__} × {type(target).__name__}"
         with torch.device("cpu"):
@@ -104,6 +104,11 @@ class Planner:
                 says = "may see its target, as the target declares"
                 counted = _counted(links, self.structure.copies)
                 lines.append(f"{counted}, {says if sees_target else 'none sees its target'}")
+        if not self.local:
+            lines.append(
+                "the values of a target depend on pixels of other tokens, which the prediction "
+                "may see"
+            )
         keep, encoded = self.bounds.keep, self.bounds.encoded
         lines.append(f"{keep} of {self.length} positions computed, {encoded} in the encoder")
         if self.blind:

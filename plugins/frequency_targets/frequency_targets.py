@@ -24,12 +24,15 @@ class Filtered(WrappedTarget):
 
     The whole image is filtered, then cut into tokens: a token's values hold light of its
     neighbours, of those that the sources saw too. No pixel of the target itself is seen any more
-    than without the filter, and the certificate is the inner target's.
+    than without the filter, and the certificate is the inner target's; that the values depend on
+    pixels of other tokens (``local = False``) is said in it.
 
     Args:
         target: config of the target that says what predicts what (NextBlock, MaskedPatches, ...);
             its ``normalise`` comes after the filter.
     """
+
+    local = False
 
     def transfer(self, frequency: Tensor) -> Tensor:
         """How much of each frequency passes, in cycles per pixel (0.5: the Nyquist frequency)."""

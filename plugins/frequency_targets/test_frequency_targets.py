@@ -156,10 +156,16 @@ def test_filters_that_leave_nothing():
 
 @pytest.mark.parametrize("kind", [dict(type="LowPass"), dict(type="HighPass"), dict(type="Blur")])
 def test_they_keep_the_contract_of_a_target(kind):
-    """But for one thing, said with local=False: a token's values hold its neighbours' light."""
+    """But for one thing, said by local = False: a token's values hold its neighbours' light."""
     knob = dict(sigma=2) if kind["type"] == "Blur" else dict(cutoff=0.1)
     target = kind | knob | dict(target=dict(type="xtra_toolkit.NextBlock"))
-    check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2), local=False)
+    check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2))
+
+
+def test_the_certificate_says_that_neighbours_may_be_seen():
+    target = LowPass(dict(type="xtra_toolkit.NextToken"), 0.1)
+    certificate = Planner(BlockCausal(1), target, GRID).certificate
+    assert "the values of a target depend on pixels of other tokens, which the" in certificate
 
 
 def test_class_ids_stay_class_ids_behind_a_filter(tmp_path):

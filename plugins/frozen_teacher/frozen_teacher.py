@@ -39,6 +39,7 @@ class FrozenTeacher(WrappedTarget):
     """
 
     classes = False
+    local = False
 
     def __init__(
         self,

@@ -250,9 +250,9 @@ def test_a_map_that_does_not_fit_the_grid_is_refused_when_the_model_is_built(mak
 
 
 def test_it_keeps_the_contract_of_a_target(make):
-    """A feature follows from the whole image, hence local=False."""
+    """A feature follows from the whole image, hence local = False."""
     target = dict(type="xtra_toolkit.FrozenTeacher", teacher=make()[0], target=INNER)
-    check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2), GRID, local=False)
+    check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2), GRID)
 
 
 def test_a_teacher_without_its_statistics_is_refused(tmp_path):

@@ -88,6 +88,7 @@ class LatentPatches(MaskedPatches):
             without the final norm (data2vec: 6).
     """
 
+    local = False  # the teacher sees the whole image
     needs_hooks = ("UpdateTeacher",)  # without it the teacher would stay at random weights
 
     def __init__(self, layers: int = 1):

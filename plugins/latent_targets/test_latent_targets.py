@@ -183,7 +183,7 @@ def test_they_keep_the_contract():
     multi = dict(type="xtra_toolkit.MultiBlock", block_size=2, blocks=2)
     check_mask(multi, dict(type="xtra_toolkit.MaskedPatches"), whole=False)
     shown = dict(type="xtra_toolkit.RandomShown")
-    check_target(dict(type="xtra_toolkit.LatentPatches"), shown, local=False)
+    check_target(dict(type="xtra_toolkit.LatentPatches"), shown)
 
 
 def test_data2vec_averages_layers_without_the_final_norm():

@@ -136,6 +136,13 @@ class Blurs(NextToken):
         return super().values(nn.functional.avg_pool2d(images, 3, 1, 1), grid)
 
 
+class AcrossLinks(NextToken):
+    """Its values are local, and their normalisation is not."""
+
+    def normalise(self, values):
+        return values - values.mean((1, 2), keepdim=True)
+
+
 class Tuples(NextToken):
     def __init__(self, scale=(1, 2)):
         super().__init__()
@@ -185,7 +192,8 @@ BROKEN = [
     (OverTheBatch, "the values of image 0 depend on the other images of its batch"),
     (Dropout, "gives other values when it is called again.*keep a teacher in evaluation"),
     (Forgets, "resumed from a checkpoint predicts other values.*register_buffer"),
-    (Blurs, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\).*say local=False"),
+    (Blurs, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\).*declare local = False"),
+    (AcrossLinks, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\)"),
     (Tuples, "has been through JSON it predicts other values"),
     (Loose, r"`mean` is a plain tensor.*use self.register_buffer\(name, tensor\)"),
     (Rounds, "a training step fails on cpu in torch.float64; follow the images"),
@@ -217,5 +225,8 @@ def test_what_cannot_be_built_or_linked():
 
 
 def test_values_of_the_whole_image_are_declared(register):
-    register(Blurs)
-    check_target(dict(type="xtra_toolkit.Blurs"), TOKENS, SMALL, local=False)
+    @register
+    class DeclaredBlur(Blurs):
+        local = False
+
+    check_target(dict(type="xtra_toolkit.DeclaredBlur"), TOKENS, SMALL)

@@ -14,10 +14,19 @@ class PixelTarget(nn.Module):
     Args:
         normalise: subtract the mean of a link's values and divide by their standard deviation
             (unbiased variance, eps 1e-6 inside the root), as XTRA, AIM and MAE do.
+
+    Attributes:
+        classes: whether the values are class ids. Default: False.
+        local: whether the values of a token follow from its own pixels alone. A target whose
+            values depend on pixels of other tokens (a filtered image, a teacher's features) sets
+            it to False: the leak check compares tokens, so a prediction may see a part of what
+            such values are made of, and the certificate says so. ``normalise``, which is given the
+            tokens of one prediction, does not count. Default: True.
     """
 
     eps = 1e-6
-    classes = False  # its values are no class ids
+    classes = False
+    local = True
 
     def __init__(self, normalise: bool = True):
         super().__init__()

@@ -26,6 +26,11 @@ class WrappedTarget(nn.Module):
         return getattr(self.target, "classes", False)
 
     @property
+    def local(self) -> bool:
+        """Whether the values of a token follow from its own pixels alone."""
+        return getattr(self.target, "local", True)
+
+    @property
     def normalises(self) -> bool:
         """Are they compared without their mean, by their standard deviation?"""
         return getattr(self.target, "normalises", False)

@@ -28,7 +28,6 @@ class Subject:
     mask: dict
     grid: PatchGrid
     model: MaskTargetPretrainer
-    local: bool
 
     def new(self, config: dict | None = None) -> MaskTargetPretrainer:
         """A fresh pretrainer, of this config or another."""
@@ -46,18 +45,19 @@ class Subject:
 
 @one_thread()
 def check_target(
-    target: dict, mask: dict, grid: PatchGrid = GRID, *, local: bool = True, seconds: float = 10.0
+    target: dict, mask: dict, grid: PatchGrid = GRID, *, seconds: float = 10.0
 ) -> None:
     """Hold a target to its contract; AssertionError with a sentence that says what to do.
+
+    A target is local unless it says ``local = False`` (see :class:`PixelTarget`); that the values
+    of a local one follow from the token's own pixels is measured. A mask that draws is drawn some
+    thousand times (``DRAWS``), and each draw is held against the certificate.
 
     Args:
         target: its config, ``dict(type='xtra_toolkit.MyTarget', ...)``.
         mask: config of a mask that it is meant for; the pair is certified, and the certificate
             held against measured gradients.
         grid: on which. Keep it small: gradients are measured.
-        local: the values of a token follow from its own pixels. False: from the whole image (a
-            teacher's features, a blur), where the certificate, which reasons by token, cannot
-            know that part of the answer may be seen.
         seconds: of processor time that linking and certifying may take; generous, no benchmark.
     """
     with told(f"{target}: no target can be built of this config"):
@@ -72,7 +72,7 @@ def check_target(
         f"{name}: linking and certifying on {grid} took {took:.1f} s of processor time, more than "
         f"{seconds} s; link with tensor operations, and load nothing in links()",
     )
-    subject = Subject(name, target, mask, grid, model, local)
+    subject = Subject(name, target, mask, grid, model)
     for check in CHECKS:
         check(subject)
     check_gradients(model, name)
@@ -173,24 +173,25 @@ def alone(it: Subject) -> None:
 
 
 def by_token(it: Subject) -> None:
-    """A token's values follow from its own pixels, unless local=False says otherwise."""
-    if not it.local:
+    """A token's values follow from its own pixels, unless the target says ``local = False``."""
+    target, grid = it.model.target_generator, it.grid
+    if not getattr(target, "local", True):
         return
-    grid = it.grid
     image = it.images(1).expand(grid.tokens, -1, -1, -1)
     patches = grid.patchify(image).clone()
     own = torch.eye(grid.tokens, dtype=torch.bool)
     patches[own] = -patches[own] + 1
-    before, after = it.values(image), it.values(grid.unpatchify(patches))
-    scale = before.abs().max().clamp(min=1e-12)
-    moved = (after - before).abs().amax(-1) > TOLERANCE * scale
-    pixel, token = (moved & ~own).nonzero().tolist()[:1][0] if (moved & ~own).any() else (0, 0)
-    hold(
-        not (moved & ~own).any(),
-        f"{it.name}: the values of {grid.name(token)} depend on pixels of {grid.name(pixel)}; the "
-        "certificate reasons by token and cannot see that part of the answer may be seen; compute "
-        "them within the token, or say local=False if that is meant",
-    )
+    pair = it.values(image), it.values(grid.unpatchify(patches))
+    for before, after in (pair, map(target.normalise, pair)):  # also as links of a token each
+        scale = before.abs().max().clamp(min=1e-12)
+        moved = ((after - before).abs().amax(-1) > TOLERANCE * scale) & ~own
+        pixel, token = moved.nonzero().tolist()[0] if moved.any() else (0, 0)
+        hold(
+            not moved.any(),
+            f"{it.name}: the values of {grid.name(token)} depend on pixels of {grid.name(pixel)}, "
+            "and the certificate would say that no prediction sees any of what it has to produce; "
+            "compute them within the token, or declare local = False in the class",
+        )
 
 
 def round_trip(it: Subject) -> None:
