@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 import torch
 from mmengine.dataset import default_collate
 from mmpretrain.datasets.transforms import PackInputs as MMPretrains
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from xtra_toolkit.data import PackInputs, channels_last_collate
+from xtra_toolkit.data import LoadImage, PackInputs, channels_last_collate
 
 
 def images():
@@ -42,3 +44,16 @@ def test_the_layout_survives_a_worker_and_planes_are_taken_too():
 def test_a_grey_image_has_one_channel():
     grey = PackInputs()(dict(img=np.arange(12, dtype=np.uint8).reshape(3, 4)))["inputs"]
     assert grey.tolist() == [np.arange(12).reshape(3, 4).tolist()]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
+@pytest.mark.parametrize("color_type", ["grayscale", "color"])
+@pytest.mark.parametrize("pack", [PackInputs, MMPretrains])
+def test_what_is_loaded_and_packed_can_be_written_to(pack, color_type, shape, tmp_path):
+    """NumPy's array over Pillow's memory cannot, and torch warns of it."""
+    Image.fromarray(np.full(shape, 7, dtype=np.uint8)).save(tmp_path / "x.png")
+    loaded = LoadImage(color_type)(dict(img_path=str(tmp_path / "x.png")))
+    inputs = pack()(loaded)["inputs"]
+    inputs += 1
+    assert (inputs == 8).all()

@@ -54,7 +54,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, flag: str = "color") -> np
         img = img.convert("RGBA")
         img = Image.alpha_composite(Image.new("RGBA", img.size, BACKGROUND), img)
     pixels = np.asarray(img.convert("RGB").convert(MODE[flag]))
-    return pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    # Pillow's memory is read-only, and torch warns of it; colour is copied when it is made contiguous
+    return pixels[..., ::-1] if pixels.ndim == 3 else pixels.copy()
 
 
 def _eight_bits(img: Image.Image) -> Image.Image:
