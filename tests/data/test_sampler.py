@@ -63,3 +63,13 @@ def test_a_batch_that_cannot_be_shared_is_a_sentence(monkeypatch):
 def test_no_global_batch_is_a_sentence():
     with pytest.raises(ValueError, match=r"GlobalBatchLoop.*fills it in"):
         GlobalBatchSampler(range(5), seed=0)
+
+
+def test_an_iterator_keeps_the_epoch_that_it_was_made_in():
+    one = GlobalBatchSampler(range(50), global_batch=12, seed=7)
+    whole, begun = list(one), iter(one)
+    first = next(begun)
+    one.set_epoch(1, start=2)
+    one.seed = 8
+    assert [first, *begun] == whole
+    assert {key[:2] for key in one} == {(8, 1)}

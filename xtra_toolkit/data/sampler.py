@@ -1,5 +1,6 @@
 """Global batches: the same images in the same step, on one process or on many."""
 
+import copy
 from collections.abc import Iterator, Sized
 
 import torch
@@ -53,7 +54,10 @@ class GlobalBatchSampler(Sampler):
         return self.steps * self.share
 
     def __iter__(self) -> Iterator[Key]:
-        return (key for step in range(self.start, self.steps) for key in self.keys(step))
+        """Yield the keys of the epoch that is set now, even if another is set before the end."""
+        self._order()  # the copy shares the permutation
+        now = copy.copy(self)
+        return (key for step in range(now.start, now.steps) for key in now.keys(step))
 
     def keys(self, step: int) -> list[Key]:
         """This process's share of a step of the epoch, in its order."""
