@@ -239,6 +239,7 @@ def test_all_processes_stop_where_one_went_wrong(photos, tmp_path):
     [
         ({}, "--launcher pytorch"),
         ({"compile": True}, "compile is set"),
+        ({"model_wrapper_cfg": dict(type="X")}, r"model_wrapper_cfg .* strategy\.model_wrapper"),
         ({"default_hooks.ema": dict(type="mmengine.EMAHook")}, "mmengine.EMAHook needs whole"),
         ({"custom_hooks": [dict(type=EMAHook)]}, "EMAHook needs whole"),
         ({"val_cfg": dict(type="xtra_toolkit.KNNValLoop")}, "KNNValLoop needs whole"),

@@ -19,9 +19,14 @@ class ShardedRunner(FlexibleRunner):
 
     @classmethod
     def from_cfg(cls, cfg: dict) -> "ShardedRunner":
-        """MMEngine's, which does not look at ``compile``."""
+        """MMEngine's, which ignores ``compile`` and ``model_wrapper_cfg``."""
         if cfg.get("compile"):
             raise ValueError("compile is set, and FlexibleRunner would leave it out: unset it.")
+        if cfg.get("model_wrapper_cfg"):
+            raise ValueError(
+                "model_wrapper_cfg is set, and FlexibleRunner would leave it out: set its options "
+                "in strategy.model_wrapper instead."
+            )
         hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or ())]
         for part in (*hooks, cfg.get("val_cfg"), cfg.get("test_cfg")):
             kind = part.get("type") if isinstance(part, dict) else type(part)
