@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from builds import AIM, MAE, XTRA, arch, pretrainer, randomise
 from mmengine.config import Config
@@ -149,3 +150,9 @@ def test_nothing_is_kept_where_there_is_no_backward():
     with torch.no_grad():
         loss = model.loss(torch.ones(2, 3, 64, 64), SEEDS)["loss"]
     assert not loss.requires_grad
+
+
+def test_mmengines_option_which_would_do_nothing_is_refused(tmp_path):
+    options = Config(dict(activation_checkpointing=["backbone"]))
+    with pytest.raises(ValueError, match=r"activation_checkpointing=\['backbone'\] .*with_cp=True"):
+        tiny_runs.run(tmp_path, "XTRA", cfg=options)

@@ -70,6 +70,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
     def run(self) -> nn.Module:
         """Trains; the runner has built, loaded and resumed everything by now."""
         _refuse_missing_hooks(self.runner)
+        _refuse_activation_checkpointing(self.runner)
         self._continue()
         wrapper = self.runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
@@ -171,6 +172,19 @@ def _refuse_second_counts(runner: Any) -> None:
             "auto_scale_lr would scale the learning rate with the number of processes, but "
             "train_cfg.global_batch is the same on any: set auto_scale_lr.enable=False and "
             "optim_wrapper.optimizer.lr for the global batch."
+        )
+
+
+def _refuse_activation_checkpointing(runner: Any) -> None:
+    """Refuse MMEngine's option, which wraps ``forward``, for an encoder called by ``encode``."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    modules = (getattr(runner, "cfg", None) or {}).get("activation_checkpointing")
+    if modules and hasattr(getattr(model, "backbone", None), "encode"):
+        raise ValueError(
+            f"activation_checkpointing={modules!r} was given. MMEngine wraps the forward method "
+            "of these modules, and pretraining calls the encoder by another one, so it would keep "
+            "all activations without a word. Leave the option out and set model.with_cp=True, "
+            "which recomputes every layer of encoder and decoder in the backward pass."
         )
 
 
