@@ -211,3 +211,10 @@ def test_weight_decay_spares_one_dimensional_parameters_and_takes_position_table
     decay = {id(g["params"][0]): g["weight_decay"] for g in wrapper.optimizer.param_groups}
     for n, p in model.named_parameters():
         assert decay[id(p)] == (0.0 if p.ndim == 1 else 0.05), n
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=name)
+def test_every_config_takes_trackers_by_name(config):
+    config = Config.fromfile(config)
+    config.merge_from_dict({"visualizer.vis_backends": "tensorboard"})
+    assert config.visualizer.type == "xtra_toolkit.Visualizer"

@@ -26,4 +26,6 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
+visualizer = dict(type="xtra_toolkit.Visualizer", vis_backends=[])
+
 work_dir = "work_dirs/mmpretrain/finetune"

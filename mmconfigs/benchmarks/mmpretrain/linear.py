@@ -42,4 +42,6 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(type="xtra_toolkit.AutocastOptimWrapper")
 
+visualizer = dict(type="xtra_toolkit.Visualizer", vis_backends=[])
+
 work_dir = "work_dirs/mmpretrain/linear"

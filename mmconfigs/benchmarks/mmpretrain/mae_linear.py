@@ -14,4 +14,6 @@ test_dataloader = dict(collate_fn=dict(type="mmengine.default_collate"))
 
 optim_wrapper = dict(type="xtra_toolkit.AutocastOptimWrapper")
 
+visualizer = dict(type="xtra_toolkit.Visualizer", vis_backends=[])
+
 work_dir = "work_dirs/mmpretrain/mae_linear"
