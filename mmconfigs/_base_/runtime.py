@@ -4,7 +4,7 @@ default_scope = "mmpretrain"
 
 default_hooks = dict(
     timer=dict(type="xtra_toolkit.Throughput"),
-    logger=dict(type="mmengine.LoggerHook", interval=50),
+    logger=dict(type="xtra_toolkit.StepLogger", interval=50),
     param_scheduler=dict(type="mmengine.ParamSchedulerHook"),
     checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook", interval=10, max_keep_ckpts=3),
     preemption=dict(type="xtra_toolkit.SaveOnSignal"),

@@ -54,7 +54,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, flag: str = "color") -> np
         img = img.convert("RGBA")
         img = Image.alpha_composite(Image.new("RGBA", img.size, BACKGROUND), img)
     pixels = np.asarray(img.convert("RGB").convert(MODE[flag]))
-    # Pillow's memory is read-only, and torch warns of it; colour is copied when it is made contiguous
+    # Pillow's memory is read-only, and torch warns of it; colours are copied when they are packed
     return pixels[..., ::-1] if pixels.ndim == 3 else pixels.copy()
 
 

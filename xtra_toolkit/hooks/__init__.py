@@ -3,6 +3,7 @@
 from xtra_toolkit.hooks.bad import SkipBadImages
 from xtra_toolkit.hooks.checkpoint import AtomicCheckpointHook
 from xtra_toolkit.hooks.finite import StopOnNonFiniteLoss
+from xtra_toolkit.hooks.logger import StepLogger
 from xtra_toolkit.hooks.pictures import ReconstructionHook
 from xtra_toolkit.hooks.preempt import SaveOnSignal
 from xtra_toolkit.hooks.probe import OnlineProbe
@@ -18,6 +19,7 @@ __all__ = [
     "SaveOnSignal",
     "SkipBadImages",
     "SplitLoss",
+    "StepLogger",
     "StopOnNonFiniteLoss",
     "Throughput",
 ]

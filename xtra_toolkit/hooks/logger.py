@@ -1,0 +1,30 @@
+"""MMEngine's LoggerHook, whose interval counts the updates of the whole run."""
+
+from typing import Any
+
+from mmengine.hooks import LoggerHook
+
+from xtra_toolkit.registry import HOOKS
+
+
+@HOOKS.register_module()
+class StepLogger(LoggerHook):
+    """Log the training after every ``interval``-th update, and after the last one.
+
+    MMEngine's LoggerHook counts anew in each epoch, and in epochs of at most ``interval`` steps it
+    logs the last step of each: a run of one step an epoch logs every step. A resumed run logs at
+    the same steps as one that was not stopped.
+
+    Args:
+        **kwargs: of MMEngine's ``LoggerHook``; ``ignore_last`` has no effect.
+    """
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Log the values of this update, if it is due."""
+        if not (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
+            return
+        values, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
+        runner.logger.info(text)
+        runner.visualizer.add_scalars(values, step=runner.iter + 1, file_path=self.json_log_path)
