@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.atomic import replacing
 from xtra_toolkit.progress import progress, watched
 
 
@@ -41,7 +42,8 @@ def clusters(images: Path, target: Path, number: int, size: int, pixels: int, se
             "(--number)"
         )
     table, error = kmeans(colours / 127.5 - 1, number, seed)
-    np.save(target, table)
+    with replacing(target) as file:
+        np.save(file, table)
     click.echo(
         f"{target}: {number} colours of {len(colours)} pixels; a pixel is {127.5 * error:.1f} of "
         "255 from its colour (root mean square over the channels)"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.atomic import replacing
 from xtra_toolkit.progress import progress
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -147,10 +148,10 @@ def save(content: dict, target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    part = target.with_name(f"{target.name}.part")
-    if target.suffix == ".safetensors":
-        state = {name: value.contiguous() for name, value in content["state_dict"].items()}
-        save_file(state, part, {key: json.dumps(value) for key, value in content["meta"].items()})
-    else:
-        torch.save(content, part)
-    part.replace(target)
+    with replacing(target) as file:
+        if target.suffix == ".safetensors":
+            state = {name: value.contiguous() for name, value in content["state_dict"].items()}
+            meta = {key: json.dumps(value) for key, value in content["meta"].items()}
+            save_file(state, file.name, meta)
+        else:
+            torch.save(content, file)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.atomic import replacing
+
 NAMES = ("camelyon17", "eurosat", "fmow", "inat18", "iwildcam", "pcam", "rxrx1")
 
 
@@ -32,7 +34,8 @@ def dataset(name: str, source: Path, force: bool) -> None:
     check(samples, source)
     for split, path in lists.items():
         chosen = [(image, label) for part, image, label in samples if part == split]
-        path.write_text("".join(f"{image} {label}\n" for image, label in chosen))
+        with replacing(path) as file:
+            file.writelines(f"{image} {label}\n".encode() for image, label in chosen)
         classes = len({label for _, label in chosen})
         click.echo(f"{path}: {len(chosen)} images of {classes} classes")
 

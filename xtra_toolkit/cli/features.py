@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.atomic import replacing
 from xtra_toolkit.progress import watched
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -79,9 +80,8 @@ def features(
     tensors = {
         f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()
     }
-    part = out.with_name(f"{out.name}.part")
-    save_file(tensors, part, meta)
-    part.replace(out)
+    with replacing(out) as file:
+        save_file(tensors, file.name, meta)
     sizes = ", ".join(f"{len(part['labels'])} {name} images" for name, part in parts.items())
     width = parts["bank"]["features"].shape[1]
     click.echo(f"{out}: {sizes}, {width} values each, read in {dtype}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from xtra_toolkit.atomic import replacing
 from xtra_toolkit.progress import progress
 
 
@@ -55,9 +56,8 @@ def index(folder: Path, out: Path | None, with_label: bool, shards: bool, force:
         raise ValueError(
             f"{len(split)} files cannot stand on a line, the first is {split[0]!r}: rename them."
         )
-    part = target.with_name(f"{target.name}.part")
-    part.write_bytes(b"".join(os.fsencode(line) + b"\n" for line in lines))
-    part.replace(target)
+    with replacing(target) as file:
+        file.writelines(os.fsencode(line) + b"\n" for line in lines)
     classes = len({line.rpartition(" ")[2] for line in lines}) if with_label else 0
     click.echo(f"{target}: {len(lines):,} images" + f" of {classes} classes" * with_label)
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from xtra_toolkit.atomic import replacing
+
 Sample = tuple[str, str, int]  # (split, path, label)
 
 
@@ -88,7 +90,8 @@ def pcam(source: Path) -> Iterator[Sample]:
         with h5py.File(x) as images, h5py.File(y) as labels:
             for i, label in enumerate(labels["y"][:].flatten().tolist()):
                 path = f"{split}/{i:06}.png"
-                Image.fromarray(images["x"][i]).save(source / path)
+                with replacing(source / path) as file:
+                    Image.fromarray(images["x"][i]).save(file, "PNG")
                 yield split, path, label
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend
 
-UNFINISHED = ".unfinished"  # ends the names of files that are being written
+from xtra_toolkit.atomic import UNFINISHED, replacing
 
 
 class AtomicBackend(LocalBackend):
@@ -20,17 +20,11 @@ class AtomicBackend(LocalBackend):
         """Writes ``obj``; OSError with what was missing where it cannot, the old file kept."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + UNFINISHED)
         try:
-            with open(part, "wb") as file:
+            with replacing(path, sync=True) as file:
                 file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise OSError(error.errno, _sentence(error, path, len(obj))) from error
-        _sync(path.parent)
 
 
 def remove_unfinished(folder: Path) -> list[Path]:
@@ -39,15 +33,6 @@ def remove_unfinished(folder: Path) -> list[Path]:
     for path in left:
         path.unlink(missing_ok=True)
     return left
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on disk once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sentence(error: OSError, path: Path, needed: int) -> str:

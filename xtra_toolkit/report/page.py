@@ -6,7 +6,6 @@ to run any script but the one that it was written with.
 
 import base64
 import hashlib
-import os
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from xtra_toolkit import __version__
+from xtra_toolkit.atomic import replacing
 from xtra_toolkit.report import charts, facts, scaling
 from xtra_toolkit.report.differences import differences
 from xtra_toolkit.report.objectives import objectives
@@ -106,8 +106,7 @@ def write(text: str, path: Path) -> None:
                 f"{path} is no page of xtra report, and is left as it is: name another file with "
                 "--html."
             )
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path) as file:
+            file.write(text.encode(errors="replace"))
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error}. Name a file with --html.") from error
