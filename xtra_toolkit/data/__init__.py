@@ -5,6 +5,7 @@ from xtra_toolkit.data.crop import RandomFlip, RandomResizedCrop
 from xtra_toolkit.data.digits import Digits
 from xtra_toolkit.data.folder import ImageFolder
 from xtra_toolkit.data.loading import LoadImage, ReadImage, RGBToBGR
+from xtra_toolkit.data.packed import PackedImages
 from xtra_toolkit.data.packing import PackInputs, channels_last_collate
 from xtra_toolkit.data.sampler import GlobalBatchSampler
 from xtra_toolkit.data.seeded import SeededSamples
@@ -23,6 +24,7 @@ __all__ = [
     "LoadImage",
     "LoadSegMap",
     "PackInputs",
+    "PackedImages",
     "RGBToBGR",
     "RandomFlip",
     "RandomResizedCrop",

@@ -1,0 +1,52 @@
+"""A small XTRA on CIFAR-10: 8×8 tokens of 4×4 px, blocks of 2×2 tokens.
+
+    xtra compare mmconfigs/small/cifar10_xtra.py --data cifar10
+"""
+
+_base_ = ["../_base_/runtime.py"]
+
+pipeline = [
+    dict(type="xtra_toolkit.RandomFlip", prob=0.5),
+    dict(type="xtra_toolkit.PackInputs"),
+]
+
+model = dict(
+    type="xtra_toolkit.MaskTargetPretrainer",
+    data_preprocessor=dict(
+        type="mmpretrain.SelfSupDataPreprocessor",
+        mean=[125.3, 123.0, 113.9],
+        std=[63.0, 62.1, 66.7],
+        to_rgb=False,
+    ),
+    mask=dict(type="xtra_toolkit.BlockCausal", block_size=2),
+    target_generator=dict(type="xtra_toolkit.NextBlock", normalise=True),
+    backbone=dict(
+        type="xtra_toolkit.MaskedViT",
+        arch=dict(embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
+        img_size=32,
+        patch_size=4,
+    ),
+    neck=dict(type="xtra_toolkit.ViTDecoder", projection=256, width=96, depth=2, heads=3),
+    head=dict(type="xtra_toolkit.PredictionHead", hidden=384, loss="mse"),
+)
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    persistent_workers=False,
+    collate_fn=dict(type="xtra_toolkit.channels_last_collate"),
+    sampler=dict(type="xtra_toolkit.GlobalBatchSampler"),
+    dataset=dict(type="xtra_toolkit.PackedImages", data_root="data/cifar10", pipeline=pipeline),
+)
+
+train_cfg = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=2, global_batch=64)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+# warm-up is a tenth of the run
+param_scheduler = [
+    dict(type="mmengine.LinearLR", start_factor=0.1, end=0.2, convert_to_iter_based=True),
+    dict(type="mmengine.CosineAnnealingLR", begin=0.2, end=2, convert_to_iter_based=True),
+]
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(interval=1, max_keep_ckpts=1),
+)
