@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from xtra_toolkit.attention import eager, matmul, sdpa, staircase, xformers
+from xtra_toolkit.attention import eager, matmul, processor, sdpa, staircase, xformers
 from xtra_toolkit.attention.pattern import Pattern
 
 BACKENDS = {
@@ -24,7 +24,7 @@ BACKENDS = {
     "staircase": staircase,
 }
 
-SHORT = 384  # tokens up to which keeping the weights wins, in bfloat16 on AMX
+SHORT = 384  # tokens up to which matmul keeps its weights, in bfloat16: longer takes much memory
 LONG = 1024  # from which on a staircase pays; twice that in bfloat16
 
 __all__ = ["BACKENDS", "Pattern", "attention", "choose", "named"]
@@ -75,21 +75,14 @@ def choose(q: Tensor, pattern: Pattern) -> str:
 
 
 def _choose_on_cpu(q: Tensor, pattern: Pattern) -> str:
-    """By tests/bench/bench_attention.py: each was never slower than SDPA where it is taken."""
+    """Choose by tests/bench/bench_attention.py, and by what this processor is good at."""
     half = q.dtype == torch.bfloat16
     # forward alone flash is faster; what it loses on is its backward
-    if half and q.requires_grad and pattern.length <= SHORT and _has_amx():
-        return "matmul"
+    if half and q.requires_grad and pattern.length <= SHORT:
+        return processor.short_bf16(q)
     long = pattern.length >= (2 * LONG if half else LONG)
     stairs = pattern.kind == "staircase" and not staircase.refusal(q, pattern)
     return "staircase" if long and stairs else "sdpa"
-
-
-@cache
-@torch.compiler.assume_constant_result
-def _has_amx() -> bool:
-    """Has the processor a unit for bfloat16 matrices?"""
-    return torch.cpu._is_amx_tile_supported()
 
 
 def named(backend: str) -> Callable[[Tensor, Tensor, Tensor, Pattern], Tensor]:

@@ -1,7 +1,7 @@
-"""Product, softmax, product: the fast way for short sequences on a CPU whose matrix unit is fast.
+"""Product, softmax, product: the fast way for short sequences on a CPU that is fast in bfloat16.
 
-Where a processor has AMX, bfloat16 products are so fast that what flash attention recomputes costs
-more than what it saves: at 240 tokens this is nearly twice as fast as SDPA (make bench). The price
+With AMX or AVX-512 bf16, bfloat16 products are so fast that what flash attention recomputes costs
+more than what it saves: at 240 tokens this is about twice as fast as SDPA (make bench). The price
 is memory: the weights are kept for the backward, B x heads x Q x N values a layer.
 """
 

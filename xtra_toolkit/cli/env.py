@@ -55,7 +55,7 @@ def backends() -> Iterator[str]:
     """For training inputs of each kind and precision: what auto takes, who serves, why not."""
     import torch
 
-    from xtra_toolkit.attention import BACKENDS, choose
+    from xtra_toolkit.attention import BACKENDS, SHORT, choose, processor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inputs = training_inputs(device)
@@ -69,6 +69,8 @@ def backends() -> Iterator[str]:
         for answer, names in _grouped(by_input).items():
             which = "all" if len(names) == len(inputs) else ", ".join(names)
             yield f"  {backend:11} {which}: {answer}"
+    if device == "cpu":
+        yield f"  auto, bf16, up to {SHORT} tokens: {processor.reason()}"
 
 
 def training_inputs(device: str) -> dict[str, tuple]:
