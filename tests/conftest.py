@@ -1,23 +1,62 @@
-"""Shared by all tests."""
+"""Shared by all tests, which say the same on every machine.
 
+GPUs are hidden from all tests but those of ``make test-gpu``, and from what the tests start.
+``PROCESSOR=AMX``, ``PROCESSOR='AVX-512 bf16'`` or ``PROCESSOR=unknown`` before pytest sets what the
+CPU claims to have in all tests; the fixture ``processor`` does so in one.
+"""
+
+import os
 import uuid
 
 import pytest
-import torch
-from mmengine.registry import DefaultScope
 
-torch.set_num_threads(2)
+
+def pytest_configure(config):
+    """Before a test module imports torch: the CUDA driver reads the variable once."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)
 def mmpretrains_scope():
     """The default scope of a run of MMPretrain's, whatever a Runner left before."""
+    from mmengine.registry import DefaultScope
+
     DefaultScope.get_instance(str(uuid.uuid4()), scope_name="mmpretrain")
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Return a function that sets what the CPU has for bfloat16: a name, or None if unknown."""
+    import torch
+
+    from xtra_toolkit.attention.processor import measured
+
+    def claim(name):
+        assert name in ("AMX", "AVX-512 bf16", None), name
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: name == "AMX")
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: name is not None)
+        measured.cache_clear()
+
+    yield claim
+    measured.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def claimed_processor(request):
+    """As the variable PROCESSOR says; where it is unset, the CPU says so itself."""
+    if name := os.environ.get("PROCESSOR"):
+        request.getfixturevalue("processor")(None if name == "unknown" else name)
 
 
 @pytest.fixture
 def one_thread():
     """For steps that are small: two threads would only wait for each other."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -170,15 +170,14 @@ def test_some_rows_of_a_pattern_are_those_rows(name, backend):
     torch.testing.assert_close(some, attention(q, k, v, pattern, "eager").gather(1, index))
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_auto_takes_what_was_measured(amx, monkeypatch):
-    monkeypatch.setattr(door, "_has_amx", lambda: amx)
+@pytest.mark.parametrize("half", ["matmul", "sdpa"])
+def test_auto_takes_what_was_measured(half, monkeypatch):
+    monkeypatch.setattr(door.processor, "short_bf16", lambda q: half)
 
     def taken(length, dtype, grad=True):
         pattern = block_pattern(length, 64)
         return choose(torch.empty(2, length, 2, 64, dtype=dtype, requires_grad=grad), pattern)
 
-    half = "matmul" if amx else "sdpa"
     lengths = 256, 384, 1024, 2048
     assert [taken(n, torch.bfloat16) for n in lengths] == [half, half, "sdpa", "staircase"]
     assert [taken(n, torch.float32) for n in lengths] == ["sdpa"] * 2 + ["staircase"] * 2

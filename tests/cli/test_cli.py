@@ -133,16 +133,21 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
     assert isinstance(xtra("convert", OTHER, tmp_path / "x.pth").exception, ValueError)
 
 
-def test_env_names_versions_devices_back_ends_and_plugins():
+@pytest.mark.parametrize("name", ["AMX", "AVX-512 bf16", None])
+def test_env_names_versions_devices_back_ends_and_plugins(name, processor, monkeypatch):
+    processor(name)
+    monkeypatch.setattr("xtra_toolkit.attention.processor._measure", lambda: 0.5)
     output = xtra("env").output
     for part in ("torch ", "mmpretrain    1.2.0", "CUDA build", "CPU ", "attention", "plugin "):
         assert part in output
     lines = output.splitlines()
     assert any(line.split() == ["eager", "all:", "serves"] for line in lines)
-    if not torch.cuda.is_available():
-        assert any("auto" in line and "fp32: takes sdpa" in line for line in lines)
-        assert any(line.split() == ["staircase", "all:", "serves"] for line in lines)
-        assert any("xformers" in line and "cannot serve" in line for line in lines)
+    takes = next(line for line in lines if line.startswith("  auto") and "takes sdpa" in line)
+    assert "full fp32, causal fp32, staircase fp32" in takes if name else "all:" in takes
+    assert any(line.split() == ["staircase", "all:", "serves"] for line in lines)
+    assert any("xformers" in line and "cannot serve" in line for line in lines)
+    why = f"matmul, since the processor has {name}" if name else "0.50 times as fast as sdpa"
+    assert any("auto, bf16, up to 384 tokens" in line and why in line for line in lines)
 
 
 def test_env_names_a_plugin_that_failed(monkeypatch):

@@ -1,7 +1,7 @@
 """Which back end is fast for short bfloat16 sequences on this CPU.
 
-With a unit for bfloat16 matrices (AMX) or instructions for them (AVX-512 bf16), ``matmul`` trains up
-to five times as fast as SDPA; without them the products may be emulated and slow. Where torch
+With a unit for bfloat16 matrices (AMX) or instructions for them (AVX-512 bf16), ``matmul`` trains
+up to five times as fast as SDPA; without them the products may be emulated and slow. Where torch
 reports neither, both back ends are timed once a process, on a small input.
 """
 
@@ -35,7 +35,6 @@ def short_bf16(q: Tensor) -> str:
     return measured()[0]
 
 
-@cache
 @torch.compiler.assume_constant_result
 def feature() -> str | None:
     """Return what the processor has for bfloat16 matrices; None if torch knows of nothing."""
