@@ -46,6 +46,7 @@ def trains_and_resumes(config, photos, work_dir):
     output = mim(config, *options, "train_cfg.max_epochs=1", work_dir=work_dir)
     assert "8 images a step = 1 process x 4 images x 2 accumulated; 2 steps an epoch" in output
     assert "240 of 256 positions computed" in output
+    assert not [line for line in output.splitlines() if "Warning" in line or "WARNING" in line]
     checkpoint = torch.load(work_dir / "epoch_1.pth", weights_only=True)
     assert checkpoint["meta"]["iter"] == 2
     assert "backbone.xtra_toolkit_attention_mask.json" in checkpoint["state_dict"]

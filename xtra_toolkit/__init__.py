@@ -1,3 +1,13 @@
 """Composable masks and targets for pretraining image models, on MMPretrain."""
 
+import warnings
+
+# Nobody who trains can act on these: mmcv-lite lacks an operation that nothing here uses, and
+# a loader that pins memory for a GPU does not where there is none.
+for message in (
+    "Fail to import ``MultiScaleDeformableAttention``",
+    "'pin_memory' argument is set as true but no accelerator is found",
+):
+    warnings.filterwarnings("ignore", message, UserWarning)
+
 __version__ = "0.1.0"

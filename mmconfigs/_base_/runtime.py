@@ -1,6 +1,7 @@
 """What every pretraining config shares: hooks, logging, precision, the seed."""
 
 default_scope = "mmpretrain"
+custom_imports = dict(imports=["xtra_toolkit"])  # before MMCV, whose warning it silences
 
 default_hooks = dict(
     timer=dict(type="xtra_toolkit.Throughput"),

@@ -5,6 +5,8 @@ CheckpointHook of MMEngine 0.10.7 removes the oldest checkpoint before the new o
 (fileio/backends/local_backend.py, ``put``) and empties ``last_checkpoint`` before it fills it.
 """
 
+import logging
+import re
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,11 @@ def is_whole(checkpoint: str | Path) -> bool:
     return bool(files) and all(map(is_zipfile, files))
 
 
+def _names_no_deprecated_client(record: logging.LogRecord) -> bool:
+    """Drop what MMEngine logs about a ``FileClient`` that it makes itself and never uses."""
+    return not re.match(r'"(FileClient|HardDiskBackend)" (will be|is the alias)', str(record.msg))
+
+
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
     """A checkpoint is written whole, then named in ``last_checkpoint``, then the oldest goes.
@@ -43,6 +50,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_run(self, runner: Any) -> None:
         """Clears away what a killed run left, before the runner looks for its checkpoint."""
         register_backend("local", AtomicBackend, force=True, prefixes="")
+        runner.logger.addFilter(_names_no_deprecated_client)
         resumes = getattr(runner, "_resume", False) and not runner._load_from
         if is_main_process() and resumes:
             self._mend_pointer(runner)
