@@ -14,14 +14,12 @@ class ShardedRunner(FlexibleRunner):
     """MMEngine's FlexibleRunner, which finds its checkpoint as Runner does.
 
     Raises:
-        ValueError: a part of the config is left out by FlexibleRunner, or needs whole weights.
+        ValueError: a part of the config needs whole weights.
     """
 
     @classmethod
     def from_cfg(cls, cfg: dict) -> "ShardedRunner":
-        """MMEngine's, which ignores ``compile`` and ``model_wrapper_cfg``."""
-        if cfg.get("compile"):
-            raise ValueError("compile is set, and FlexibleRunner would leave it out: unset it.")
+        """Build the runner. GlobalBatchLoop reads ``compile``, which MMEngine ignores here."""
         if cfg.get("model_wrapper_cfg"):
             raise ValueError(
                 "model_wrapper_cfg is set, and FlexibleRunner would leave it out: set its options "

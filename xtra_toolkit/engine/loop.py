@@ -23,6 +23,7 @@ from torch import nn
 from xtra_toolkit.data.sampler import GlobalBatchSampler
 from xtra_toolkit.data.seeded import draw_seeds, seed_step
 from xtra_toolkit.engine.accumulated import Accumulated, accumulation_of, mean_logs
+from xtra_toolkit.engine.compiled import compile_loss
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
 
 
@@ -78,6 +79,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         wrapper._accumulative_counts = self.accumulation
         counts = (steps * self.accumulation for steps in (self._iter, self._max_iters))
         wrapper.initialize_count_status(self.runner.model, *counts)
+        compile_loss(self.runner)
         self.runner.logger.info(self.describe())
         return super().run()
 

@@ -99,8 +99,9 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
 def _replay(model: nn.Module, wrapper: Any, batch: Batch, sharded: bool) -> str | None:
     places, step = [], Backward(wrapper, sharded)
     inner = model.module if is_model_wrapper(model) else model
-    with batch.drawn_again(), watched(inner, places):
-        type(model).train_step(model, batch.data, step)  # not the compiled one
+    uncompiled = torch.compiler.set_stance("force_eager")  # a compiled loss calls no hooks
+    with batch.drawn_again(), watched(inner, places), uncompiled:
+        model.train_step(batch.data, step)
     wrapper.zero_grad()
     if places:
         return f"It began in {places[0]}."

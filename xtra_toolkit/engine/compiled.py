@@ -1,0 +1,31 @@
+"""``compile=True``: torch.compile of a model's loss, forward and backward.
+
+MMEngine compiles ``train_step``, and with it the hooks on the data and the update of the optimizer.
+torch.compile cannot trace the ``ConfigDict`` that ``paramwise_cfg`` leaves in each parameter group,
+nor gradient hooks, and FlexibleRunner does not pass the option on at all.
+"""
+
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+
+
+def compile_loss(runner: Any) -> None:
+    """Compile ``loss`` of the runner's model in place of its whole ``train_step``.
+
+    Validation and feature extraction stay uncompiled: they would compile anew for their own mode
+    and batch sizes.
+
+    Args:
+        runner: MMEngine's Runner or FlexibleRunner. In its config, ``compile`` is a bool, or a dict
+            of arguments of ``torch.compile``, for instance ``dict(backend="aot_eager")``.
+    """
+    options = runner.cfg.get("compile")
+    if not options:
+        return
+    vars(runner.model).pop("train_step", None)  # that which MMEngine's Runner has compiled
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    arguments = options if isinstance(options, dict) else {}
+    model.loss = torch.compile(model.loss, **arguments)
+    runner.logger.info("The loss is compiled in the first steps, which are slow.")
