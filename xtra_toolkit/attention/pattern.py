@@ -82,7 +82,12 @@ class Pattern:
         return self.once(("bias", dtype, str(device)), lambda: self._bias(dtype, device))
 
     def once(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What ``make`` returns, remembered under ``key`` for the life of the pattern."""
+        """What ``make`` returns, remembered under ``key`` for the life of the pattern.
+
+        In a compiled graph it is made anew: the graph would be compiled again once it is there.
+        """
+        if torch.compiler.is_compiling():
+            return make()
         if key not in self._made:
             with torch.inference_mode(False):  # it is kept, and training may follow
                 self._made[key] = make()

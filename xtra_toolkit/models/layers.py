@@ -1,7 +1,6 @@
 """Transformer layers that take an attention pattern, and the gathers that the models share."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import torch
 from mmengine.model import BaseModule
@@ -87,12 +86,7 @@ class MaskedLayer(TransformerEncoderLayer):
     def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
         """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._recomputed, x, pattern, read, use_reentrant=False)
-        return self._forward(x, pattern, read)
-
-    def _recomputed(self, x: Tensor, pattern: Pattern, read: Tensor | None) -> Tensor:
-        if torch.compiler.is_compiling():  # what is computed twice may not write to what is outside
-            pattern = replace(pattern, _made=dict(pattern._made))
+            return checkpoint(self._forward, x, pattern, read, use_reentrant=False)
         return self._forward(x, pattern, read)
 
     def _forward(self, x: Tensor, pattern: Pattern, read: Tensor | None) -> Tensor:
