@@ -211,6 +211,20 @@ def test_it_goes_on_with_the_checkpoint_of_an_unsharded_run(whole, photos, tmp_p
     assert list(losses) == [3, 4, 5, 6] and relative(losses, record.losses) <= 1e-5
 
 
+def _compiled(rank, folder, photos):
+    record = Record()
+    options = dict(compile=dict(backend="eager"))
+    options["train_cfg"] = dict(max_epochs=1, global_batch=8)
+    train(SHARDED, folder / "run", photos, record, **options)
+    return record.losses, torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_its_loss_can_be_compiled(sharded, photos, tmp_path):
+    _, ((losses, *_), _) = sharded
+    (compiled, graphs), _ = on_two(_compiled, tmp_path, photos)
+    assert graphs and compiled == {step: losses[step] for step in compiled}
+
+
 class Spoil(Hook):
     """From step 2 on a layer's output is NaN, in one process."""
 
@@ -238,7 +252,6 @@ def test_all_processes_stop_where_one_went_wrong(photos, tmp_path):
     ("options", "sentence"),
     [
         ({}, "--launcher pytorch"),
-        ({"compile": True}, "compile is set"),
         ({"model_wrapper_cfg": dict(type="X")}, r"model_wrapper_cfg .* strategy\.model_wrapper"),
         ({"default_hooks.ema": dict(type="mmengine.EMAHook")}, "mmengine.EMAHook needs whole"),
         ({"custom_hooks": [dict(type=EMAHook)]}, "EMAHook needs whole"),
