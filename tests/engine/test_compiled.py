@@ -3,9 +3,11 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from tiny_runs import run
 from torch._dynamo.utils import counters
 
+COMPILE = Config(dict(compile=dict(backend="eager")))
 STEPS = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=1, global_batch=8)  # 5 of 4 + 4 images
 
 
@@ -36,8 +38,22 @@ def test_a_compiled_run_is_an_uncompiled_one(wrapper, tmp_path, one_thread):
     _, plain = run(tmp_path / "plain", "XTRA", **settings(wrapper))
     torch._dynamo.reset()
     counters.clear()
-    how = Config(dict(compile=dict(backend="eager")))
-    _, compiled = run(tmp_path / "compiled", "XTRA", cfg=how, **settings(wrapper))
+    _, compiled = run(tmp_path / "compiled", "XTRA", cfg=COMPILE, **settings(wrapper))
     graphs = counters["stats"]["unique_graphs"]
     assert 1 <= graphs <= 2  # the loss, and what this test notes of the images
     assert len(plain.losses) == 5 and compiled.losses == plain.losses
+
+
+class Overflow(Hook):
+    """Before step 1 a layer's weights become so large that its output is infinite."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 1:
+            runner.model.backbone.layers[1].ffn.layers[1].weight.data.fill_(1e38)
+
+
+def test_where_a_compiled_run_went_wrong_is_found_in_an_uncompiled_replay(tmp_path, one_thread):
+    changes = settings("AutocastOptimWrapper")
+    changes["custom_hooks"].append(Overflow())
+    with pytest.raises(FloatingPointError, match=r"the forward pass of backbone\.ln1"):
+        run(tmp_path, "XTRA", cfg=COMPILE, **changes)
