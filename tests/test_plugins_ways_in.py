@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN
 from test_mim import mim, scalars
 
 from xtra_toolkit import plugins
+from xtra_toolkit.cli import env
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.registry import MASKS, MODELS, ORDERS
 from xtra_toolkit.targets import build_target
@@ -164,6 +166,91 @@ def test_a_plugin_that_fails_at_its_last_line_leaves_nothing_behind(place):
         build_mask(dict(type="xtra_toolkit.Whirl"))
     with pytest.raises(ValueError, match=f"unknown target 'xtra_toolkit.Whirl'.*; {said}"):
         build_target(dict(type="xtra_toolkit.Whirl"))
+
+
+def write_plugin(place, name, text):
+    """An installed plugin of one module."""
+    info = place / f"{name}-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[xtra_toolkit.plugins]\n{name} = {name}\n")
+    (place / f"{name}.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt: "),
+    ],
+)
+def test_a_plugin_that_exits_is_named_and_ends_nothing(text, cause, place, monkeypatch):
+    write_plugin(place, "exits", text)
+    plugins.load_plugins()
+    assert plugins.FAILED["exits"] == cause
+    with pytest.raises(ValueError, match="plugin 'exits' failed to load"):
+        build_mask(dict(type="xtra_toolkit.Nothing"))
+
+
+def test_the_users_own_interrupt_is_none_of_a_plugins(place):
+    write_plugin(place, "slow", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        plugins.load_plugins()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("text", ["[xtra_toolkit.plugins]\nbroken\n", "[other]\n= = =\nx"])
+def test_a_malformed_file_of_entry_points_is_named_and_breaks_no_other(text, place):
+    write_plugin(place, "broken", "")
+    (place / "broken-1.dist-info" / "entry_points.txt").write_text(text)
+    write_plugin(place, "row_causal", FILES["row_causal.py"])
+    plugins.load_plugins()
+    assert "entry_points.txt cannot be read" in plugins.FAILED["broken"]
+    assert build_mask(dict(type="xtra_toolkit.RowCausal")).random is False
+    shown = list(env.plugins())
+    assert [line for line in shown if "broken, failed: its entry_points.txt" in line]
+
+
+def test_an_entry_point_that_names_no_module_is_named(place):
+    write_plugin(place, "odd", "")
+    (place / "odd-1.dist-info" / "entry_points.txt").write_text(
+        "[xtra_toolkit.plugins]\nodd = no module!\n"
+    )
+    plugins.load_plugins()
+    assert "odd" in plugins.FAILED
+
+
+def test_a_plugin_that_replaces_a_built_in_is_left_out_and_named(place):
+    """Its class may be of another package; what else it registers goes with it."""
+    write_plugin(
+        place,
+        "usurper",
+        "from functools import partial\nfrom xtra_toolkit.registry import MASKS\n"
+        "@MASKS.register_module()\nclass Whirl: ...\n"
+        "MASKS.register_module(name='BlockCausal', module=int, force=True)\n",
+    )
+    taken = MASKS.get("BlockCausal")
+    plugins.load_plugins()
+    assert MASKS.module_dict["BlockCausal"] is taken and "Whirl" not in MASKS.module_dict
+    assert "replaces the mask 'BlockCausal'" in plugins.FAILED["usurper"]
+
+
+def test_not_even_before_the_built_ins_are_there(tmp_path, monkeypatch):
+    """A registry of which nothing was asked yet, as in a run that builds its hooks first."""
+    write_plugin(
+        tmp_path,
+        "early",
+        "from xtra_toolkit.registry import MASKS\n"
+        "MASKS.register_module(name='BlockCausal', module=int, force=True)\n",
+    )
+    code = (
+        "from xtra_toolkit.registry import HOOKS, MASKS\nHOOKS.get('xtra_toolkit.SafeResume')\n"
+        "from xtra_toolkit.plugins import FAILED\nassert 'early' in FAILED\n"
+        "assert MASKS.get('BlockCausal').__module__ == 'xtra_toolkit.masks.block_causal'"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("build", [build_mask, build_target])

@@ -3,7 +3,7 @@
 import platform
 from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -93,9 +93,9 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
 def plugins() -> Iterator[str]:
     """Installed plugins, and why one failed."""
-    from xtra_toolkit.plugins import FAILED
+    from xtra_toolkit.plugins import FAILED, installed
 
-    for name in sorted(entry_points(group="xtra_toolkit.plugins").names) or ["none"]:
+    for name in sorted({*installed(), *FAILED}) or ["none"]:
         yield f"plugin        {name}" + (f", failed: {FAILED[name]}" if name in FAILED else "")
 
 
