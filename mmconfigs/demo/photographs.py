@@ -35,7 +35,7 @@ def main() -> None:
     if len(found) < 32:
         sys.exit(f"{len(found)} images below {WALLPAPERS}; the first line of this file's command")
     for path in found:
-        write(WORK / "train", path.stem, Image.open(path))
+        write(WORK / "train", path.stem, Image.open(path, formats=["JPEG", "PNG"]))
     samples = [getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
     for i, pixels in enumerate([*samples, *load_sample_images().images]):
         write(WORK / "val", str(i), Image.fromarray(np.asarray(pixels)))

@@ -5,6 +5,8 @@ import functools
 import io
 import json
 import pickle
+import subprocess
+import sys
 import uuid
 import zlib
 
@@ -13,12 +15,21 @@ import pytest
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch import nn
 from torch._utils import ExceptionWrapper
 
-from xtra_toolkit.data import ImageFolder, LoadImage, RandomResizedCrop, ReadImage, decoding
+from xtra_toolkit.data import (
+    ImageFolder,
+    LoadImage,
+    LoadSegMap,
+    RandomResizedCrop,
+    ReadImage,
+    decoding,
+    pillow,
+)
 from xtra_toolkit.data.loading import UnreadableImage, unreadable
+from xtra_toolkit.data.pillow import MAX_PIXELS
 from xtra_toolkit.hooks import SkipBadImages
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (124, 117, 104)
@@ -143,7 +154,9 @@ def test_a_size_above_the_option_is_refused_from_the_header(tmp_path, monkeypatc
     data = encoded(image((50, 40)), kind)[:-300]  # to decode it would be another error
     path = tmp_path / "x.img"
     path.write_bytes(data)
-    sentence = r"x\.img': ValueError: 50 x 40 are 2,000 pixels, and max_pixels is 1,999\."
+    sentence = (
+        r"x\.img': ValueError: 50 x 40 are 2,000 pixels, and max_pixels is 1,999: a pixel takes"
+    )
     for steps in ([LoadImage(max_pixels=1999)], [ReadImage(), RandomResizedCrop(8, 1999)]):
         with pytest.raises(UnreadableImage, match=sentence):
             functools.reduce(lambda results, step: step(results), steps, dict(img_path=str(path)))
@@ -163,11 +176,63 @@ def huge(width, height):
 
 
 def test_the_option_and_not_pillows_own_limit_decides(tmp_path):
-    with pytest.raises(UnreadableImage, match=r"180,018,000 pixels, and max_pixels is 180,000,000"):
+    with pytest.raises(UnreadableImage, match=r"180,018,000 pixels, and max_pixels is 100,000,000"):
         read(tmp_path, huge(10_001, 18_000))
     with pytest.raises(UnreadableImage, match=r"truncated|incomplete"):
         read(tmp_path, huge(10_001, 18_000), LoadImage(max_pixels=190_000_000))
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
+
+
+def test_the_largest_image_takes_a_gigabyte_to_decode():
+    """Of a quarter of its pixels; the peak is Linux's, of a process of its own."""
+    side = int(MAX_PIXELS**0.5) // 2
+    code = (
+        "import importlib.util, io, re, sys\n"
+        "spec = importlib.util.spec_from_file_location('pillow', sys.argv[1])\n"
+        "spec.loader.exec_module(pillow := importlib.util.module_from_spec(spec))\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak()\n"
+        "print(pillow.decode(sys.stdin.buffer.read()).shape, 1024 * (peak() - before))"
+    )
+    for mode in ("RGB", "P"):
+        data = encoded(
+            Image.new(mode, (side, side)), "PNG", **(dict(transparency=0) if mode == "P" else {})
+        )
+        command = [sys.executable, "-c", code, pillow.__file__]
+        printed = subprocess.run(command, input=data, capture_output=True, check=True).stdout
+        assert f"({side}, {side}, 3)".encode() in printed
+        assert int(printed.split()[-1]) < 1e9 / 4, printed
+
+
+def test_a_large_image_is_that_of_its_strips(monkeypatch):
+    """Turned, with transparent pixels, of 16 bits: converted a few rows at a time or at once."""
+    for make in (lambda: sixteen("PNG"), lambda: palette(bytes([0, 128])), turned, panorama):
+        whole = pillow.decode(make())
+        with monkeypatch.context() as patch:
+            patch.setattr(pillow, "STRIP", 3 * whole.shape[1])
+            assert np.array_equal(pillow.decode(make()), whole)
+            grey = pillow.decode(make(), flag="grayscale")
+        assert np.array_equal(pillow.decode(make(), flag="grayscale"), grey)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "FITS"])
+def test_other_formats_of_pillows_are_not_tried(tmp_path, monkeypatch, kind):
+    """EPS would go to Ghostscript, whatever the file's name."""
+    called = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: called.append(args))
+    made = {
+        "EPS": lambda: encoded(image((50, 40)), "EPS"),
+        "PDF": lambda: encoded(image((50, 40)), "PDF"),
+        "FITS": lambda: b"SIMPLE  =                    T".ljust(80).ljust(2880),
+    }
+    (tmp_path / "photo.jpg").write_bytes(made[kind]())
+    results = dict(img_path=str(tmp_path / "photo.jpg"))
+    with pytest.raises(UnreadableImage, match="no image of the kinds BMP"):
+        LoadImage()(results)
+    (tmp_path / "map.png").write_bytes(made[kind]())
+    with pytest.raises(ValueError, match="no image of the kinds PNG"):
+        LoadSegMap()(dict(seg_map_path=str(tmp_path / "map.png")))
+    assert not called
 
 
 # ---- In the place of a bad image ----------------------------------------------------------------
@@ -189,7 +254,7 @@ CAUSES = {
     "bad_truncated.jpg": (lambda: encoded(image(), "JPEG")[:-400], "image file is truncated"),
     "bad_head.jpg": (lambda: encoded(image(), "JPEG")[:30], "Truncated File Read"),
     "bad_empty.jpg": (bytes, "the file is empty"),
-    "bad_text.jpg": (lambda: b"<html>404</html>", "no image of a kind that Pillow reads"),
+    "bad_text.jpg": (lambda: b"<html>404</html>", "no image of the kinds BMP, GIF, JPEG"),
     "bad_cut.png": (lambda: encoded(image(), "PNG")[:-900], "truncated"),
     "bad_huge.png": (lambda: huge(20_000, 20_000), "400,000,000 pixels, and max_pixels is"),
     "bad_closed.jpg": (lambda: encoded(image(), "JPEG"), "PermissionError: [Errno 13]"),

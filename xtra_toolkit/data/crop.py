@@ -29,7 +29,8 @@ class RandomResizedCrop(_RandomResizedCrop):
 
     Args:
         scale: height and width of the result, or the one number for both.
-        max_pixels: of an image; one whose header tells of more is not decoded.
+        max_pixels: of an image; one whose header tells of more is not decoded. What that is in
+            memory is said of ``LoadImage``.
         **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts`` as there.
 
     Raises:

@@ -60,7 +60,8 @@ class LoadImage(ReadImage):
 
     Args:
         color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of (H, W).
-        max_pixels: of an image; one that has more is not decoded.
+        max_pixels: of an image; one that has more is not decoded. A process needs 5 to 10 bytes a
+            pixel to decode one, 17 for a WebP: 1 GB, 1.7 GB, at the default.
         backend_args: as of ``ReadImage``.
 
     Raises:

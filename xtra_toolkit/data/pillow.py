@@ -5,26 +5,34 @@ pixels.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 180_000_000  # 0.5 GB when decoded; Pillow's limit is as high
+MAX_PIXELS = 100_000_000  # 1 GB while decoded: 5 to 10 bytes a pixel; 1.7 GB of a WebP, 17
+STRIP = 1 << 21  # pixels of a large image that are converted at a time
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what images are read from
 BACKGROUND = (124, 117, 104)  # ImageNet's mean colour, which MMCV lays under grey with alpha
 MODE = {"color": "RGB", "grayscale": "L"}  # MMCV's names
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Reads the header; ``refuse_larger`` has a limit that can be chosen, Pillow's cannot.
+
+    Args:
+        data: the file.
+        formats: that it may have, by Pillow's names. Pillow looks at the content, not at the name,
+            and has formats that it hands to other programs (EPS to Ghostscript).
 
     Raises:
         Exception: Pillow's own (OSError, ValueError, SyntaxError, ...).
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:  # its message is an address in memory
-        what = "no image of a kind that Pillow reads" if data else "the file is empty"
+        what = f"no image of the kinds {', '.join(formats)}" if data else "the file is empty"
         raise ValueError(what) from None
     finally:
         Image.MAX_IMAGE_PIXELS = before
@@ -36,7 +44,7 @@ def refuse_larger(shape: tuple[int, int], max_pixels: int) -> None:
     if height * width > max_pixels:
         raise ValueError(
             f"{width:,} x {height:,} are {height * width:,} pixels, and max_pixels is "
-            f"{max_pixels:,}"
+            f"{max_pixels:,}: a pixel takes 5 to 17 bytes while it is decoded"
         )
 
 
@@ -49,7 +57,21 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, flag: str = "color") -> np
     """
     img = open_image(data)
     refuse_larger(img.size[::-1], max_pixels)
-    img = _eight_bits(ImageOps.exif_transpose(img))
+    ImageOps.exif_transpose(img, in_place=True)
+    width, height = img.size
+    rows = max(1, STRIP // max(1, width))
+    if rows >= height:
+        return _pixels(img, flag)
+    pixels = np.empty((height, width, 3) if flag == "color" else (height, width), np.uint8)
+    for top in range(0, height, rows):  # each step of a conversion is a copy
+        strip = img.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = _pixels(strip, flag)
+    return pixels
+
+
+def _pixels(img: Image.Image, flag: str) -> np.ndarray:
+    """Of an image or a strip of one, as :func:`decode` returns them."""
+    img = _eight_bits(img)
     if img.has_transparency_data:
         img = img.convert("RGBA")
         img = Image.alpha_composite(Image.new("RGBA", img.size, BACKGROUND), img)

@@ -7,10 +7,12 @@ from typing import Any
 import mmcv
 import numpy as np
 from mmcv.transforms import LoadAnnotations
+from mmengine import fileio
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets.transforms import RandomResizedCrop
 
 from xtra_toolkit.data.folder import EXTENSIONS
+from xtra_toolkit.data.pillow import MAX_PIXELS, open_image, refuse_larger
 from xtra_toolkit.data.seeded import SeededSamples
 from xtra_toolkit.registry import DATASETS, TRANSFORMS
 
@@ -83,6 +85,12 @@ class LoadSegMap(LoadAnnotations):
             with_bbox=False, with_label=False, with_seg=True, imdecode_backend="pillow"
         )
         self.reduce_zero_label = reduce_zero_label
+
+    def _load_seg_map(self, results: dict) -> None:
+        data = fileio.get(results["seg_map_path"], backend_args=self.backend_args)
+        image = open_image(data, ("PNG",))  # MMCV's would take any format of Pillow's
+        refuse_larger(image.size[::-1], MAX_PIXELS)
+        results["gt_seg_map"] = np.asarray(image).squeeze()
 
     def transform(self, results: dict) -> dict:
         """Adds ``gt_seg_map``."""
