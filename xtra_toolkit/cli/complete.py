@@ -45,6 +45,9 @@ def complete(
 
     CONFIG is the one that CHECKPOINT was trained with; the run's folder holds a copy. IMAGES are
     scaled and cropped at the centre to its size.
+
+    CONFIG is code: it is executed, also the copy in a run's folder, and so must come from somebody
+    you trust. Nothing in CHECKPOINT or IMAGES is executed.
     """
     check_picture(out)
     if out.resolve() in [image.resolve() for image in images]:

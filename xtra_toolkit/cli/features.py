@@ -52,6 +52,9 @@ def features(
     data = safetensors.numpy.load_file("features.safetensors")
     probe = LogisticRegression(max_iter=1000).fit(data["bank.features"], data["bank.labels"])
     print(probe.score(data["test.features"], data["test.labels"]))
+
+    CONFIG is code: it is executed, and so must come from somebody you trust. Nothing in CHECKPOINT
+    is executed.
     """
     if out.suffix != ".safetensors":
         raise click.UsageError(f"{out}: name a file that ends in .safetensors")

@@ -41,13 +41,17 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
     15 are there. A model is named by its checkpoint, and by its mask where backbone.change_mask
     replaced the encoder's own. The paper's figures stand below, marked as the paper's. Unfinished
     runs are listed.
+
+    A WORK_DIR may be a stranger's: nothing in it is executed. Its configs are read as data, and an
+    objective is built of parts that this package and the installed plugins registered, or described
+    from its log. What cannot be read is left out with a sentence.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
         from xtra_toolkit.report.runs import find_runs
         from xtra_toolkit.report.table import markdown, write_csv
 
-        runs = find_runs(work_dirs)
+        runs = find_runs(work_dirs, say=lambda sentence: click.echo(sentence, err=True))
         benchmarks = [run for run in runs if not run.pretrains]
         for line in markdown(benchmarks) if benchmarks else ():
             click.echo(line)
@@ -56,6 +60,9 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
                 write_csv(benchmarks, file)
         if html or len(benchmarks) < len(runs):
             write_page(runs, html or (work_dirs[0] if len(work_dirs) == 1 else Path()) / PAGE)
+        for run in runs:
+            for note in run.notes:
+                click.echo(f"{run.folder.parent}: {note}", err=True)
 
 
 def write_page(runs: list, path: Path) -> None:

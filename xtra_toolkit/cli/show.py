@@ -36,6 +36,9 @@ def show(
 
     A pair that leaks is refused, as in training, and the leaking prediction is shown; the exit
     code is then 1.
+
+    CONFIG is code: it is executed, and so must come from somebody you trust. The runs of others are
+    shown by xtra report, which executes nothing.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports

@@ -1,7 +1,9 @@
 """From a config to a mask factory, with a sentence where that fails."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from mmengine.registry import Registry
 
 from xtra_toolkit.masks.mask import Mask
 from xtra_toolkit.registry import MASKS, ORDERS
@@ -29,32 +31,48 @@ def build_mask(cfg: dict | Callable) -> Callable[..., Mask]:
         ) from error
 
 
-def check_registered(cfg: object) -> None:
-    """Refuse a config out of a file that would build anything but masks known to this process.
+def check_registered(
+    cfg: object, what: str = "checkpoint's mask", registries: Iterable[Registry] = (MASKS, ORDERS)
+) -> None:
+    """Refuse a config out of a file that would build anything but parts known to this process.
 
-    MMEngine takes any dotted path for a `type`, and calls it: from a stranger's checkpoint that
-    would be a stranger's command.
+    MMEngine takes any dotted path for a `type`, and calls it: from a stranger's file that would be
+    a stranger's command. It imports the package that a `_scope_` names.
+
+    Args:
+        cfg: the config, with other configs at any depth in it.
+        what: it describes, for the sentence.
+        registries: in which, or in the children of which, each `type` must be registered.
+
+    Raises:
+        ValueError: a `type` is not registered there, or there is a `_scope_`.
     """
     if isinstance(cfg, dict):
-        if "type" in cfg and not _registered(str(cfg["type"])):
+        if "_scope_" in cfg:
+            raise ValueError(f"the config of the {what} names a _scope_, {cfg['_scope_']!r}")
+        if "type" in cfg and not _registered(cfg["type"], registries):
             raise ValueError(
-                f"the config of the checkpoint's mask names {cfg['type']!r}, which is not "
+                f"the config of the {what} names {cfg['type']!r}, which is not "
                 "registered here; import the plugin that registers it (custom_imports in a config, "
                 f"--import of xtra convert); {known_masks()}"
             )
         cfg = list(cfg.values())
-    for value in cfg if isinstance(cfg, list) else ():
-        check_registered(value)
+    for value in cfg if isinstance(cfg, list | tuple) else ():
+        check_registered(value, what, registries)
 
 
-def _registered(kind: str) -> bool:
-    MASKS.import_from_location()
+def _registered(kind: object, registries: Iterable[Registry]) -> bool:
+    """Is this a name in one of the registries or their children? A child's needs its scope."""
+    if not isinstance(kind, str):
+        return False
     scope, _, name = kind.rpartition(".")
-    return any(
-        scope in ("", registry.scope) and name in registry.module_dict
-        for root in (MASKS, ORDERS)
-        for registry in (root, *root.children.values())
-    )
+    for root in registries:
+        root.import_from_location()
+        for registry in (root, *root.children.values()):
+            reached = scope == registry.scope or (not scope and registry.parent is None)
+            if reached and name in registry.module_dict:
+                return True
+    return False
 
 
 def known_masks(kind: str = "") -> str:

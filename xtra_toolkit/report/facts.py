@@ -44,7 +44,8 @@ class Column:
         if "global_batch" in train:
             return train["global_batch"]
         each = (self.run.config.get("train_dataloader") or {}).get("batch_size")
-        return each and each * int(self.versions.get("GPU number", "1").split(" → ")[-1])
+        processes = self.versions.get("GPU number", "1").split(" → ")[-1]
+        return each and each * int(processes if processes.isdecimal() else 1)
 
     @property
     def length(self) -> int | None:
@@ -114,6 +115,8 @@ def table(shown: list[Column]) -> list[tuple[str, list[str]]]:
         "images a second": rate,
         "peak GPU memory": memory,
     }
+    if any(column.run.notes for column in shown):
+        facts["left out"] = lambda c: "; ".join(c.run.notes) or "nothing"
     return [(name, [words(column) for column in shown]) for name, words in facts.items()]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 STAMP = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - .*? - [A-Z]+ - ")
 ENTRY = re.compile(r"^    (\S[^:]*): (.*)$")
-EPOCH = re.compile(r"Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]")
-ITERATION = re.compile(r"Iter\(train\) +\[ *\d+/(\d+)\]")
-GLOBAL_BATCH = re.compile(r"; (\d+) steps an epoch, \d+ epochs; ")
+EPOCH = re.compile(r"Epoch\(train\) +\[\d+\]\[ *\d+/(\d{1,12})\]")
+ITERATION = re.compile(r"Iter\(train\) +\[ *\d+/(\d{1,12})\]")
+GLOBAL_BATCH = re.compile(r"; (\d{1,12}) steps an epoch, \d+ epochs; ")
 TOO_LONG = ("PyTorch compiling details", "mp_cfg", "dist_cfg", "sys.platform", "MUSA available")
 
 
@@ -35,7 +35,7 @@ class LogFile:
 def read_log(start: Path) -> LogFile:
     """Of a start's folder; empty where it has none."""
     log = LogFile()
-    for path in sorted(start.glob("*.log")):
+    for path in sorted(p for p in start.glob("*.log") if p.is_file()):
         with open(path, errors="replace") as file:
             inside = False  # the block of the environment
             for line in file:

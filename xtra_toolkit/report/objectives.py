@@ -3,12 +3,15 @@
 import io
 from dataclasses import dataclass, field
 
+from mmengine.config import Config
 from PIL import Image
 
 from xtra_toolkit.report.facts import Column
+from xtra_toolkit.report.parts import check_parts
 from xtra_toolkit.report.pictures import encoded
 from xtra_toolkit.show import text
-from xtra_toolkit.show.summary import Summary, summarise
+from xtra_toolkit.show.build import pretraining
+from xtra_toolkit.show.summary import Summary, summary_of
 
 HERE = ("back ends",)  # of the machine that writes the page, not of the run's
 DPI = 110
@@ -51,7 +54,10 @@ def objectives(columns: list[Column]) -> list[Objective]:
 def described(column: Column, runs: list[int]) -> Objective:
     """Built on the meta device, else from the log."""
     try:
-        return drawn(summarise(column.run.starts[-1] / "vis_data" / "config.py"), runs)
+        path = column.run.starts[-1] / "vis_data" / "config.py"
+        model = column.run.config["model"]
+        check_parts(model)
+        return drawn(summary_of(pretraining(Config(dict(model=model)), path), path), runs)
     except Exception as error:  # a plugin raises what it likes, and may not be installed here
         logged = [log.certificate for log in column.history.logs if log.certificate]
         certificate = f"from its log: {logged[-1]}" if logged else "none in its log"
@@ -69,6 +75,6 @@ def drawn(shown: Summary, runs: list[int]) -> Objective:
         f"{shown.title} on {shown.view.grid}",
         runs,
         [note for note in shown.notes if note[0] not in HERE],
-        encoded(Image.open(buffer), lossless=True),
+        encoded(Image.open(buffer, formats=["PNG"]), lossless=True),
         [(p.name, p.places, text.amount(p.parameters), text.amount(p.flops)) for p in shown.parts],
     )

@@ -37,6 +37,7 @@ def html(columns: list[facts.Column], benchmarks: list[Run]) -> str:
         environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = kinds(columns)  # before the facts: it notes which pictures cannot be shown
     return environment.get_template("page.html").render(
         generator=Markup(GENERATOR),
         style=Markup(style),
@@ -50,21 +51,29 @@ def html(columns: list[facts.Column], benchmarks: list[Run]) -> str:
         facts=facts.table(columns),
         differences=differences(column.run.config.to_dict() for column in columns),
         changes=[(column.name, *changed(column.run)) for column in columns],
-        configs=[(column.name, column.run.config.pretty_text) for column in columns],
+        configs=[(column.name, text_of(column.run)) for column in columns],
         objectives=objectives(columns),
         curves=list(charts.training(columns)),
         splits=list(charts.splits(columns)),
         throughput=list(charts.throughput(columns)),
-        pictures=kinds(columns),
+        pictures=shown,
         scaling=scalings(columns, benchmarks),
         versions=versions(columns),
         svg=Markup,
     )
 
 
+def text_of(run: Run) -> str:
+    """Its last config in MMEngine's layout; the file's own text where that has none for it."""
+    try:
+        return run.config.pretty_text
+    except SyntaxError:
+        return (run.starts[-1] / "vis_data" / "config.py").read_text(errors="replace")
+
+
 def changed(run: Run) -> tuple[list[str], list]:
     """The starts of a run, and what its config changed between them."""
-    return [s.name for s in run.starts], differences(config_of(s).to_dict() for s in run.starts)
+    return [s.name for s in run.starts], differences(config_of(s)[0].to_dict() for s in run.starts)
 
 
 def versions(columns: list[facts.Column]) -> list[tuple[str, list[str]]]:

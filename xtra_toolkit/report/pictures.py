@@ -7,10 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from xtra_toolkit.data.pillow import open_image, refuse_larger
 from xtra_toolkit.report.facts import Column
+from xtra_toolkit.report.runs import Run
 
 MOST = 24  # of a kind and run
 WIDTH = 1200  # px
+MOST_PIXELS = 50_000_000  # 0.4 GB while it is shrunken
 QUALITY = 80
 DRAWN = "loss_split"  # whose curves the page draws itself
 
@@ -39,7 +42,7 @@ def kinds(columns: list[Column]) -> dict[str, list[list[Picture]]]:
         runs = []
         for number, column in enumerate(columns):
             paths = column.history.pictures.get(name, {})
-            uris = [(step, uri(paths[step])) for step in thinned(sorted(paths))]
+            uris = [(step, uri(paths[step], column.run)) for step in thinned(sorted(paths))]
             if drawn := [Picture(number, step, data) for step, data in uris if data]:
                 runs.append(drawn)
         if runs:
@@ -47,12 +50,16 @@ def kinds(columns: list[Column]) -> dict[str, list[list[Picture]]]:
     return found
 
 
-def uri(path: Path) -> str | None:
-    """A file's picture; None where a kill cut it off."""
+def uri(path: Path, run: Run) -> str | None:
+    """A file's picture; None, and a note of the run, where it cannot be shown."""
     try:
-        with Image.open(path) as image:
-            return encoded(image)
-    except OSError:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        image = open_image(path.read_bytes(), ("PNG",))
+        refuse_larger(image.size[::-1], MOST_PIXELS)
+        return encoded(image)
+    except Exception as error:  # Pillow alone raises OSError, ValueError, SyntaxError, ...
+        run.notes.append(f"the picture {path.name} is not shown: {error}")
         return None
 
 

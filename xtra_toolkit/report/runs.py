@@ -6,13 +6,14 @@ A folder by time is one start of a run. A start that resumes continues the one b
 same WORK_DIR; any other is a run of its own.
 """
 
-import contextlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmengine.config import Config
+
+from xtra_toolkit.report.data import read_config, read_records
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Run:
     """One run; ``accuracy`` is its last validation's top-1 in per cent, None before any.
 
     ``starts`` are the folders of its starts, ``folder`` the first, and ``config`` is the last's.
+    ``notes`` has a sentence for each thing in the folders that could not be read.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Run:
     accuracy: float | None = None
     rate: float | None = None
     trained: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def pretrains(self) -> bool:
@@ -44,7 +47,7 @@ class Run:
     def weights(self) -> str | None:
         """The checkpoint that it began from."""
         backbone = (self.config.get("model") or {}).get("backbone") or {}
-        return (backbone.get("init_cfg") or {}).get("checkpoint") or self.config.get("load_from")
+        return checkpoint_of(backbone) or self.config.get("load_from")
 
     @property
     def finished(self) -> bool:
@@ -60,13 +63,17 @@ class Run:
         return f"{self.accuracy:.2f} % after {self.step} of {self.length}{rate}"
 
 
-def find_runs(paths: Iterable[Path]) -> list[Run]:
+def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn) -> list[Run]:
     """Every run at or below the paths, in the order of folders and times.
 
+    Args:
+        paths: working folders, or folders above them.
+        say: is given a sentence for each start of a run that cannot be read and is left out.
+
     Raises:
-        ValueError: a path with no run in it.
+        ValueError: a path with no run in it, or no run can be read.
     """
-    starts = set()
+    starts, refused = set(), []
     for path in paths:
         found = {p.parent.resolve() for p in path.rglob("vis_data")}
         if not found:
@@ -77,11 +84,17 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         starts |= found
     runs = []
     for start in sorted(starts):
-        config = config_of(start)
+        try:
+            config, notes = config_of(start)
+            new = described(config, start)
+        except ValueError as error:
+            refused.append(str(error))
+            continue
         # a test between two starts has trained nothing, and nothing continues it
         before = [r for r in runs if r.trained and r.folder.parent == start.parent]
         continues = bool(config.get("resume") and before)
-        run = before[-1] if continues else described(config, start)
+        run = before[-1] if continues else new
+        run.notes += [f"{start.name}: {note}" for note in notes]
         if continues:
             run.starts.append(start)
             run.config = config
@@ -89,23 +102,37 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         read_validations(run, start / f"{start.name}.json")  # where mim test writes
         if not continues:
             runs.append(run)
+    if not runs:
+        raise ValueError(refused[0])
+    for sentence in refused:
+        say(sentence)
     return runs
 
 
-def config_of(start: Path) -> Config:
-    """What MMEngine's local visualizer backend wrote when the run started."""
+def config_of(start: Path) -> tuple[Config, list[str]]:
+    """What MMEngine's local visualizer backend wrote when the run started, read as data.
+
+    Returns:
+        The config, and a sentence for each part of the file that is left out.
+
+    Raises:
+        ValueError: the file is absent or no config.
+    """
     path = start / "vis_data" / "config.py"
     if not path.is_file():
         raise ValueError(
             f"There is no {path}: it is MMEngine's LocalVisBackend that writes it, and without it "
-            "the run cannot be told. Name the other runs alone."
+            "the run cannot be told."
         )
-    return Config.fromfile(path, import_custom_modules=False)  # a plugin may be gone
+    return read_config(path)
 
 
 def read_validations(run: Run, log: Path) -> None:
     """Takes the last one of a log, which a run that stopped early may lack."""
-    for line in lines(log):
+    records, odd = read_records(log)
+    if odd:
+        run.notes.append(f"{odd} lines of {log.parent.name}/{log.name} hold no numbers, left out")
+    for line in records:
         run.trained |= "loss" in line
         if "accuracy/top1" in line:
             run.accuracy, run.step = line["accuracy/top1"], line.get("step", run.length)
@@ -113,23 +140,27 @@ def read_validations(run: Run, log: Path) -> None:
 
 
 def lines(log: Path) -> Iterator[dict]:
-    """Of JSON; one that was cut off by a kill is left out."""
-    for text in log.read_text(errors="replace").splitlines() if log.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            if isinstance(line := json.loads(text), dict):
-                yield line
+    """Of JSON, their numbers; one that was cut off by a kill is left out."""
+    yield from read_records(log)[0]
 
 
 def described(config: Config, folder: Path) -> Run:
-    """What a config says of its run."""
+    """What a config says of its run; ValueError where its entries are of unknown types."""
     train, model = config.get("train_cfg") or {}, config.get("model") or {}
+    try:
+        name = encoder_of(model.get("backbone") or {}, config.get("load_from"))
+        protocol = protocol_of(model, config.get("test_cfg") or config.get("val_cfg") or {})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'vis_data' / 'config.py'} describes no model: {error!r}"
+        ) from error
     return Run(
         folder=folder,
         config=config,
         starts=[folder],
         benchmark=config.get("benchmark"),
-        model=encoder_of(model.get("backbone") or {}, config.get("load_from")),
-        protocol=protocol_of(model, config.get("test_cfg") or config.get("val_cfg") or {}),
+        model=name,
+        protocol=protocol,
         length=train.get("max_epochs") or train.get("max_iters") or 0,
     )
 
@@ -155,7 +186,7 @@ def encoder_of(backbone: dict, load_from: str | None) -> str:
     arch, patch, size = (backbone.get(key, "?") for key in ("arch", "patch_size", "img_size"))
     if isinstance(arch, dict):
         arch = f"{arch['num_layers']} layers of {arch['embed_dims']}"
-    weights = (backbone.get("init_cfg") or {}).get("checkpoint") or load_from
+    weights = checkpoint_of(backbone) or load_from
     name = f"{weights or 'random weights'} ({arch}, patch {patch}, {size} px)"
     kind = backbone.get("type", "no encoder")
     if kind.split(".")[-1] != "MaskedViT":
@@ -164,5 +195,12 @@ def encoder_of(backbone: dict, load_from: str | None) -> str:
     if mask and (changed or not weights):
         kind = mask.pop("type").split(".")[-1]
         values = ", ".join(f"{key}={value}" for key, value in mask.items())
-        name += f", mask {'changed to ' * changed}{kind}({values})"
+        name += f", mask {'changed to ' * bool(changed)}{kind}({values})"
     return name
+
+
+def checkpoint_of(backbone: dict) -> str | None:
+    """The file that a backbone's init_cfg names, which may be a list of initialisers."""
+    init = backbone.get("init_cfg")
+    named = init.get("checkpoint") if isinstance(init, dict) else None
+    return named if isinstance(named, str) else None

@@ -46,7 +46,11 @@ def read_config(path: Path, options: Sequence[str] = ()) -> Config:
     Raises:
         ValueError: the file cannot be read as a config, or holds no pretrainer.
     """
-    config = open_config(path, options)
+    return pretraining(open_config(path, options), path)
+
+
+def pretraining(config: Config, path: Path) -> Config:
+    """A config as it is; ValueError that names its ``path`` where it holds no pretrainer."""
     kind = str(config.get("model", {}).get("type"))
     init_default_scope(config.get("default_scope", "mmpretrain"))
     found = MODELS.get(kind) if "model" in config else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from xtra_toolkit.models import MaskTargetPretrainer
@@ -69,7 +70,11 @@ def summarise(
     path: Path, options: Sequence[str] = (), predict: int | None = None, seed: int = 0
 ) -> Summary:
     """Read a config, build and certify its model; ValueError where there is nothing to show."""
-    config = read_config(path, options)
+    return summary_of(read_config(path, options), path, predict, seed)
+
+
+def summary_of(config: Config, path: Path, predict: int | None = None, seed: int = 0) -> Summary:
+    """As :func:`summarise`, of a config that was read from ``path`` already."""
     MMLogger.get_instance("xtra_show", log_level="ERROR")  # building prints the certificate
     try:
         model = build(config)
