@@ -84,6 +84,24 @@ def test_a_download_is_refused_with_a_sentence(trap, tmp_path, monkeypatch, name
         load_checkpoint(MODELS.build(VIT), name)
 
 
+def test_what_open_mmlab_names_in_the_users_folder_is_refused(trap, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
+    (tmp_path / "open_mmlab.json").write_text('{"stranger": "stranger.pth"}')
+    for scheme in ("open-mmlab", "openmmlab"):
+        with pytest.raises(ValueError, match=REFUSED):
+            load_checkpoint(MODELS.build(VIT), f"{scheme}://stranger")
+
+
+def test_what_a_ceph_server_holds_is_refused(trap, monkeypatch):
+    class Server:
+        def get(self, name):
+            return trap[0].read_bytes()
+
+    monkeypatch.setattr(checkpoint, "get_file_backend", lambda *_, **__: Server())
+    with pytest.raises(ValueError, match="cannot be read as tensors alone, and is not executed"):
+        load_checkpoint(MODELS.build(VIT), "s3://bucket/stranger.pth")
+
+
 def test_what_executes_nothing_is_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
@@ -142,3 +160,14 @@ def test_safetensors_is_written_and_knows_its_mask(tmp_path, layout):
     args = ["convert", str(files[1]), str(again), "--to", "encoder"]
     result = CliRunner().invoke(main, args)
     assert result.exit_code == 0 and "BlockCausal" in result.output
+
+
+def test_a_torchscript_archive_is_called_one(tmp_path):
+    """torch's own message advises to execute it."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pth")
+    for read in (CheckpointLoader.load_checkpoint, read_state):
+        with pytest.raises(ValueError, match="x.pth is a TorchScript archive") as caught:
+            read(str(tmp_path / "x.pth"))
+        assert "weights_only" not in str(caught.value)
+    done = CliRunner().invoke(main, ["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.pth")])
+    assert done.exit_code == 1 and "is a TorchScript archive" in done.output

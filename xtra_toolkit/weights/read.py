@@ -83,7 +83,12 @@ def refusing(path: str | Path, advice: str) -> Iterator[None]:
     """What torch's weights-only reader does not take becomes a ValueError, a sentence."""
     try:
         yield
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        if "torchscript" in str(error).lower():
+            raise ValueError(
+                f"{path} is a TorchScript archive, which is a program, and is not executed; save "
+                "the state_dict of its module by itself, on a machine that trusts it"
+            ) from error
         named = re.search(
             r"GLOBAL \S+ (whose module \S+ is blocked|was not an allowed)", str(error)
         )
