@@ -137,3 +137,28 @@ def test_a_line_without_a_label_is_named(folder):
     data = ImageFolder(str(folder), ann_file="index.txt", with_label=True)
     with pytest.raises(ValueError, match=r"Line 1 of .*index\.txt' ends in .*--with-label"):
         data.get_data_info(0)
+
+
+@pytest.mark.parametrize("links", [{"b/up": "..", "a/more": "."}, {"a/knot": "knot"}])
+@pytest.mark.parametrize("with_label", [False, True])
+def test_a_link_to_where_it_lies_is_named(folder, links, with_label):
+    """Two such links would be followed 2 to the power of 40 times."""
+    for name, leads_to in links.items():
+        (folder / name).symlink_to(leads_to)
+    result = xtra(folder, *["--with-label"] * with_label)
+    assert result.exit_code == 1 and "Remove the link" in result.output
+    assert any(str(folder / name) in result.output for name in links)
+    with pytest.raises(ValueError, match="leads back to where it lies"):
+        ImageFolder(str(folder), with_label=with_label)
+
+
+def test_other_links_are_followed_as_before(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "a" / "Z.png").rename(tmp_path / "elsewhere" / "Z.png")
+    (folder / "c").symlink_to(tmp_path / "elsewhere")
+    (folder / "d").symlink_to(folder / "a")
+    (folder / "gone.png").symlink_to("nowhere")
+    names = [
+        info["img_path"].removeprefix(f"{folder}/") for info in infos(ImageFolder(str(folder)))
+    ]
+    assert {"c/Z.png", "d/deep/1.JPG", "d/ü.png"} <= set(names) and len(names) == 7

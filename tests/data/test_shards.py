@@ -3,7 +3,9 @@
 import builtins
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -310,3 +312,68 @@ def test_without_webdataset_shards_are_read_but_not_listed(shards, monkeypatch):
     result = xtra(shards, "--shards", "--force")
     assert result.exit_code == 1 and "pip install xtra_toolkit[shards]" in result.output
     assert torch.equal(labelled(shards)[3, 0, 0]["inputs"], expected)
+
+
+def tar_of(path, *sizes):
+    """Images of so many bytes, and where each header stands."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for i, size in enumerate(sizes):
+            info = tarfile.TarInfo(f"{i:02}.jpg")
+            info.size = size
+            tar.addfile(info, io.BytesIO(bytes(size)))
+    with tarfile.open(path) as tar:
+        return [member.offset for member in tar]
+
+
+def resized(data, at, size):
+    """A tar file whose header at that byte tells of another size, with its checksum."""
+    header = bytearray(data[at : at + 512])
+    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    return data[:at] + bytes(header) + data[at + 512 :]
+
+
+DAMAGES = {
+    "cut inside a header": (lambda data, at: data[: at[2] + 300], "where one must follow"),
+    "a header overwritten": (
+        lambda data, at: data[: at[1]] + b"x" * 512 + data[at[1] + 512 :],
+        "where one must follow",
+    ),
+    "a negative size": (lambda data, at: resized(data, at[1], -1024), "in it has a size of -1024"),
+    "a size beyond the end": (lambda data, at: resized(data, at[2], 10**6), "unexpected end"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_not_listed_as_if_it_were_whole(damage, tmp_path):
+    at, (damaging, cause) = tar_of(tmp_path / "a.tar", 700, 700, 700), DAMAGES[damage]
+    (tmp_path / "a.tar").write_bytes(damaging((tmp_path / "a.tar").read_bytes(), at))
+    done = xtra(tmp_path, "--shards")
+    assert done.exit_code == 1 and not (tmp_path / "index.txt").exists()
+    assert f"Cannot list the shard '{tmp_path}/a.tar': " in done.output
+    assert cause in done.output
+
+
+def test_a_sparse_image_is_refused_when_it_is_listed(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(b"x")
+    os.truncate(tmp_path / "0.jpg", 1 << 20)
+    subprocess.run(["tar", "-cSf", "a.tar", "0.jpg"], cwd=tmp_path, check=True)
+    done = xtra(tmp_path, "--shards")
+    assert done.exit_code == 1 and "'0.jpg' in it is a sparse file" in done.output
+
+
+def test_a_folder_whose_name_ends_a_shards_name_is_refused_where_it_stands_in_a_line(tmp_path):
+    root = tmp_path / "x.tar!" / "y.tar!"
+    root.mkdir(parents=True)
+    tar_of(root / "a.tar", 700)
+    done = xtra(tmp_path, "--shards")
+    assert done.exit_code == 1 and "its name has '.tar!'" in done.output
+    assert xtra(root, "--shards").exit_code == 0  # above the list it does no harm
+    info = Shards(str(root)).get_data_info(0)
+    assert info["img_path"] == f"{root}/a.tar!00.jpg" and info["place"][0] == f"{root}/a.tar"
+
+
+def test_the_cause_of_what_cannot_be_opened_is_in_words(tmp_path):
+    (tmp_path / "a.tar").symlink_to("a.tar")
+    done = xtra(tmp_path, "--shards")
+    assert done.exit_code == 1 and "a.tar': Too many levels of symbolic links" in done.output

@@ -1,6 +1,8 @@
 """Any folder of images, found by looking or named in a list."""
 
-import os.path
+import errno
+import os
+import stat
 from typing import Any
 
 from mmpretrain.datasets import CustomDataset
@@ -29,7 +31,8 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
         **kwargs: of MMPretrain's ``CustomDataset``, among them ``pipeline``.
 
     Raises:
-        ValueError: the folder or the list is absent or holds no image.
+        ValueError: the folder or the list is absent or holds no image, or a link in the folder
+            leads to a folder that it lies in.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
 
     def _find_samples(self) -> list:
         try:
+            if os.path.isdir(self.img_prefix):  # and not a place of another file server
+                refuse_loops(self.img_prefix)
             return super()._find_samples()
         except (OSError, RuntimeError) as error:  # absent, or empty
             below = "a sub-folder of " if self.with_label else ""
@@ -88,3 +93,33 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
                 f"{', '.join(sorted(self.extensions))} are looked for, at any depth. Name your "
                 "folder with --cfg-options train_dataloader.dataset.data_root=/path/to/images."
             ) from error
+
+
+def refuse_loops(root: str) -> None:
+    """Look for a link that leads to a folder that it lies in: the search would not end.
+
+    Raises:
+        ValueError: there is one; it is named.
+    """
+    top = os.stat(root)
+    folders = [(root, {(top.st_dev, top.st_ino)})]
+    while folders:
+        folder, above = folders.pop()
+        for entry in os.scandir(folder):
+            link = entry.is_symlink()
+            if not (link or entry.is_dir()):
+                continue
+            try:
+                found = os.stat(entry.path)
+                place = found.st_dev, found.st_ino
+            except OSError as error:  # a dangling link is no image
+                if error.errno != errno.ELOOP:
+                    continue
+                place = None
+            if link and (place is None or place in above):
+                raise ValueError(
+                    f"{entry.path!r} is a link to {os.readlink(entry.path)!r}, which leads back to "
+                    "where it lies: images would be looked for without end. Remove the link."
+                )
+            if stat.S_ISDIR(found.st_mode):
+                folders.append((entry.path, above | {place}))

@@ -6,6 +6,7 @@ image lies. An image is one read of that place by a handle of its own, so proces
 position, and nothing is opened before its turn.
 """
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -46,13 +47,15 @@ class Shards(ImageFolder):
     def get_data_info(self, idx: int) -> dict:
         """``img_path`` (shard!name), ``place`` (shard, name, offset, size), and the label."""
         info = super().get_data_info(idx)
-        found = PLACE.fullmatch(info["img_path"])
+        root = os.path.join(self.img_prefix, "")  # whose name may be like a shard's
+        found = PLACE.fullmatch(info["img_path"].removeprefix(root))
         if found is None:
             raise ValueError(
                 f"Line {idx + 1} of {self.ann_file!r} names no place in a shard. Write the list "
                 "with xtra index FOLDER --shards, and with --with-label for with_label=True only."
             )
         shard, name, offset, size = found.groups()
+        shard = os.path.join(self.img_prefix, shard)
         return info | dict(img_path=f"{shard}!{name}", place=(shard, name, int(offset), int(size)))
 
     def prepare_data(self, idx: int) -> Any:
@@ -105,14 +108,18 @@ def listed(folder: Path, with_label: bool) -> Iterator[str]:
         ) from error
     shards, images = sorted(folder.rglob("*.tar")), 0
     for shard in shards:
+        place = str(shard.relative_to(folder))
         try:
+            if ".tar!" in place:
+                raise ValueError("its name has '.tar!', which ends a shard's name in the list")
             with tarfile.open(shard, "r:") as tar:
                 for sample in group_by_keys(_files(tar)):
                     for line in _lines(tar, sample, with_label):
                         images += 1
-                        yield f"{shard.relative_to(folder)}!{line}"
+                        yield f"{place}!{line}"
         except (OSError, tarfile.TarError, ValueError) as error:
-            raise ValueError(f"Cannot list the shard {str(shard)!r}: {error.args[0]}") from error
+            cause = getattr(error, "strerror", None) or error.args[0]
+            raise ValueError(f"Cannot list the shard {str(shard)!r}: {cause}") from error
     if not images:
         raise ValueError(
             f"No images in the {len(shards)} tar files below {str(folder)!r}. Write shards with "
@@ -121,15 +128,30 @@ def listed(folder: Path, with_label: bool) -> Iterator[str]:
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[dict]:
+    """The regular files of a shard; ValueError where it ends otherwise than a tar file does."""
     for member in tar:
+        if member.size < 0:  # tarfile would read backwards
+            raise ValueError(f"the file {member.name!r} in it has a size of {member.size} bytes")
         if member.isreg():
             yield dict(fname=member.name, data=member, __url__="")
+    tar.fileobj.seek(tar.offset)
+    rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if any(rest) or 0 < len(rest) < tarfile.BLOCKSIZE:  # tarfile takes it for the end
+        raise ValueError(
+            f"no header of a file stands at byte {tar.offset:,}, where one must follow: the shard "
+            "is cut off or damaged there"
+        )
 
 
 def _lines(tar: tarfile.TarFile, sample: dict, with_label: bool) -> list[str]:
     """Of a sample, suffix -> member, its image's place and label; none where it has no image."""
     members = {key: member for key, member in sample.items() if not key.startswith("__")}
     images = [members[key] for key in members if f".{key}".endswith(EXTENSIONS)]
+    if sparse := [image.name for image in images if image.issparse()]:
+        raise ValueError(
+            f"{sparse[0]!r} in it is a sparse file, which has no place to be read from: write the "
+            "shard without tar's --sparse"
+        )
     if len(images) > 1:
         raise ValueError(f"the sample {sample['__key__']!r} has {len(images)} images, not one")
     label = ""
