@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import uuid
 from pathlib import Path
 
@@ -163,3 +164,24 @@ def test_mlflow_has_curves_and_pictures_and_a_run_goes_on(tmp_path, monkeypatch)
     assert {(metric.step, metric.value) for metric in history} == set(written(tmp_path))
     (picture,) = (tmp_path / "mlruns").rglob("*reconstruction*.png")
     assert (np.asarray(Image.open(picture)) == PICTURE).all()
+
+
+def test_a_full_disk_is_said_once_and_stops_no_training(tmp_path, monkeypatch):
+    """MMEngine's error names no file; a limit of the file size stands for the disk's."""
+    config = dict(type="xtra_toolkit.Visualizer", name=uuid.uuid4().hex, save_dir=str(tmp_path))
+    built = VISUALIZERS.build(config)
+    built.add_scalars(dict(loss=1.0), 1)
+    said = []
+    monkeypatch.setattr(module, "print_log", lambda text, **_: said.append(text))
+    scalars = tmp_path / "vis_data" / "scalars.json"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (scalars.stat().st_size, before[1]))
+    try:
+        for step in (2, 3):
+            built.add_scalars(dict(loss=1.0), step)
+            built.add_scalar("loss", 1.0, step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    built.add_scalars(dict(loss=0.5), 4)
+    assert [json.loads(line)["step"] for line in scalars.read_text().splitlines()] == [1, 4]
+    assert len(said) == 1 and f"{tmp_path}/vis_data: File too large" in said[0]

@@ -6,10 +6,13 @@
 ``pip install xtra_toolkit[NAME]``.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 from mmpretrain.visualization import UniversalVisualizer
 
@@ -48,6 +51,44 @@ class Visualizer(UniversalVisualizer):
         others = [_config(backend) for backend in ([vis_backends] if one else vis_backends or ())]
         local = [] if any("LocalVisBackend" in _kind(other) for other in others) else [{**LOCAL}]
         super().__init__(name, vis_backends=local + others, **kwargs)
+        self._unwritten: set[str] = set()
+
+    def add_config(self, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's; a full disk is said, and stops nothing."""
+        with self._going_on():
+            super().add_config(*args, **kwargs)
+
+    def add_image(self, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's; a full disk is said, and stops nothing."""
+        with self._going_on():
+            super().add_image(*args, **kwargs)
+
+    def add_scalar(self, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's; a full disk is said, and stops nothing."""
+        with self._going_on():
+            super().add_scalar(*args, **kwargs)
+
+    def add_scalars(self, *args: Any, **kwargs: Any) -> None:
+        """MMEngine's; a full disk is said, and stops nothing."""
+        with self._going_on():
+            super().add_scalars(*args, **kwargs)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Turn an OSError, of MMEngine's without the file's name, into a warning, once a cause."""
+        try:
+            yield
+        except OSError as error:
+            cause = error.strerror or str(error)
+            if cause not in self._unwritten:
+                self._unwritten.add(cause)
+                folders = {str(backend._save_dir) for backend in self._vis_backends.values()}
+                print_log(
+                    f"Curves and pictures cannot be written to {', '.join(sorted(folders))}: "
+                    f"{cause}. Training goes on, and what it logs is lost until there is room.",
+                    logger="current",
+                    level=logging.WARNING,
+                )
 
 
 def _kind(backend: Any) -> str:

@@ -80,8 +80,11 @@ class SkipBadImages(Hook):
         if path in self.listed:
             return
         self.listed.add(path)
-        with open(self.file, "a") as file:
-            file.write(json.dumps(dict(path=path, cause=cause)) + "\n")
+        try:
+            with open(self.file, "a") as file:
+                file.write(json.dumps(dict(path=path, cause=cause)) + "\n")
+        except OSError as error:  # a full disk is no reason to stop
+            self.logger.warning(f"{self.file} cannot be written: {error.strerror}.")
         self.logger.warning(f"Skipped {path!r}, which cannot be read: {cause}")
 
 
