@@ -166,7 +166,7 @@ def test_a_torchscript_archive_is_called_one(tmp_path):
     """torch's own message advises to execute it."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pth")
     for read in (CheckpointLoader.load_checkpoint, read_state):
-        with pytest.raises(ValueError, match="x.pth is a TorchScript archive") as caught:
+        with pytest.raises(ValueError, match=r"x\.pth is a TorchScript archive") as caught:
             read(str(tmp_path / "x.pth"))
         assert "weights_only" not in str(caught.value)
     done = CliRunner().invoke(main, ["convert", str(tmp_path / "x.pth"), str(tmp_path / "y.pth")])
