@@ -288,7 +288,8 @@ def _pattern(bounds: Bounds, part: int, sees: Tensor) -> Pattern:
     elif stairs is not None:
         same = (sees == _on(stairs, sees.device)).all()
         torch._assert_async(same, "a draw of the mask has other steps than were certified")
-    return Pattern(kind, length, sees, stairs=stairs)
+    read = bounds.read if part == 1 else None  # where tokens are hidden the encoder computes all
+    return Pattern(kind, length, sees, stairs=stairs, read=read)
 
 
 @cache

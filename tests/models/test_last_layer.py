@@ -7,6 +7,7 @@ import torch
 from builds import AIM, MAE, XTRA, pretrainer, randomise
 
 from xtra_toolkit.complete.chain import step_plan
+from xtra_toolkit.targets import NextBlock
 
 
 def both(mask, target, **options):
@@ -67,3 +68,31 @@ def test_sources_stay_positions_and_rows_are_their_places():
     assert plan.read.tolist() == [list(range(16, 64))] and group.span == (0, 48)
     assert torch.equal(plan.read[0, group.rows], group.sources)
     assert step_plan(plan, 0, 4).read is None
+
+
+class LateBlocks(NextBlock):
+    """The first blocks predict nothing, so the last layer need not compute their positions."""
+
+    def pairs(self, mask, grid):
+        return [
+            replace(link, sources=link.sources[:, 5:], targets=link.targets[:, 5:])
+            for link in super().pairs(mask, grid)
+        ]
+
+
+@pytest.mark.parametrize("mask", ["block", "block_orders", "token"])
+def test_the_staircase_by_name_trains_a_last_layer_of_some_rows(mask):
+    images, results = torch.randn(2, 3, 64, 64, dtype=torch.float64), []
+    for backend in ("eager", "staircase"):
+        decoder = dict(attention=backend)
+        model = pretrainer(mask, dict(type=LateBlocks), decoder=decoder, attention=backend)
+        model = randomise(model).double()
+        plan = model.planner(2, images.device, torch.Generator().manual_seed(4))
+        assert plan.read is not None and plan.read.shape[1] < plan.decoder.length
+        loss = model._loss(images, plan)["loss"]
+        loss.backward()
+        results.append((loss.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (loss, grads), (other, others) = results
+    torch.testing.assert_close(loss, other, rtol=1e-12, atol=0)
+    for name, grad in grads.items():
+        torch.testing.assert_close(others[name], grad, rtol=1e-9, atol=1e-12, msg=name)

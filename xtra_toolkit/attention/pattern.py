@@ -24,6 +24,7 @@ class Pattern:
         stairs: what ``sees`` holds, on the host, where all images and all draws share it. What
             splits a staircase into parts without asking the device.
         queries: Q, where fewer rows ask than there are positions, see :meth:`rows`.
+        read: the positions that :meth:`rows` will be asked for, in rising order, on the host.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Pattern:
     mask: Tensor | None = None
     stairs: tuple[int, ...] | None = None
     queries: int | None = None
+    read: tuple[int, ...] | None = None
     _made: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +51,10 @@ class Pattern:
         return replace(self, **moved, _made={})
 
     def rows(self, queries: Tensor) -> "Pattern":
-        """The pattern of some positions' queries, (B or 1, Q), over all positions."""
+        """The pattern of some positions' queries, (B or 1, Q), over all positions.
+
+        Where they are those of ``read``, its stairs are known on the host again.
+        """
         count, at = queries.shape[1], queries
         if self.kind == "full":
             return Pattern("full", self.length, queries=count)
@@ -59,10 +64,18 @@ class Pattern:
             mask = self.mask.expand(batch, -1, -1).gather(1, index)
             return Pattern("dense", self.length, mask=mask, queries=count)
         if self.kind == "causal":
-            return Pattern("staircase", self.length, sees=at + 1, queries=count)
+            return Pattern(
+                "staircase", self.length, at + 1, stairs=self._stairs(count), queries=count
+            )
         batch = max(len(at), len(self.sees))
         sees = self.sees.expand(batch, -1).gather(1, at.expand(batch, -1))
-        return Pattern("staircase", self.length, sees=sees, queries=count)
+        return Pattern("staircase", self.length, sees, stairs=self._stairs(count), queries=count)
+
+    def _stairs(self, count: int) -> tuple[int, ...] | None:
+        """How far the positions of ``read`` read, where the host knows."""
+        if len(self.read or ()) != count or (self.kind == "staircase" and self.stairs is None):
+            return None
+        return tuple(at + 1 if self.kind == "causal" else self.stairs[at] for at in self.read)
 
     @property
     def shared(self) -> bool:
