@@ -269,3 +269,28 @@ def test_other_optimizers_are_refused():
     model.double()
     with pytest.raises(ValueError, match=r"shape \(3, 7\) is torch.float64"):
         step(model, wrapper(model), torch.randn(5, 7))
+
+
+@pytest.mark.parametrize("counts", [1, 2])
+def test_a_copy_with_its_model_trains_on_alike(counts):
+    """Between two steps, as torch copies no gradients of parameters."""
+    (model,) = lines(1)
+    optim = wrapper(model, clip_grad=dict(max_norm=0.1), accumulative_counts=counts)
+    batches = torch.randn(8, 5, 7)
+    for x in batches[:4]:
+        step(model, optim, x)
+    twin, other = copy.deepcopy((model, optim))
+    before = twin.linear.weight.detach().clone()
+    for x in batches[4:]:
+        assert step(model, optim, x) == step(twin, other, x)
+    assert torch.equal(twin.linear.weight, model.linear.weight)
+    assert not torch.equal(twin.linear.weight, before)
+    assert twin.dtypes[-1][0] == torch.bfloat16 and twin.linear.weight is not model.linear.weight
+
+
+def test_a_copy_without_its_model_is_refused():
+    (model,) = lines(1)
+    optim = wrapper(model)
+    step(model, optim, torch.randn(5, 7))
+    with pytest.raises(ValueError, match=r"none of the model's .*deepcopy\(\(model, optim_wrapper"):
+        step(model, copy.deepcopy(optim), torch.randn(5, 7))

@@ -40,9 +40,12 @@ class MasterAdamW(AdamW):
             )
         optimizer.__class__ = cls
         optimizer._patch_step_function()  # torch's hooks of step, for this class's own step too
-        optimizer.halves, optimizer._seen = {}, {}
-        optimizer._parts, optimizer._divisor = {}, None
+        optimizer.__dict__.update(_no_halves())
         return optimizer
+
+    def __getstate__(self) -> dict:
+        """Return torch's state. A copy makes its own halves; torch copies no gradients either."""
+        return {**super().__getstate__(), **_no_halves()}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of all groups."""
@@ -165,6 +168,10 @@ class MasterAdamW(AdamW):
         buffer = parts[0].new_empty(len(parts[0]), dtype=torch.float32)
         for part in parts:
             yield buffer[: len(part)].copy_(part)
+
+
+def _no_halves() -> dict:
+    return dict(halves={}, _seen={}, _parts={}, _divisor=None)
 
 
 def chunks(values: Tensor) -> tuple[Tensor, ...]:

@@ -61,9 +61,10 @@ class MasterWeightsOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """MMEngine's context, which delays the synchronisation of gradients, on bfloat16."""
-        if self._places is None:
-            self._places = list(_places(model))
         self.optimizer.refresh()
+        if self._places is None:
+            self._refuse_another_model(places := list(_places(model)))
+            self._places = places
         halves = self.optimizer.halves
         if self._accumulative_counts > 1 or hasattr(model, "no_sync"):  # else nothing is added up
             halves = {p: Through.apply(p, half) for p, half in halves.items()}
@@ -76,6 +77,20 @@ class MasterWeightsOptimWrapper(OptimWrapper):
         """MMEngine's; what is checkpointed is computed anew in it, and in bfloat16."""
         with self._halved():
             super().backward(loss, **kwargs)
+
+    def _refuse_another_model(self, places: list[tuple]) -> None:
+        """A copy of the wrapper alone holds copies of the parameters, and no model has them."""
+        held = {id(p) for p in self.optimizer.parameters()}
+        if not any(id(p) in held for _, _, p in places):
+            raise ValueError(
+                "The optimizer of MasterWeightsOptimWrapper holds none of the model's parameters, "
+                "so it would train nothing. If it was copied, copy it together with its model: "
+                "model, optim_wrapper = copy.deepcopy((model, optim_wrapper))."
+            )
+
+    def __getstate__(self) -> dict:
+        """Return what a copy needs: the places and the copies of weights are one model's own."""
+        return {**self.__dict__, "_places": None, "_held": {}, "_frozen": {}}
 
     def _frozen_half(self, p: nn.Parameter) -> Tensor:
         """A copy of what is not trained, made anew where it changed."""
