@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
+import tiny_runs
 import torch
 from forked import ends, fork, train
 from mmengine.dist import get_rank
@@ -11,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 
+from xtra_toolkit.hooks import finite
 from xtra_toolkit.hooks.finite import StopOnNonFiniteLoss
 from xtra_toolkit.hooks.late import OneStepLate
 
@@ -320,3 +322,39 @@ def test_cuda_is_not_waited_for(build):
         torch.cuda.set_sync_debug_mode("default")
     assert param.isfinite().all() and math.isnan(late.flush()[0][0])
     assert optimizer.state[param]["step"].item() == 1
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [{}, dict(type="xtra_toolkit.MasterWeightsOptimWrapper")],
+    ids=["float32", "masters"],
+)
+def test_the_norm_of_clipping_is_taken_over_and_nothing_changes(wrapper, tmp_path, monkeypatch):
+    counts = []
+    total = finite.get_total_norm
+    monkeypatch.setattr(finite, "get_total_norm", lambda x: counts.append(len(x)) or total(x))
+    wrapper = dict(optimizer=dict(type="AdamW", lr=1e-3), clip_grad=dict(max_norm=0.1)) | wrapper
+    safe = dict(type="xtra_toolkit.SafeResume")
+    options = dict(
+        train_cfg=dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=2, global_batch=8)
+    )
+    options["optim_wrapper"] = wrapper
+    plain, one = tiny_runs.run(tmp_path / "plain", "XTRA", custom_hooks=[safe], **options)
+    watched, other = tiny_runs.run(
+        tmp_path / "watched", "XTRA", custom_hooks=[safe, STOP], **options
+    )
+    assert counts == [1] * 10  # the norm of clipping alone
+    assert one.losses == other.losses
+    for part in ("model", "optim_wrapper"):
+        first, second = (tiny_runs.flat(getattr(r, part).state_dict()) for r in (plain, watched))
+        assert first == second
+
+
+def test_gradients_that_clipping_saw_to_be_infinite_stop_the_run(build, tmp_path):
+    runner = build(
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.05), clip_grad=dict(max_norm=1.0)),
+        custom_hooks=[Spoil(5, infinite_gradient), STOP],
+        default_hooks=KEEP_ONE,
+    )
+    with pytest.raises(FloatingPointError, match=r"iteration 6, epoch 2: .*gradients = (nan|inf)"):
+        runner.train()

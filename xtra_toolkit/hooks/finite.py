@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class StopOnNonFiniteLoss(Hook):
         self._in_a_row = 0
         self._late = OneStepLate()
         self._norms: list[Tensor] = []
+        self._clipped: list[Tensor] = []
         self._batches: list[Batch] = []
 
     def before_train(self, runner: Any) -> None:
@@ -53,6 +55,7 @@ class StopOnNonFiniteLoss(Hook):
         wrapper = runner.optim_wrapper
         several = isinstance(wrapper, OptimWrapperDict)
         for one in wrapper.values() if several else [wrapper]:
+            self._listen(one)
             one.optimizer.register_step_pre_hook(self._before_update)
         preprocessor = _unwrapped(runner.model).data_preprocessor
         preprocessor.register_forward_pre_hook(self._remember, with_kwargs=True)
@@ -69,6 +72,7 @@ class StopOnNonFiniteLoss(Hook):
         ]
         note = runner.iter, runner.epoch, names, self._batches
         self._norms, self._batches = [], []
+        self._clipped = []  # a loss scaler may have left the update out
         if names:
             self._judge(runner, self._late(agreed(torch.stack(values)), note))
 
@@ -92,11 +96,29 @@ class StopOnNonFiniteLoss(Hook):
         if kwargs.get("training") or args[1:] == (True,):  # no batch of a validation
             self._batches.append(Batch.of(args[0] if args else kwargs["data"]))
 
+    def _listen(self, wrapper: Any) -> None:
+        """Take the norms that clipping computes, so that none is computed a second time."""
+        if (wrapper.clip_grad_kwargs or {}).get("norm_type", 2) != 2:
+            return
+        holders = [(wrapper, "clip_func"), (wrapper.optimizer, "clip")]  # MasterAdamW clips itself
+        for holder, name in holders:
+            if clip := getattr(holder, name, None):
+                setattr(holder, name, partial(self._noted, clip))
+
+    def _noted(self, clip: Callable, *args: Any, **kwargs: Any) -> Any:
+        norm = clip(*args, **kwargs)
+        if isinstance(norm, Tensor):  # clip_grad_value_ has none
+            self._clipped.append(norm.detach())
+        return norm
+
     @torch.no_grad()
     def _before_update(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        clipped, self._clipped = self._clipped, []
         if hasattr(optimizer, "grad_scale"):
             return  # a loss scaler expects infinite gradients, and leaves them out itself
-        norm = agreed(get_total_norm(list(gradients(optimizer))).float())
+        # SweepOptimWrapper clips in parts
+        norm = get_total_norm(clipped or list(gradients(optimizer)))
+        norm = agreed(norm.float())
         self._norms.append(norm)
         if norm.is_cuda and type(optimizer) in (Adam, AdamW) and optimizer.defaults["fused"]:
             optimizer.found_inf = (~norm.isfinite()).float()  # read by the kernel
