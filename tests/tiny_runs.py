@@ -64,8 +64,17 @@ class Seen(Hook):
         self.rates[runner.iter] = runner.optim_wrapper.get_lr()["lr"][0]
 
 
-def run(folder, pair, batch_size=4, drop_path=0.1, workers=0, dataset=None, **changes):
-    """A trained runner and what it saw; ``changes`` replace parts of the config."""
+def run(folder, pair, **changes):
+    """A trained runner and what it saw, see :func:`build`."""
+    runner = build(folder, pair, **changes)
+    seen = Seen(getattr(runner.model, "module", runner.model))
+    runner.register_hook(seen)
+    runner.train()
+    return runner, seen
+
+
+def build(folder, pair, batch_size=4, drop_path=0.1, workers=0, dataset=None, **changes):
+    """A runner; ``changes`` replace parts of the config."""
     mask, target = PAIRS[pair]
     config = dict(
         model=dict(
@@ -110,12 +119,7 @@ def run(folder, pair, batch_size=4, drop_path=0.1, workers=0, dataset=None, **ch
         experiment_name=uuid.uuid4().hex,  # MMEngine shares a message hub between equal names
         log_level="WARNING",
     )
-    runner = Runner(**{**config, **changes})
-    model = getattr(runner.model, "module", runner.model)
-    seen = Seen(model)
-    runner.register_hook(seen)
-    runner.train()
-    return runner, seen
+    return Runner(**{**config, **changes})
 
 
 def logged(folder):

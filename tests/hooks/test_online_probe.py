@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builds import MASKS, arch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from processes import on_two
-from tiny_runs import IMAGES, PIPELINE, flat, run
+from tiny_runs import IMAGES, PIPELINE, build, flat, run
 from watching import DDP, HALF, SAFE, Generators, curves, logged_lines
 
 from xtra_toolkit.data import Digits
 from xtra_toolkit.engine.neighbours import Bank, unit_feature, vote
-from xtra_toolkit.engine.online_head import OnlineHead
+from xtra_toolkit.engine.online_head import OnlineHead, classes_of
 from xtra_toolkit.hooks import OnlineProbe, SplitLoss
 
 PLAIN = [dict(type="mmpretrain.ResizeEdge", scale=16), dict(type="mmpretrain.PackInputs")]
@@ -168,8 +169,8 @@ def test_a_resumed_head_is_the_one_that_never_stopped(tmp_path):
     for runner, found in ((whole, one), (rest, other)):
         hook = hook_of(runner)
         found.update(flat(hook.head.saved()), recent=list(hook._recent))
-        assert hook.head.norm.num_batches_tracked == 7
-    assert one == other and len(one["recent"]) == 7
+        assert hook.head.norm.num_batches_tracked == 8  # steps 1, 2, 4, ... 14
+    assert one == other and len(one["recent"]) == 8
     assert torch.load(kept, weights_only=True)["online_probe"]["head"]["linear.weight"].any()
 
 
@@ -267,7 +268,7 @@ def test_weights_that_a_run_begins_from_bring_no_head_and_no_curves(tmp_path):
 
 SENTENCES = {
     "no labels": (Unlabelled, {}, "the training images have no labels .*with_label=True"),
-    "no number": (Nameless, {}, "Nameless does not say how many classes .*probe.num_classes"),
+    "no number": (Nameless, {}, "Nameless names no classes, .*probe.num_classes"),
     "too few": (Digits, dict(num_classes=3), "has 3 classes, and there is a label [3-9]"),
 }
 
@@ -343,3 +344,68 @@ def test_two_processes_are_one_with_the_joint_batch(tmp_path):
     one = curves(tmp_path / "one", *NAMES)
     for mine, other, apart in zip(figures, one, (1.0, 0.01, 4.0, 1e-6), strict=True):
         np.testing.assert_allclose(mine, other, rtol=0, atol=apart)
+
+
+def test_a_resumed_head_learns_at_the_rate_of_its_config(tmp_path):
+    changes = dict(train_cfg=TEN_STEPS)
+    run(tmp_path / "first", "XTRA", custom_hooks=[SAFE, probe(lr=0.01)], **changes)
+    changes |= dict(load_from=str(tmp_path / "first" / "iter_7.pth"), resume=True)
+    rest, _ = run(tmp_path / "rest", "XTRA", custom_hooks=[SAFE, probe(lr=0.02)], **changes)
+    (group,) = hook_of(rest).head.optimizer.param_groups
+    assert group["lr"] == 0.02
+
+
+def test_save_best_by_the_probe_whose_interval_is_longer_than_an_epoch(tmp_path):
+    hooks = dict(checkpoint=dict(type="CheckpointHook", interval=9, save_best="probe/knn_top1"))
+    probed(
+        tmp_path,
+        custom_hooks=[SAFE, probe(interval=1000, bank=30, k=5)],
+        default_hooks=dict(logger=dict(type="LoggerHook", interval=1), **hooks),
+        train_cfg=TEN_STEPS,
+    )
+    assert len(list(tmp_path.glob("best_probe_knn_top1_epoch_*.pth"))) == 1
+    (knn, classes) = curves(tmp_path, "probe/knn_top1", "probe/classes")
+    assert len(knn) == 2 and classes == [10, 10]
+
+
+class Unnamed:
+    """So many images without names of classes."""
+
+    def __init__(self, images):
+        self.images, self.read = images, 0
+
+    def __len__(self):
+        return self.images
+
+    def get_gt_labels(self):
+        self.read += 1
+        return np.arange(7)
+
+
+def test_the_labels_of_a_large_data_set_are_not_read():
+    small, large = Unnamed(100_000), Unnamed(100_001)
+    assert classes_of(small) == 7 and small.read == 1
+    assert classes_of(large) is None and large.read == 0
+
+
+def test_a_model_of_several_views_is_read_by_its_first(tmp_path):
+    """MMPretrain's SimCLR, on two crops of each image."""
+    views = dict(type="mmpretrain.MultiView", num_views=2, transforms=[PIPELINE[:2]])
+    data = Digits("train", indices=IMAGES, pipeline=[views, PIPELINE[-1]])
+    backbone = dict(type="xtra_toolkit.MaskedViT", arch=arch(24, 2, 2), img_size=16)
+    backbone |= dict(patch_size=4, in_channels=1, out_type="avg_featmap", mask=MASKS["block"])
+    linear = dict(type="LinearNeck", in_channels=24, out_channels=8)
+    model = dict(
+        type="mmpretrain.SimCLR",
+        backbone=backbone,
+        neck=linear,
+        head=dict(type="mmpretrain.ContrastiveHead", loss=dict(type="mmpretrain.CrossEntropyLoss")),
+        data_preprocessor=dict(
+            type="mmpretrain.SelfSupDataPreprocessor", mean=[77.8], std=[95.9], to_rgb=False
+        ),
+    )
+    options = dict(model=model, dataset=data, custom_hooks=[SAFE, probe(interval=1)])
+    runner = build(tmp_path, "XTRA", train_cfg=TEN_STEPS, **options)
+    runner.train()
+    assert hook_of(runner).head.norm.num_batches_tracked == 10
+    assert len(curves(tmp_path, "probe/train_top1")[0]) == 10

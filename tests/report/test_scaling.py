@@ -1,5 +1,7 @@
 """Pretraining loss against accuracy: which points there are, and their rank correlation."""
 
+from collections import Counter
+
 import made_up
 import numpy as np
 import pytest
@@ -31,13 +33,13 @@ def validated(accuracies, losses=None, name="probe/linear_top1"):
     return records
 
 
-def probe(folder, checkpoint, accuracy, benchmark="Birds", epochs=(50, 100)):
+def probe(folder, checkpoint, accuracy, benchmark="Birds", epochs=(50, 100), **head):
     backbone = dict(
         type="xtra_toolkit.MaskedViT", frozen_stages=2, init_cfg=dict(checkpoint=str(checkpoint))
     )
     config = dict(
         benchmark=benchmark,
-        model=ATTENTIVE | dict(backbone=backbone),
+        model=ATTENTIVE | dict(backbone=backbone, head=ATTENTIVE["head"] | head),
         train_cfg=dict(max_epochs=epochs[-1]),
         resume=False,
     )
@@ -137,3 +139,19 @@ def test_what_is_not_finite_is_no_point(tmp_path):
     made_up.start(tmp_path, made_up.pretraining(), records)
     found = points(*read(tmp_path))
     assert [(p.step, p.loss_of) for p in found] == [(100, TRAINING), (300, TRAINING)]
+
+
+def test_accuracies_among_few_classes_and_among_many_are_not_pooled(tmp_path):
+    for name, classes in (("a", 10), ("b", 10), ("c", 1000)):
+        records = validated([10, 20], [0.9, 0.8])
+        records = [r | {"probe/classes": classes} if "val/loss" in r else r for r in records]
+        made_up.start(tmp_path / name, made_up.pretraining(), records)
+        checkpoint = tmp_path / name / "epoch_1.pth"
+        probe(tmp_path / f"of_{name}", checkpoint, 40.0, num_classes=classes)
+    measures = Counter(p.measure for p in points(*read(tmp_path)))
+    assert measures == {
+        "linear probe, 10 classes": 4,
+        "linear probe, 1000 classes": 2,
+        "Birds, attentive, 10 classes": 2,
+        "Birds, attentive, 1000 classes": 1,
+    }

@@ -11,6 +11,7 @@ from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 
 NONE = -1  # stands for the label of an image that has none
+COUNTED = 100_000  # images of which all labels are read, where classes have no names
 
 
 class OnlineHead(nn.Module):
@@ -83,7 +84,10 @@ class OnlineHead(nn.Module):
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
             return False
         self.load_state_dict(other)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr  # the config's, not the checkpoint's
         return True
 
 
@@ -105,9 +109,11 @@ def names_of(dataset: object) -> tuple[str, ...]:
 
 
 def classes_of(dataset: object) -> int | None:
-    """How many, by the names in its metainfo, or else by its labels; None where neither tells."""
+    """How many, by the names in its metainfo, or by the labels of a small data set; else None."""
     if names := names_of(dataset):
         return len(names)
+    if len(dataset) > COUNTED:
+        return None
     try:
         return int(dataset.get_gt_labels().max()) + 1
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -39,18 +39,19 @@ class OnlineProbe(Hook):
         --cfg-options default_hooks.online_probe.type=xtra_toolkit.OnlineProbe \\
             train_dataloader.dataset.with_label=True
 
-    After every ``interval``-th update, the step's first micro-batch is read as a probe reads it:
-    the encoder alone, in evaluation mode, under the mask of its features, in training's precision;
-    the mean over the patch tokens. Nothing of the training changes: with and without this hook
-    weights and losses are bit-identical.
+    After the first update and every ``interval``-th, the step's first micro-batch is read as a
+    probe reads it: the encoder alone, in evaluation mode, under the mask of its features, in
+    training's precision; the mean over the patch tokens. Nothing of the training changes: with and
+    without this hook weights and losses are bit-identical.
 
     Logged in per cent: ``probe/train_top1``, over the last 20 batches, each classified before the
     head learns from it, by the batch's own statistics; ``probe/loss``, of the same (MMEngine's
     default ``log_processor`` averages it once more); and, where there is a validation with labels,
-    ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name if the first look
-    comes before the first validation. Labels do not reach the encoder: with ``with_label=False`` it
-    is trained the same. Under EMAHook a validation reads the averaged encoder, from which the head
-    did not learn. Models that are not self-supervised are left alone.
+    ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name. Of a model that
+    learns from several views of an image, MMPretrain's SimCLR for instance, the first is read. The
+    number of classes is logged beside them, ``probe/classes``. Labels do not reach the encoder:
+    with ``with_label=False`` it is trained the same. Under EMAHook a validation reads the averaged
+    encoder, from which the head did not learn. Models that are not self-supervised are left alone.
 
     A look takes 0.10 of a step of XTRA-B/16 and 0.39 of MAE-B/16 (2 CPU cores, bf16): 0.5 and 2 %
     of the training by default, less where gradients are accumulated. A run of a few hundred steps
@@ -62,7 +63,8 @@ class OnlineProbe(Hook):
             their features made anew in each validation; 0: no kNN.
         k, temperature: of the votes, see :class:`KNNValLoop`.
         lr: of the head, constant. Default: 0.08 / sqrt(D), see :class:`OnlineHead`.
-        num_classes: default: what the training images' names of classes or labels say.
+        num_classes: default: what the training images' names of classes say; of data sets of at
+            most 100,000 images without names, what their labels say.
 
     Raises:
         ValueError: an option is no number of that kind.
@@ -94,6 +96,7 @@ class OnlineProbe(Hook):
     def before_train(self, runner: Any) -> None:
         """Leaves other models alone; takes up a resumed head, which a validation may want first."""
         self._off = not isinstance(_inner(runner.model), BaseSelfSupervisor)
+        self._resumed = bool(runner.iter)
         self._saved = self._saved if runner.iter else None  # load_from brings one too
         if self._saved and not self._off:
             classes, width = self._saved["head"]["linear.weight"].shape
@@ -106,7 +109,8 @@ class OnlineProbe(Hook):
         self, runner: Any, batch_idx: int, data_batch: dict | None = None, outputs: Any = None
     ) -> None:
         """Looks, reports, learns."""
-        if self._off or not self.every_n_train_iters(runner, self.interval):
+        due = self.head is None or self.every_n_train_iters(runner, self.interval)
+        if self._off or not due:
             return
         labels = labels_of(data_batch.get("data_samples"))
         if not self._begun and not self._begins(runner, labels):
@@ -137,7 +141,10 @@ class OnlineProbe(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Puts the accuracies among the metrics of validation, before they are logged."""
-        for name, value in (self.validation.end(runner) if self.head is not None else {}).items():
+        found = self.validation.end(runner) if self.head is not None else {}
+        if found:  # the report compares accuracies among equally many classes
+            found["probe/classes"] = self.head.linear.out_features
+        for name, value in found.items():
             runner.message_hub.update_scalar(f"val/{name}", value)
             if metrics is not None:
                 metrics[name] = value
@@ -160,6 +167,7 @@ class OnlineProbe(Hook):
         inner = _inner(model)
         with untouched(inner), torch.no_grad(), context:
             images = inner.data_preprocessor(data_batch, False)["inputs"]
+            images = images[0] if isinstance(images, list | tuple) else images  # of several views
             feature = model(images, mode="tensor")
             return pooled(feature, getattr(inner.backbone, "num_extra_tokens", 0))
 
@@ -176,7 +184,7 @@ class OnlineProbe(Hook):
             )
         elif (classes := self.num_classes or classes_of(dataset)) is None:
             reason = (
-                f"{type(dataset).__name__} does not say how many classes there are; set "
+                f"{type(dataset).__name__} names no classes, and its labels are not counted; set "
                 "default_hooks.online_probe.num_classes"
             )
         else:
@@ -190,7 +198,7 @@ class OnlineProbe(Hook):
     def _make_head(self, runner: Any, width: int) -> None:
         classes, device = self.num_classes, next(runner.model.parameters()).device
         self.head = OnlineHead(width, classes, self.lr).to(device)
-        if not self._saved and runner.iter < self.interval:  # nothing was resumed
+        if not self._resumed:
             return
         if self._saved and self.head.resume(self._saved):
             self._recent.extend(self._saved["recent"])

@@ -36,7 +36,7 @@ CURVES = (  # key, title, smoothed, logarithmic where that shows more
     ("grad_norm", "gradient norm, before clipping", True, True),
 )
 SPEED = ("images_per_second", "time", "data_time", "memory", "eta")
-COUNTS = ("base_lr", "epoch", "iter")
+COUNTS = ("base_lr", "epoch", "iter", "probe/classes")
 SPLITS = {
     "loss_step": "loss by step of the sequence",
     "loss_row": "loss by row of the grid",

@@ -65,14 +65,22 @@ def _found(columns: list[Column], benchmarks: list[Run]) -> Iterable[tuple[Point
         for key, label in ACCURACIES.items():
             for step, record in history.validation.items():
                 if key in record:
-                    yield Point(label, kind, number, step, record[key]), losses(column, step)
+                    measure = _of_classes(label, record.get("probe/classes"))
+                    yield Point(measure, kind, number, step, record[key]), losses(column, step)
     for run in benchmarks:
         tested = run.accuracy is not None and not run.trained  # by mim test, which has no length
         if (run.finished or tested) and (place := origin(run, columns)):
             column, step = columns[place[0]], place[1]
+            head = (run.config.get("model") or {}).get("head") or {}
             label = f"{run.benchmark or 'unnamed data set'}, {run.protocol}"
+            label = _of_classes(label, head.get("num_classes"))
             kind = comparable(column.run.config)
             yield Point(label, kind, *place, run.accuracy), losses(column, step)
+
+
+def _of_classes(label: str, classes: float | None) -> str:
+    """Name the number of classes: accuracies among few and among many are different measures."""
+    return f"{label}, {classes:.0f} classes" if classes else label
 
 
 def losses(column: Column, step: int) -> Losses:
