@@ -18,7 +18,7 @@ from PIL import Image
 from xtra_toolkit.engine import visualizer as module
 from xtra_toolkit.engine.trackers import TensorBoardTracker
 
-PICTURE = np.arange(12 * 16 * 3, dtype=np.uint8).reshape(12, 16, 3)
+PICTURE = np.linspace(0, 255, 12 * 16 * 3).astype(np.uint8).reshape(12, 16, 3)
 NOTED = {"probe/linear_top1": 0.5, "loss_step/003": 0.25}
 ROOT = Path(__file__).parents[2] / "mmconfigs"
 
@@ -40,9 +40,9 @@ def installed(monkeypatch):
 
 def test_one_option_names_trackers_beside_the_local_files(installed):
     option = "visualizer.vis_backends="
-    assert backends() == ["LocalVisBackend"]
-    assert backends(option + "tensorboard") == ["LocalVisBackend", "TensorBoardTracker"]
-    both = ["LocalVisBackend", "WandbTracker", "MLflowTracker"]
+    assert backends() == ["LocalFiles"]
+    assert backends(option + "tensorboard") == ["LocalFiles", "TensorBoardTracker"]
+    both = ["LocalFiles", "WandbTracker", "MLflowTracker"]
     assert backends(option + "wandb,mlflow") == backends(option + "[local,wandb,mlflow]") == both
 
 
@@ -68,6 +68,11 @@ def test_an_absent_package_and_an_unknown_name_are_said_before_anything_is_built
         backends("visualizer.vis_backends=wandb")
     with pytest.raises(ValueError, match="'wandberg'; there are tensorboard, wandb, mlflow"):
         backends("visualizer.vis_backends=wandberg")
+
+
+def close(pixels):
+    """Is this PICTURE, but for what a JPEG loses?"""
+    return np.abs(pixels.astype(int) - PICTURE).max() <= 8
 
 
 class Notes(Hook):
@@ -123,7 +128,8 @@ def test_tensorboard_has_curves_and_pictures_and_a_resumed_run_goes_on_in_them(t
     assert {"lr", "images_per_second", *NOTED} <= set(events.Tags()["scalars"])
     (picture,) = events.Images("reconstruction")
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
-    assert picture.step == 4 and (pixels == PICTURE).all()
+    assert picture.step == 4 and picture.encoded_image_string.startswith(b"\xff\xd8")  # JPEG
+    assert close(pixels)
     assert b"work_dir" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
     anew = TensorBoardTracker(str(tmp_path / "20990101_000000" / "vis_data"))
     anew.add_config(Config(dict(resume=False)))
@@ -141,8 +147,8 @@ def test_wandb_has_curves_over_iterations_and_pictures(tmp_path, monkeypatch):
     for name in ("images_per_second", "lr", *NOTED, "widths"):
         assert name.encode() in content
     assert all(repr(loss).encode() in content for _, loss in written(tmp_path))
-    (picture,) = record.parent.glob("files/media/images/*.png")
-    assert (np.asarray(Image.open(picture)) == PICTURE).all()
+    (picture,) = record.parent.glob("files/media/images/*.jpg")
+    assert close(np.asarray(Image.open(picture)))
 
 
 def test_mlflow_has_curves_and_pictures_and_a_run_goes_on(tmp_path, monkeypatch):

@@ -114,9 +114,9 @@ def training(epochs=10, floor=0.3, best=60.0, seed=0, first=0):
     return records
 
 
-def pictures(folder, steps, name="reconstruction", size=(192, 96)):
-    """Those of MMEngine's local back end."""
+def pictures(folder, steps, name="reconstruction", size=(192, 96), suffix="png"):
+    """Those of MMEngine's local back end, or of ours, which writes jpg."""
     (folder / "vis_data" / "vis_image").mkdir(exist_ok=True)
     for at in steps:
         image = Image.linear_gradient("L").rotate(at).resize(size)
-        image.save(folder / "vis_data" / "vis_image" / f"{name}_{at}.png")
+        image.save(folder / "vis_data" / "vis_image" / f"{name}_{at}.{suffix}")

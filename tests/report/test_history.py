@@ -164,3 +164,11 @@ def test_a_whole_run_is_read(tmp_path):
     assert len(history.series("loss")[0]) == 100 and len(history.series("val/loss")[0]) == 10
     assert history.series("nothing")[0].tolist() == [] and history.last("nothing") is None
     assert np.isfinite(history.series("probe/linear_top1")[1]).all() and steps(only(tmp_path))
+
+
+def test_pictures_are_found_in_either_format(tmp_path):
+    folder = made_up.start(tmp_path, made_up.pretraining(), [made_up.step(10, 1.0)])
+    made_up.pictures(folder, [2])
+    made_up.pictures(folder, [4], suffix="jpg")
+    (run,) = find_runs([tmp_path])
+    assert list(read_history(run).pictures["reconstruction"]) == [2, 4]

@@ -4,6 +4,7 @@ from xtra_toolkit.engine.flexible import ShardedRunner
 from xtra_toolkit.engine.fsdp import ShardedStrategy
 from xtra_toolkit.engine.inference import InferenceTestLoop, InferenceValLoop
 from xtra_toolkit.engine.knn import KNNTestLoop, KNNValLoop
+from xtra_toolkit.engine.local_files import LocalFiles
 from xtra_toolkit.engine.loop import GlobalBatchLoop
 from xtra_toolkit.engine.masters import MasterWeightsOptimWrapper
 from xtra_toolkit.engine.optim import AutocastOptimWrapper
@@ -18,6 +19,7 @@ __all__ = [
     "InferenceValLoop",
     "KNNTestLoop",
     "KNNValLoop",
+    "LocalFiles",
     "MLflowTracker",
     "MasterWeightsOptimWrapper",
     "ShardedRunner",

@@ -1,4 +1,4 @@
-"""Where curves and pictures go: MMEngine's local files, and trackers by their names.
+"""Where curves and pictures go: local files, and trackers by their names.
 
     --cfg-options visualizer.vis_backends=tensorboard
 
@@ -18,7 +18,7 @@ from mmpretrain.visualization import UniversalVisualizer
 
 from xtra_toolkit.registry import VISUALIZERS
 
-LOCAL = dict(type="mmengine.LocalVisBackend")
+LOCAL = dict(type="xtra_toolkit.LocalFiles")
 # a tracker, its package and the extra that installs it have one name
 TRACKERS = dict(
     tensorboard="xtra_toolkit.TensorBoardTracker",
@@ -29,7 +29,7 @@ TRACKERS = dict(
 
 @VISUALIZERS.register_module()
 class Visualizer(UniversalVisualizer):
-    """MMPretrain's visualizer, whose back ends may be names; MMEngine's local files are always one.
+    """MMPretrain's visualizer, whose back ends may be names; local files are always one.
 
     Args:
         name: of the instance, MMEngine's.
@@ -49,7 +49,8 @@ class Visualizer(UniversalVisualizer):
     ):
         one = isinstance(vis_backends, str | dict | BaseVisBackend)
         others = [_config(backend) for backend in ([vis_backends] if one else vis_backends or ())]
-        local = [] if any("LocalVisBackend" in _kind(other) for other in others) else [{**LOCAL}]
+        own = any(_kind(other) in ("LocalVisBackend", "LocalFiles") for other in others)
+        local = [] if own else [{**LOCAL}]
         super().__init__(name, vis_backends=local + others, **kwargs)
         self._unwritten: set[str] = set()
 
@@ -92,7 +93,9 @@ class Visualizer(UniversalVisualizer):
 
 
 def _kind(backend: Any) -> str:
-    return str(backend["type"] if isinstance(backend, dict) else type(backend))
+    """The name of the class."""
+    kind = backend["type"] if isinstance(backend, dict) else type(backend)
+    return getattr(kind, "__name__", str(kind)).rpartition(".")[2]
 
 
 def _config(backend: Any) -> Any:

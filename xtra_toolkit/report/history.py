@@ -84,8 +84,8 @@ def read_history(run: Run) -> History:
             if _validates(record) and "step" in record:
                 values = {k: v for k, v in record.items() if k not in ("time", "data_time")}
                 _add(history.validation, _iteration(history, run, record["step"]), values)
-        for path in sorted(start.glob("vis_data/vis_image/*.png")):
-            if found := fullmatch(r"(.+)_(\d{1,15})", path.stem):
+        for path in sorted(start.glob("vis_data/vis_image/*")):
+            if found := fullmatch(r"(.+)_(\d{1,15})\.(?:jpg|png)", path.name):
                 history.pictures.setdefault(found[1], {})[int(found[2])] = path
     return history
 
