@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import math
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from builds import arch
 from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10
 from mmpretrain.registry import DATASETS, METRICS, MODELS
@@ -143,16 +145,17 @@ def test_a_missing_data_set_is_a_sentence(tmp_path, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_the_original_s(name):
     cfg = Config.fromfile(ROOT / "attentive" / f"{name}.py")
-    warmup = [s.end for s in cfg.param_scheduler if s.type == "mmengine.LinearLR"]
+    first, cosine = cfg.param_scheduler
+    warm_up = first.end if first.type == "mmengine.LinearLR" else 0
     highest = max(cfg.model.head.rates)
-    numbers = cfg.model.head.num_classes, cfg.train_cfg.global_batch, sum(warmup), highest
+    numbers = cfg.model.head.num_classes, cfg.train_cfg.global_batch, warm_up, highest
     assert numbers == ORIGINAL[name]
-    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == 100
+    assert cfg.train_cfg.max_epochs == cosine.end == 100
     assert cfg.train_cfg.global_batch % cfg.train_dataloader.batch_size == 0
     rates = [1e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 4e-3, 8e-3, 1e-2, 1e-1]
     assert cfg.model.head.rates == rates[: rates.index(highest) + 1]
-    assert cfg.param_scheduler[-1].eta_min == 1e-5
-    assert all(s.start_factor == 0.1 for s in cfg.param_scheduler[:-1])
+    assert cosine.eta_min == 1e-5
+    assert first.get("start_factor", first.get("factor")) == 0.1
     assert cfg.optim_wrapper.clip_grad.max_norm == 3.0
     assert cfg.optim_wrapper.optimizer.weight_decay == 0.1
     assert cfg.model.backbone.final_norm is False
@@ -161,6 +164,121 @@ def test_the_numbers_are_the_original_s(name):
     assert (augment.magnitude_level, augment.magnitude_std) == (9, 0.5)
     assert (augment.num_policies, erase.erase_prob) == (2, 0.25)
     assert erase.fill_color == [103.53, 116.28, 123.675]  # of BGR images
+
+
+def pl_bolts(rate, steps, warm_up, begin, end=1e-5):
+    """The rates of LinearWarmupCosineAnnealingLR, each computed from the one before it.
+
+    A transcription of the scheduler that elad-amrani/xtra takes from Lightning-Bolts (at 011f209,
+    src/pl_bolts/optimizers/lr_scheduler.py, ``get_lr``) and steps after each optimizer step.
+    """
+    lrs = [begin]
+    for step in range(1, steps):
+        now, before = (
+            1 + math.cos(math.pi * (s - warm_up) / (steps - warm_up)) for s in (step, step - 1)
+        )
+        if step < warm_up:
+            lrs.append(lrs[-1] + (rate - begin) / (warm_up - 1))
+        elif step == warm_up:
+            lrs.append(rate)
+        else:
+            lrs.append(end + (lrs[-1] - end) * now / before)
+    return lrs
+
+
+class LearningRates(Hook):
+    """Records the learning rate of every probe in every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        groups = runner.optim_wrapper.optimizer.param_groups
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        self.seen.append([rates[id(probe.fc.weight)] for probe in runner.model.head.probes])
+
+
+def with_rates_of_the_config(name, root, kind, **options):
+    """The runner of a benchmark with its lowest, a middle and its highest rate, and the rates."""
+    cfg = config(name, root, kind)
+    rates = Config.fromfile(ROOT / kind / f"{name}.py").model.head.rates
+    rates = [rates[0], rates[3], rates[-1]]
+    cfg.train_dataloader.sampler = dict(type="xtra_toolkit.GlobalBatchSampler")
+    cfg.merge_from_dict({"model.head.rates": rates, "default_hooks.checkpoint.interval": -1})
+    cfg.merge_from_dict(options)
+    return Runner.from_cfg(cfg), rates
+
+
+def assert_scheduled_as_the_original(seen, rates, warm_up=0, begin=0.1):
+    for own, rate in zip(zip(*seen, strict=True), rates, strict=True):
+        expected = pl_bolts(rate, len(seen), warm_up, begin * rate)
+        assert own == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("root", ["cifar10"], indirect=True)
+def test_a_transfer_run_has_the_learning_rates_of_the_original_s_scheduler(root, tmp_path):
+    """In every step of a run of 5 epochs of 2 steps, as trained."""
+    options = {"train_cfg.max_epochs": 5, "param_scheduler.1.end": 5, "work_dir": str(tmp_path)}
+    options |= {"train_cfg.global_batch": 10, "train_dataloader.batch_size": 10}
+    runner, rates = with_rates_of_the_config("cifar10", root, "attentive", **options)
+    runner.register_hook(hook := LearningRates())
+    runner.train()
+    assert len(hook.seen) == 10
+    assert_scheduled_as_the_original(hook.seen, rates)
+    assert max(lr for step in hook.seen for lr in step) == pytest.approx(1e-3)  # of lr_1e-2.yaml
+
+
+@pytest.mark.parametrize(
+    ("root", "kind", "name", "warm_up", "options", "begin"),
+    [
+        ("cars", "attentive", "cars", 0, {}, 0.1),
+        ("cars", "attentive", "cars", 0, {"param_scheduler.0.factor": 1}, 1),  # as its docstring
+        ("imagenet", "attentive", "imagenet", 10, {}, 0.1),
+        ("imagenet", "linear", "imagenet", 10, {}, 0.1),
+        ("imagenet", "linear", "imagenet_xtra-h14", 10, {}, 0.1),
+    ],
+    indirect=["root"],
+)
+def test_schedules_are_those_of_the_original_s_scheduler(
+    root, kind, name, warm_up, options, begin, tmp_path
+):
+    """All 100 epochs, stepped by MMEngine's hook without training: warm-up included."""
+    size = {"cars": 1, "imagenet": 250}[root.name.rstrip("0123456789")]  # 2 and 4 steps an epoch
+    options |= {"train_cfg.global_batch": size, "train_dataloader.batch_size": size}
+    options |= {"work_dir": str(tmp_path)}
+    runner, rates = with_rates_of_the_config(name, root, kind, **options)
+    loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    recorder, hook = LearningRates(), ParamSchedulerHook()
+    steps = len(loop.dataloader)
+    assert (steps, loop.max_epochs) == ({1: 2, 250: 4}[size], 100)
+    for step in range(100 * steps):
+        recorder.before_train_iter(runner, step)
+        hook.after_train_iter(runner, step)
+        if step % steps == steps - 1:
+            hook.after_train_epoch(runner)
+    assert_scheduled_as_the_original(recorder.seen, rates, warm_up * steps, begin)
+
+
+def test_xtra_h_s_linear_probe_is_the_original_s():
+    """config/eval/xtra_h/in1k_linear: decay and augmentation that XTRA-B's has not."""
+    large, base = (
+        Config.fromfile(ROOT / "linear" / f"{name}.py")
+        for name in ("imagenet_xtra-h14", "imagenet")
+    )
+    decays = [cfg.optim_wrapper.optimizer.weight_decay for cfg in (large, base)]
+    assert decays == [0.1, 0.0]
+    augmented = Config.fromfile(
+        ROOT / "attentive" / "imagenet.py"
+    ).train_dataloader.dataset.pipeline
+    augmented[1].scale = 224
+    assert large.train_dataloader.dataset.pipeline == augmented
+    assert "RandAugment" in str(augmented) and "RandAugment" not in str(base.train_dataloader)
+    for part in ("param_scheduler", "train_cfg"):
+        assert large[part] == base[part]
+    assert large.model.head.rates == base.model.head.rates
+    assert large.model.backbone.frozen_stages == 32 and large.model.neck == base.model.neck
 
 
 def test_xtra_h_takes_the_options_that_the_pipelines_name():
@@ -192,12 +310,14 @@ def pairs(options):
         ("attentive/imagenet_aim-600m", 1536, 12),
         ("attentive/imagenet_mae-b16", 768, 16),
         ("linear/imagenet_mae-b16", 768, None),
+        ("linear/imagenet_xtra-h14", 1280, None),
     ],
 )
-def test_encoders_of_aim_and_mae_have_probes_at_their_224_px(name, width, heads):
+def test_other_encoders_have_probes_at_their_224_px(name, width, heads):
     """At full size on the meta device, with the very names that their pretraining saves."""
     cfg = Config.fromfile(ROOT / f"{name}.py")
-    source = "aim_vit-600m-p14" if "aim" in name else "mae_vit-b16"
+    sources = {"aim-600m": "aim_vit-600m-p14", "mae-b16": "mae_vit-b16", "xtra-h14": "xtra_vit-h14"}
+    source = sources[name.split("_")[1]]
     trained = Config.fromfile(ROOT.parent / f"{source}.py").model
     cfg.model.backbone.update(mask=trained.mask, init_cfg=None)
     with torch.device("meta"):
