@@ -184,14 +184,22 @@ def test_lines_stand_between_what_is_predicted_apart():
 TINY = dict(_delete_=True, embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=24)
 
 
+PRETRAINER = "xtra_toolkit.MaskTargetPretrainer"
+
+
+def configs():
+    """The path and the content of every shipped config."""
+    for path in sorted((ROOT / "mmconfigs").rglob("*.py")):
+        if "_base_" not in path.parts and "def main" not in path.read_text():
+            yield path, Config.fromfile(path)
+
+
 def shipped():
     """Each pair and grid of the shipped configs once, narrow and shallow."""
     found = {}
-    for path in sorted((ROOT / "mmconfigs").rglob("*.py")):
-        if "_base_" in path.parts or "def main" in path.read_text():
-            continue
-        model = Config.fromfile(path).model
-        if model.type == "xtra_toolkit.MaskTargetPretrainer" and model.neck:
+    for path, config in configs():
+        model = config.model
+        if model.type == PRETRAINER and model.neck:
             backbone = model.backbone
             size = backbone.img_size, backbone.patch_size, backbone.get("with_cls_token")
             key = repr((model.mask, model.target_generator, size))
@@ -385,9 +393,13 @@ def test_the_first_process_alone_draws(tmp_path):
     assert weights == others
 
 
-def test_every_recipe_has_the_hook():
-    recipe = Config.fromfile(ROOT / "mmconfigs" / "xtra_vit-b16.py")
-    assert recipe.default_hooks.reconstruction.type == "xtra_toolkit.ReconstructionHook"
+def test_every_pretraining_config_has_the_hook():
+    pretraining = [config for _, config in configs() if config.model.type == PRETRAINER]
+    assert len(pretraining) >= 30
+    for config in pretraining:
+        hook = config.default_hooks.reconstruction
+        assert hook.type == "xtra_toolkit.ReconstructionHook", config.filename
+        assert hook.interval > 0 and hook.get("images", 6) > 0, config.filename
 
 
 def _sharded(rank, folder, photos):

@@ -52,10 +52,12 @@ def test_what_hooks_and_data_sets_leave_there_loads_too(build, tmp_path):
         metainfo = {"palette": np.array([[1, 2, 3]]), "names": np.array(["a", "bc"])}
 
     hooks = [Odd(), *SAFE, dict(type="EMAHook")]
+    whole = weights(build(epochs=2, dataset=Described(), custom_hooks=hooks))
     build(epochs=1, dataset=Described(), custom_hooks=hooks).train()
     checkpoint = torch.load(tmp_path / "epoch_1.pth", weights_only=True)
     assert checkpoint["message_hub"]["runtime_info"]["best_score"] == 0.5
-    build(epochs=2, dataset=Described(), custom_hooks=hooks, resume=True).train()
+    resumed = build(epochs=2, dataset=Described(), custom_hooks=hooks, resume=True)
+    assert torch.equal(weights(resumed), whole)
     SafeResume().after_load_checkpoint(None, checkpoint)
     info = checkpoint["message_hub"]["runtime_info"]
     assert np.array_equal(info["confusion"], np.eye(2))
@@ -75,5 +77,8 @@ def test_encoding_and_decoding_are_inverse():
 
 def test_plain_weights_still_load(build, tmp_path):
     runner = build(custom_hooks=SAFE)
-    torch.save({"state_dict": runner.model.state_dict()}, tmp_path / "weights.pth")
+    trained = {name: 2 + value for name, value in runner.model.state_dict().items()}
+    torch.save({"state_dict": trained}, tmp_path / "weights.pth")
     runner.load_checkpoint(str(tmp_path / "weights.pth"))
+    for name, value in runner.model.state_dict().items():
+        assert torch.equal(value, trained[name])

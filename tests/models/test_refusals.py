@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builds import MASKS, XTRA, arch, pretrainer
+from builds import MASKS, XTRA, arch, pretrainer, randomise
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 
@@ -74,17 +74,24 @@ def test_an_unknown_attention_back_end():
         pretrainer(*XTRA, attention="flash")
 
 
-def test_full_attention_gives_other_features():
-    """An XTRA encoder probed with another mask is another encoder."""
+def test_an_encoder_given_another_mask_is_the_encoder_built_with_it():
+    """XTRA's weights probed with full attention: every feature then sees every patch."""
     x = torch.randn(1, 3, 64, 64)
-    model = pretrainer(*XTRA)
-    model.init_weights()
-    model.eval()
-    (masked,) = model.extract_feat(x)
-    vit = model.backbone
+    changed = x.clone()
+    changed[..., -8:, -8:] += 1  # the last patch, of the last block
+    vit = randomise(pretrainer(*XTRA).backbone)
+
+    def moved():
+        """The tokens, in raster order, whose features a change of the last patch moves."""
+        return ((vit(changed)[0] - vit(x)[0]).abs().amax(-1)[0] > 0).nonzero().flatten().tolist()
+
+    assert moved() == [54, 55, 62, 63]  # its own block of 2×2 tokens
     vit.encoder_mask.set(MASKS["bidirectional"])
-    (full,) = vit(x)
-    assert (masked - full).abs().max() > 1e-4
+    assert moved() == list(range(64))
+    full = dict(type="xtra_toolkit.MaskedViT", arch=arch(), img_size=64, patch_size=8)
+    full = MODELS.build(full | dict(mask=MASKS["bidirectional"])).eval()
+    full.load_state_dict(vit.state_dict())
+    assert torch.equal(full(x)[0], vit(x)[0])
 
 
 def test_a_checkpoint_with_nothing_for_the_encoder():
