@@ -1,5 +1,6 @@
 """Pictures of predictions: what is in them, who draws them, and that training does not notice."""
 
+import functools
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,11 +188,12 @@ TINY = dict(_delete_=True, embed_dims=24, num_layers=1, num_heads=2, feedforward
 PRETRAINER = "xtra_toolkit.MaskTargetPretrainer"
 
 
+@functools.cache
 def configs():
     """The path and the content of every shipped config."""
-    for path in sorted((ROOT / "mmconfigs").rglob("*.py")):
-        if "_base_" not in path.parts and "def main" not in path.read_text():
-            yield path, Config.fromfile(path)
+    paths = sorted((ROOT / "mmconfigs").rglob("*.py"))
+    paths = [p for p in paths if "_base_" not in p.parts and "def main" not in p.read_text()]
+    return [(path, Config.fromfile(path)) for path in paths]
 
 
 def shipped():

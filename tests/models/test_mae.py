@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builds import arch, pretrainer
+from builds import arch, pretrainer, randomise
 from einops import rearrange
 from mmpretrain.registry import MODELS
 
@@ -92,8 +92,17 @@ def test_loss_and_every_gradient(image):
             assert error <= 1e-10 * grad.abs().max(), name
 
 
-def test_it_runs_where_mmpretrains_cannot():
-    model = pretrainer(
-        "shown", "masked", image=(256, 192), patch=PATCH, with_cls_token=True, in_channels=4
-    )
-    model.loss(torch.randn(2, 4, 256, 192))["loss"].backward()
+def test_it_trains_on_rectangles_of_four_channels_which_mmpretrains_cannot():
+    """Its loss is that of its predictions against the hidden patches, and reaches all weights."""
+    size = dict(image=(256, 192), patch=PATCH, with_cls_token=True, in_channels=4)
+    model, images = randomise(pretrainer("shown", "masked", **size)), torch.randn(2, 4, 256, 192)
+    plan = model.plan(images)
+    (prediction,), (goal,) = model.reconstruct(images, plan), model.goals(images, plan)
+    rows, cols = 256 // PATCH, 192 // PATCH
+    hidden = rows * cols - rows * cols // 4
+    assert prediction.shape == goal.shape == (2, hidden, PATCH * PATCH * 4)
+    model.plan = lambda *_: plan  # the mask of the prediction above
+    loss = model.loss(images)["loss"]
+    torch.testing.assert_close(loss, (prediction - goal).square().mean())
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)

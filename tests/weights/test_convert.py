@@ -110,8 +110,13 @@ def test_another_mask_is_refused_unless_meant():
     ],
 )
 def test_another_name_of_the_same_features_is_accepted(stored, named):
-    source = vit(mask=stored)
-    vit(mask=named).load_state_dict(source.state_dict())
+    source, other, x = (
+        randomise(vit(mask=stored)),
+        vit(mask=named).eval(),
+        torch.randn(2, 3, 64, 64),
+    )
+    other.load_state_dict(source.state_dict())
+    torch.testing.assert_close(other(x)[0], source(x)[0])
 
 
 def test_blocks_of_one_token_are_token_causal():
