@@ -1,6 +1,6 @@
 """A small XTRA on CIFAR-10: 8×8 tokens of 4×4 px, blocks of 2×2 tokens.
 
-    xtra compare mmconfigs/small/cifar10_xtra.py --data cifar10
+xtra compare mmconfigs/small/cifar10_xtra.py --data cifar10
 """
 
 _base_ = ["../_base_/runtime.py"]

@@ -55,7 +55,7 @@ def uri(path: Path, run: Run) -> str | None:
     try:
         if not path.is_file():
             raise ValueError("it is no file")
-        image = open_image(path.read_bytes(), ("PNG",))
+        image = open_image(path.read_bytes(), ("PNG", "JPEG"))
         refuse_larger(image.size[::-1], MOST_PIXELS)
         return encoded(image)
     except Exception as error:  # Pillow alone raises OSError, ValueError, SyntaxError, ...
