@@ -98,7 +98,7 @@ class StopOnNonFiniteLoss(Hook):
 
     def _listen(self, wrapper: Any) -> None:
         """Take the norms that clipping computes, so that none is computed a second time."""
-        if (wrapper.clip_grad_kwargs or {}).get("norm_type", 2) != 2:
+        if (getattr(wrapper, "clip_grad_kwargs", None) or {}).get("norm_type", 2) != 2:
             return
         holders = [(wrapper, "clip_func"), (wrapper.optimizer, "clip")]  # MasterAdamW clips itself
         for holder, name in holders:
