@@ -31,7 +31,7 @@ class TensorBoardTracker(TensorboardVisBackend):
         super().add_config(config, **kwargs)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
-        """Records a picture; torch's writer would encode it as PNG, of ten times the size."""
+        """Records a picture; torch's writer would encode it as PNG, several times as large."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         height, width = image.shape[:2]
