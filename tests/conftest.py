@@ -9,6 +9,7 @@ import os
 import uuid
 
 import pytest
+from faults import TRIES, fault, table  # noqa: F401  a fixture
 
 
 def pytest_configure(config):
@@ -61,3 +62,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print the table of `make test-faults`."""
+    if TRIES and config.option.markexpr == "faults":
+        terminalreporter.write_line("")
+        for line in table():
+            terminalreporter.write_line(line)

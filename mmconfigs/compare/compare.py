@@ -113,7 +113,7 @@ def pretrain(data: Path, objective: str, seed: int, rate: float, images: int) ->
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
                 sys.exit(f"that failed; the last lines of {work / 'train.log'} say why")
         took.write_text(str(time() - start))
-    return Path((work / "last_checkpoint").read_text()), float(took.read_text())
+    return work / (work / "last_checkpoint").read_text(), float(took.read_text())
 
 
 def labelled(data: Path) -> tuple[tuple[Tensor, np.ndarray], ...]:

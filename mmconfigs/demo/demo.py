@@ -56,7 +56,7 @@ def raw_pixels() -> float:
 def main() -> None:
     """Pretrain, probe twice, print."""
     pretraining = mim("xtra_digits")
-    checkpoint = Path((pretraining / "last_checkpoint").read_text())
+    checkpoint = pretraining / (pretraining / "last_checkpoint").read_text()
     option = f"model.backbone.init_cfg.checkpoint={checkpoint}"
     trained = accuracy(mim("probe_digits", "--cfg-options", option))
     floor = accuracy(mim("probe_digits_random"))

@@ -184,7 +184,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_bit_identical(sharded, photos, tm
     """In the middle of an epoch; what the pointer lacks is mended first."""
     assert on_two(_leaves, tmp_path, photos) == [75, 75]
     run = tmp_path / "run"
-    assert (run / "last_checkpoint").read_text() == str(run / "epoch_1_iter_3.pth")
+    assert (run / "last_checkpoint").read_text() == "epoch_1_iter_3.pth"
     assert not list(run.glob("*.unfinished"))
     (run / "last_checkpoint").write_text(str(run / "epoch_2.pth"))
     (run / "epoch_2.pth").write_bytes(b"half")

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -37,6 +38,11 @@ class Noise(SeededSamples, Plain):
     pass
 
 
+class Still(Plain):
+    def __getitem__(self, index):
+        return {"x": torch.eye(4)[index % 4]}
+
+
 class Model(BaseModel):
     def __init__(self, ballast):
         super().__init__()
@@ -44,7 +50,34 @@ class Model(BaseModel):
         self.register_buffer("ballast", torch.zeros(ballast, 2**18))  # MiB to write
 
     def forward(self, x, mode="tensor"):
-        return {"loss": (self.layer(x) - x.flip(-1)).square().mean()}
+        loss = (self.layer(x) - x.flip(-1)).square().mean()
+        return {"loss": loss} if mode == "loss" else [loss]
+
+
+class MeanLoss(BaseMetric):
+    """The loss of a validation, which waits, so that a test may kill it."""
+
+    default_prefix = "val"
+
+    def __init__(self, folder, pause):
+        super().__init__()
+        self.folder, self.pause = Path(folder), pause
+
+    def process(self, data_batch, data_samples):
+        with open(self.folder / "validations.txt", "a") as file:
+            file.write("begun\n")
+        time.sleep(self.pause)
+        self.results.append(float(data_samples[0]))
+
+    def compute_metrics(self, results):
+        return {"loss": sum(results) / len(results)}
+
+
+def validation(folder, pause=0.0):
+    """The parts of a config that validate after each epoch."""
+    collate, sampler = dict(type="default_collate"), dict(type="DefaultSampler", shuffle=False)
+    loader = dict(dataset=Still(0), batch_size=40, sampler=sampler, collate_fn=collate)
+    return dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[MeanLoss(folder, pause)])
 
 
 class Record(Hook):
@@ -62,7 +95,7 @@ def losses(folder):
     return [(int(number), loss) for number, loss in map(str.split, lines)]
 
 
-def train(folder, ballast=8, pause=0.0, workers=0, checkpoint=None, hooks=()):
+def train(folder, ballast=8, pause=0.0, workers=0, checkpoint=None, hooks=(), **parts):
     """Trains or goes on, 4 epochs of 5 steps."""
     torch.manual_seed(0)
     saver = dict(type="xtra_toolkit.AtomicCheckpointHook", interval=1, by_epoch=False)
@@ -84,6 +117,7 @@ def train(folder, ballast=8, pause=0.0, workers=0, checkpoint=None, hooks=()):
         custom_hooks=[Record(), *own, *hooks],
         experiment_name=uuid.uuid4().hex,
         resume=True,
+        **parts,
     ).train()
 
 
@@ -120,5 +154,6 @@ def ends(child, within=60):
 
 def last(folder):
     """What ``last_checkpoint`` names, loaded; None without one."""
-    pointer = Path(folder) / "last_checkpoint"
-    return torch.load(pointer.read_text(), weights_only=True) if pointer.exists() else None
+    folder = Path(folder)
+    pointer = folder / "last_checkpoint"
+    return torch.load(folder / pointer.read_text(), weights_only=True) if pointer.exists() else None

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 
 from xtra_toolkit.hooks import atomic
 from xtra_toolkit.hooks.atomic import AtomicBackend
-from xtra_toolkit.hooks.checkpoint import is_whole
+from xtra_toolkit.hooks.newest import unfit
 
 SAFE = [dict(type="xtra_toolkit.SafeResume")]
 STEPWISE = dict(type="xtra_toolkit.AtomicCheckpointHook", interval=1, by_epoch=False)
@@ -43,7 +43,7 @@ def test_the_oldest_goes_after_the_newest_is_there_and_named(build, tmp_path, mo
         "-iter_1.pth",
     ]
     assert names(tmp_path) == ["iter_4.pth"]
-    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "iter_4.pth")
+    assert (tmp_path / "last_checkpoint").read_text() == "iter_4.pth"
 
 
 def test_every_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_only_a_whole_checkpoint_is_resumed_from(build, tmp_path, damage):
     newest, pointer = tmp_path / "iter_4.pth", tmp_path / "last_checkpoint"
     if damage == "half a file":
         newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-        assert not is_whole(newest)
+        assert unfit(newest) == "is cut off or damaged"
     elif damage == "missing":
         newest.unlink()
     elif damage == "empty pointer":
@@ -105,7 +105,7 @@ class Start(Hook):
 def test_half_a_checkpoint_alone_is_refused(build, tmp_path):
     (tmp_path / "iter_4.pth").write_bytes(b"half")
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_4.pth"))
-    with pytest.raises(ValueError, match=r"iter_4\.pth, which is missing or cut off.* no other"):
+    with pytest.raises(ValueError, match=r"iter_4\.pth, and there is no whole .* is cut off"):
         build(default_hooks=keep(3), custom_hooks=SAFE, resume=True).train()
 
 
@@ -137,11 +137,11 @@ def fills_up(build, folder, **options):
 
 def kept(folder):
     """The last checkpoint, whole and named, with nothing half-written beside it."""
-    last = (folder / "last_checkpoint").read_text()
+    last = folder / (folder / "last_checkpoint").read_text()
     assert torch.load(last, weights_only=True)["meta"]["iter"] == len(names(folder))
-    assert last == str(folder / f"iter_{len(names(folder))}.pth")
+    assert last == folder / f"iter_{len(names(folder))}.pth"
     assert not list(folder.glob("*.unfinished"))
-    return last
+    return last.name
 
 
 def test_a_full_disk_says_what_is_missing_and_keeps_the_last(build, small_disk):

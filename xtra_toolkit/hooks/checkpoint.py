@@ -6,26 +6,19 @@ CheckpointHook of MMEngine 0.10.7 removes the oldest checkpoint before the new o
 """
 
 import logging
+import os.path
 import re
 from collections import deque
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.fileio import register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import find_latest_checkpoint
 
 from xtra_toolkit.hooks.atomic import AtomicBackend, remove_unfinished
+from xtra_toolkit.hooks.newest import POINTER, named_in, newest, relative
 from xtra_toolkit.registry import HOOKS
-
-
-def is_whole(checkpoint: str | Path) -> bool:
-    """Has a checkpoint its end? torch writes the table of contents last."""
-    path = Path(checkpoint)
-    files = [path] if path.is_file() else list(path.glob("*"))  # a folder where it is sharded
-    return bool(files) and all(map(is_zipfile, files))
 
 
 def _names_no_deprecated_client(record: logging.LogRecord) -> bool:
@@ -42,23 +35,24 @@ class AtomicCheckpointHook(CheckpointHook):
     FlexibleRunner's included.
 
     Raises:
-        ValueError: ``--resume`` where ``last_checkpoint`` names half a checkpoint, which another
-            program left, and there is no other.
+        ValueError: ``--resume`` where ``last_checkpoint`` names a checkpoint that is missing or
+            damaged, and there is no other.
         OSError: a file cannot be written; the sentence says what is missing.
     """
 
     def before_run(self, runner: Any) -> None:
-        """Clears away what a killed run left, before the runner looks for its checkpoint."""
+        """Write files whole from now on, and choose the checkpoint of ``--resume``."""
         register_backend("local", AtomicBackend, force=True, prefixes="")
         runner.logger.addFilter(_names_no_deprecated_client)
-        resumes = getattr(runner, "_resume", False) and not runner._load_from
-        if is_main_process() and resumes:
-            self._mend_pointer(runner)
-        barrier()
+        if getattr(runner, "_resume", False) is True and not runner._load_from:
+            chosen = [self._choose(runner) if is_main_process() else None]
+            broadcast_object_list(chosen)
+            runner._load_from = chosen[0]  # MMEngine would resume from the path as it is written
 
     def before_train(self, runner: Any) -> None:
         """MMEngine's; one more may be kept while a new one is being written."""
         super().before_train(runner)
+        self._keep_to_own_files(runner)
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
         if is_main_process():
@@ -106,30 +100,49 @@ class AtomicCheckpointHook(CheckpointHook):
                 self.file_backend.rmtree(path)
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
 
-    def _mend_pointer(self, runner: Any) -> None:
-        """Another program, or an earlier version, may have left half a file or no pointer."""
-        named = find_latest_checkpoint(runner.work_dir)
-        if named and ("://" in named or is_whole(named)):
-            return
-        folder = Path(named).parent if named else Path(runner.work_dir)
-        whole = filter(is_whole, folder.glob(self.filename_tmpl.format("*")))
-        newest = max(whole, key=lambda path: path.stat().st_mtime_ns, default=None)
-        if newest:
-            runner.logger.warning(
-                f"{runner.work_dir}/last_checkpoint names {named or 'nothing'}, which is not a "
-                f"whole checkpoint; resuming from {newest}, the newest that is."
-            )
-            _point(runner, newest)
-        elif named:
+    def _keep_to_own_files(self, runner: Any) -> None:
+        """Forget checkpoints of another folder, from which this run was branched or copied.
+
+        MMEngine removes the best one when a better one comes, and updates the last one.
+        """
+        hub = runner.message_hub
+        for key in [k for k in hub.runtime_info if k.startswith(("best_ckpt", "last_ckpt"))]:
+            name = os.path.basename(hub.get_info(key) or "")
+            path = self.file_backend.join_path(self.out_dir, name)
+            own = path if name and self.file_backend.exists(path) else None
+            hub.update_info(key, own)
+            if key == "last_ckpt":
+                self.last_ckpt = own if runner.iter else None
+            elif key == "best_ckpt":
+                self.best_ckpt_path = own
+            elif self.save_best:
+                self.best_ckpt_path_dict[key.removeprefix("best_ckpt_")] = own
+
+    def _choose(self, runner: Any) -> str | None:
+        """Return the checkpoint to resume from; None if there is none yet."""
+        work_dir, named = Path(runner.work_dir), named_in(runner.work_dir)
+        if "://" in named:
+            return named
+        folder = Path(self.out_dir, work_dir.name) if self.out_dir else work_dir
+        path, passed = newest(work_dir, folder, self.filename_tmpl.format("*"))
+        if path is None and named:
             raise ValueError(
-                f"{runner.work_dir}/last_checkpoint names {named}, which is missing or cut off, "
-                f"and {folder} has no other whole checkpoint. Remove {runner.work_dir}/"
-                "last_checkpoint to start from the beginning, or resume from a file "
-                "(--resume with --cfg-options load_from=FILE)."
+                f"{work_dir}/{POINTER} names {named}, and there is no whole checkpoint to resume "
+                f"from: {'; '.join(passed)}. Remove {work_dir}/{POINTER} to start from the "
+                "beginning, or resume from a file (--resume with --cfg-options load_from=FILE)."
             )
-        else:
-            Path(runner.work_dir, "last_checkpoint").unlink(missing_ok=True)
+        if path is None:
+            Path(work_dir, POINTER).unlink(missing_ok=True)  # it is empty
+            return None
+        if passed or path != work_dir / named:
+            runner.logger.warning(
+                f"{work_dir}/{POINTER} names {named or 'nothing'}. "
+                f"{''.join(f'{reason}. ' for reason in passed)}"
+                f"Resuming from {path}, the newest whole checkpoint of this run."
+            )
+        return str(path)
 
 
 def _point(runner: Any, checkpoint: str | Path) -> None:
-    AtomicBackend().put(str(checkpoint).encode(), Path(runner.work_dir) / "last_checkpoint")
+    name = relative(checkpoint, runner.work_dir)
+    AtomicBackend().put(name.encode(), Path(runner.work_dir) / POINTER)

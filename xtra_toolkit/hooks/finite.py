@@ -12,7 +12,6 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import find_latest_checkpoint
 from torch import Tensor
 from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.nn.utils import get_total_norm
@@ -20,6 +19,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from xtra_toolkit.hooks.atomic import AtomicBackend
 from xtra_toolkit.hooks.late import OneStepLate, agreed
+from xtra_toolkit.hooks.newest import named_in
 from xtra_toolkit.hooks.replay import Batch, where_it_began
 from xtra_toolkit.registry import HOOKS
 
@@ -176,9 +176,9 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _advice(runner: Any) -> str:
-    kept = find_latest_checkpoint(runner.work_dir)
+    kept = named_in(runner.work_dir)
     return (
-        f"The last checkpoint is untouched: {kept}. "
+        f"The last checkpoint is untouched: {Path(runner.work_dir, kept)}. "
         if kept
         else f"There is no checkpoint yet in {runner.work_dir}. "
     ) + (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.runner import CheckpointLoader, checkpoint
 
-from xtra_toolkit.weights.read import read_safetensors, refusing
+from xtra_toolkit.weights.read import damage, read_safetensors, refusing
 
 ADVICE = "xtra convert takes the weights out of a file of other objects"
 _download = checkpoint.load_url
@@ -25,13 +25,18 @@ def load_from_local(filename: str, map_location: Any) -> dict:
 
     Raises:
         FileNotFoundError: it is absent.
-        ValueError: it holds more than tensors and plain values, or is none.
+        ValueError: it is damaged, holds more than tensors and plain values, or is none.
     """
     path = Path(os.path.expanduser(filename))
     if not path.is_file():
         raise FileNotFoundError(f"{filename} can not be found.")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
+    if problem := damage(path):
+        raise ValueError(
+            f"{path} is damaged ({problem}). Copy it anew, or load another checkpoint of its run; "
+            "--resume without load_from takes the newest whole one of the work folder."
+        )
     with refusing(path, ADVICE):
         return torch.load(path, map_location=map_location, weights_only=True)
 

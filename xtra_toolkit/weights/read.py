@@ -5,10 +5,12 @@ and a training checkpoint is full of them (argparse.Namespace, configs, optimize
 such name stands for one inert class, so that the reader steps over what is no tensor.
 """
 
+import os
 import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -96,6 +98,30 @@ def refusing(path: str | Path, advice: str) -> Iterator[None]:
         raise ValueError(
             f"{path} cannot be read as tensors alone, and is not executed ({reason}); {advice}"
         ) from error
+
+
+def damage(path: str | Path) -> str | None:
+    """Describe the first damage in a file that ``torch.save`` wrote; None if it is whole.
+
+    torch stores a CRC-32 of each record and does not compare it when it loads the file. A file
+    that is no zip archive (torch's format before 1.6) has no checksum and counts as whole.
+    """
+    status = os.stat(path)
+    return _damage(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)  # the hook that chooses a checkpoint asks, and then the loader
+def _damage(path: str, size: int, changed: int) -> str | None:
+    with open(path, "rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"
+    if not archive and not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except Exception as error:  # damaged headers raise errors of many classes
+        return f"{type(error).__name__}: {error}"
+    return f"{broken} does not match its checksum" if broken else None
 
 
 def _load(path: Path) -> Any:
