@@ -21,7 +21,7 @@ custom_hooks = [
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"),
+    dist_cfg=dict(backend="nccl", timeout=600),  # seconds that a process waits for another
 )
 
 # beside MMEngine's local files: tensorboard, wandb, mlflow

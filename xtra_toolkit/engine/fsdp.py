@@ -115,11 +115,9 @@ class ShardedStrategy(FSDPStrategy):
 
     def _setup_distributed(self, *args: Any, **kwargs: Any) -> None:
         """MMEngine's; on a machine without GPUs its launcher would look for one."""
-        if torch.cuda.is_available():
-            return super()._setup_distributed(*args, **kwargs)
-        from xtra_toolkit.engine import gloo  # joins the processes when it is imported
+        from xtra_toolkit.engine import gloo  # noqa: F401  it replaces that launcher
 
-        gloo.start()
+        return super()._setup_distributed(*args, **kwargs)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         if not is_distributed():
