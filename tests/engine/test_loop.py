@@ -183,6 +183,14 @@ def test_a_resume_with_another_global_batch_is_a_sentence(tmp_path):
         train(tmp_path, batch_size=2, resume=True, train_cfg=dict(global_batch=4))
 
 
+def test_a_resume_in_the_first_epoch_with_another_global_batch_is_a_sentence(tmp_path):
+    checkpoint = dict(type="CheckpointHook", interval=2, by_epoch=False)
+    train(tmp_path, epochs=2, default_hooks=dict(checkpoint=checkpoint))
+    kept = dict(load_from=str(tmp_path / "iter_2.pth"), resume=True)
+    with pytest.raises(ValueError, match=r"44 images .* of 8, and here .* of 4: the steps would"):
+        train(tmp_path, batch_size=2, train_cfg=dict(global_batch=4), **kept)
+
+
 def test_a_batch_that_does_not_divide_is_a_sentence():
     assert accumulation_of(2048, 1, 64) == 32 and accumulation_of(2048, 8, 256) == 1
     with pytest.raises(ValueError, match=r"=24 is no multiple of 2 .* x 5 .*1, 2, 3, 4, 6, 12\."):

@@ -20,10 +20,12 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from xtra_toolkit.data.fingerprint import fingerprint, refuse_other_order
 from xtra_toolkit.data.sampler import GlobalBatchSampler
 from xtra_toolkit.data.seeded import draw_seeds, seed_step
 from xtra_toolkit.engine.accumulated import Accumulated, accumulation_of, mean_logs
 from xtra_toolkit.engine.compiled import compile_loss
+from xtra_toolkit.engine.timeouts import explained_timeouts
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
 
 
@@ -81,7 +83,30 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         wrapper.initialize_count_status(self.runner.model, *counts)
         compile_loss(self.runner)
         self.runner.logger.info(self.describe())
-        return super().run()
+        with explained_timeouts(self.runner):
+            self._train()
+        return self.runner.model
+
+    def _train(self) -> None:
+        """MMEngine's loop, which also makes up for a validation that was cut off."""
+        self.runner.call_hook("before_train")
+        if self._iter and self._iter == self._epoch * len(self.dataloader):
+            self._validate()  # the checkpoint of an epoch is saved before its validation
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate()
+        self.runner.call_hook("after_train")
+
+    def _validate(self) -> None:
+        """Validate if it is due after this epoch and has not been done."""
+        self._decide_current_val_interval()
+        loop, epoch, info = self.runner.val_loop, self._epoch, self.runner.message_hub
+        due = epoch % self.val_interval == 0 or epoch == self._max_epochs
+        if loop is None or epoch < self.val_begin or not due:
+            return
+        if info.get_info("validated_epoch") != epoch:
+            info.update_info("validated_epoch", epoch)  # saved by none before it is true
+            loop.run()
 
     def run_epoch(self) -> None:
         """Runs an epoch, or what is left of it after a resume."""
@@ -150,6 +175,9 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
                 "was trained with, or start anew from its weights (load_from, resume=False)."
             )
         sampler, info = self.dataloader.sampler, self.runner.message_hub
+        order = dict(images=fingerprint(sampler.dataset), global_batch=self.global_batch)
+        refuse_other_order(info.get_info("data_order") if self._iter else None, order)
+        info.update_info("data_order", order)
         if self._iter:  # the runner built the sampler before it knew the checkpoint's seed
             sampler.seed = info.get_info("sampler_seed", sampler.seed)
         info.update_info("sampler_seed", sampler.seed)
