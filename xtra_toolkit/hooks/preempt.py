@@ -25,8 +25,11 @@ class SaveOnSignal(Hook):
     batch script of Slurm:
 
         #SBATCH --requeue --signal=USR1@120
-        srun --kill-on-bad-exit=1 python TRAIN.PY CONFIG --launcher slurm --resume
+        srun --kill-on-bad-exit=1 python -m xtra_toolkit.train CONFIG --launcher slurm --resume
         [ $? -eq 75 ] && scontrol requeue $SLURM_JOB_ID
+
+    A signal before training begins ends the run with ``exit_code`` at once. After the run has been
+    saved, further signals are ignored until the process has ended.
 
     Args:
         signals: names of signals; Slurm sends SIGTERM when it pre-empts a job.
@@ -36,7 +39,7 @@ class SaveOnSignal(Hook):
         ValueError: the checkpoint hook is not an AtomicCheckpointHook.
     """
 
-    priority = "LOWEST"  # the other hooks have ended their iteration
+    priority = "LOWEST"  # and last of these: the other hooks have ended their iteration
 
     def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1"), exit_code: int = 75):
         self.signals = [signal.Signals[name] for name in signals]
@@ -44,6 +47,10 @@ class SaveOnSignal(Hook):
         self._heard = 0
         self._late = OneStepLate()
         self._former: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    self._former[number] = signal.signal(number, self._leave)
 
     def before_train(self, runner: Any) -> None:
         """Listens from now on, and lets the data loaders' processes work on."""
@@ -57,7 +64,11 @@ class SaveOnSignal(Hook):
         if threading.current_thread() is not threading.main_thread():
             runner.logger.warning("SaveOnSignal hears nothing: Python lets only the main thread.")
             return
-        self._former = {number: signal.signal(number, self._hear) for number in self.signals}
+        for number in self.signals:
+            former = signal.signal(number, self._hear)
+            self._former.setdefault(number, former)
+        others = [hook for hook in runner.hooks if hook is not self]
+        runner._hooks = [*others, self]  # a new list: the runner is iterating over the old one
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
             loader = loop.dataloader
             loader.worker_init_fn = partial(work_on, self.signals, loader.worker_init_fn)
@@ -86,8 +97,9 @@ class SaveOnSignal(Hook):
             f"with exit code {self.exit_code}; --resume goes on from here."
         )
         self._saver.save_now(runner)
+        for each in self.signals:
+            signal.signal(each, signal.SIG_IGN)
         runner.visualizer.close()
-        self.after_train(runner)
         raise SystemExit(self.exit_code)
 
     def after_train(self, runner: Any) -> None:
@@ -97,6 +109,9 @@ class SaveOnSignal(Hook):
 
     def _hear(self, number: int, frame: Any) -> None:
         self._heard = number
+
+    def _leave(self, number: int, frame: Any) -> None:
+        raise SystemExit(self.exit_code)
 
     def _agreed(self) -> int:
         """The signal that a process has heard, the same answer in all of them; 0: none."""
