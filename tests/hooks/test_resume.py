@@ -82,3 +82,19 @@ def test_plain_weights_still_load(build, tmp_path):
     runner.load_checkpoint(str(tmp_path / "weights.pth"))
     for name, value in runner.model.state_dict().items():
         assert torch.equal(value, trained[name])
+
+
+def test_the_history_of_scalars_is_bounded(build, tmp_path):
+    """The sizes of checkpoints stay; a resumed longer history is cut."""
+    long = dict(type="xtra_toolkit.SafeResume")
+    build(epochs=2, custom_hooks=[long]).train()
+    short = dict(long, history=5)
+    runner = build(epochs=4, custom_hooks=[short], resume=True)
+    runner.train()
+    saved = torch.load(tmp_path / "epoch_4.pth", weights_only=True)["message_hub"]["log_scalars"]
+    assert saved.keys() >= {"train/loss", "train/lr", "train/time"}
+    assert {len(scalar["log_history"]) for scalar in saved.values()} == {5}
+    losses = runner.message_hub.get_scalar("train/loss")
+    assert losses.max_length == 5 and losses.mean(10) == losses._log_history.mean()
+    with pytest.raises(ValueError, match="history=0"):
+        SafeResume(history=0)

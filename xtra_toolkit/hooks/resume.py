@@ -61,11 +61,28 @@ class SafeResume(Hook):
     """Encodes a checkpoint's bookkeeping when it is saved, and decodes it when it is loaded.
 
     Weights and optimizer state are tensors already. Checkpoints saved without this hook load as
-    they did before.
+    they did before. MMEngine keeps the last million values of each logged scalar, copies them in
+    each step and saves them in each checkpoint; this hook bounds them.
+
+    Args:
+        history: values of each scalar that are kept. A ``log_processor`` averages over no more,
+            whatever its ``window_size``.
     """
 
     priority = "LOWEST"  # what other hooks add to the checkpoint is encoded as well
     parts = ("meta", "message_hub", "param_schedulers")
+
+    def __init__(self, history: int = 10_000):
+        if history < 1:
+            raise ValueError(f"SafeResume(history={history}) was given; it keeps at least 1 value")
+        self.history = history
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Bound what MMEngine has recorded; each buffer shortens itself when it is updated."""
+        for buffer in runner.message_hub.log_scalars.values():
+            buffer.max_length = self.history
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Called by the runner just before it writes the file, whichever hook asked for it."""
