@@ -409,3 +409,39 @@ def test_a_model_of_several_views_is_read_by_its_first(tmp_path):
     runner.train()
     assert hook_of(runner).head.norm.num_batches_tracked == 10
     assert len(curves(tmp_path, "probe/train_top1")[0]) == 10
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("seen", [0, 2])
+def test_features_that_are_not_finite_teach_nothing(bad, seen):
+    """Before the first step of the head, too."""
+    features, labels = separable()
+    head, other = OnlineHead(4, 3, lr=0.1), OnlineHead(4, 3, lr=0.1)
+    spoiled = features.clone()
+    spoiled[7, 2] = bad
+    for _ in range(seen):
+        head.learn(features, labels), other.learn(features, labels)
+    assert head.learn(spoiled, labels).tolist() == [0, 0, 0]
+    for _ in range(3):
+        assert torch.equal(head.learn(features, labels), other.learn(features, labels))
+    assert flat(head.saved()) == flat(other.saved())
+
+
+class Spoil(Hook):
+    """Makes one batch NaN."""
+
+    priority = "HIGHEST"
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            data_batch["inputs"] = data_batch["inputs"] * float("nan")
+
+
+def test_a_batch_that_training_skips_is_skipped(tmp_path):
+    stop = dict(type="xtra_toolkit.StopOnNonFiniteLoss", skips=2)
+    hooks = [SAFE, stop, Spoil(), probe(interval=1, bank=30, k=5)]
+    _, hook = probed(tmp_path, custom_hooks=hooks, train_cfg=TEN_STEPS)
+    assert all(value.isfinite().all() for value in hook.head.state_dict().values())
+    accuracies, losses, *_ = curves(tmp_path, *NAMES)
+    assert np.isfinite(losses).all() and len(accuracies) == 10
+    assert "No update of gradients that are not finite" in logged_lines(tmp_path)

@@ -4,6 +4,7 @@ Shape legend: B images of a batch, D width, C classes.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,9 @@ class OnlineHead(nn.Module):
     def learn(self, features: Tensor, labels: Tensor) -> Tensor:
         """One step on the joint batch of all processes, which so keep the same head.
 
+        Features or a loss that are not finite leave the head and its optimizer as they were, and
+        count nothing. The host does not wait to hear of it.
+
         Args:
             features: (B, D) of this process, float32.
             labels: (B,), NONE where an image does not count.
@@ -54,13 +58,24 @@ class OnlineHead(nn.Module):
         if get_world_size() > 1:
             features, labels = (torch.cat(all_gather(part)) for part in (features, labels))
         self.train(len(features) > 1)  # one image has no variance: normalise by what was seen
+        before = [value.clone() for value in self._state()]
         logits, count = self(features), (labels != NONE).sum()
         loss = F.cross_entropy(logits, labels, ignore_index=NONE, reduction="sum")
         self.optimizer.zero_grad()
         (loss / count.clamp(min=1)).backward()
         self.optimizer.step()
+        finite = features.isfinite().all() & loss.detach().isfinite()
+        with torch.no_grad():
+            for value, old in zip_longest(self._state(), before, fillvalue=0):  # 0: of a new state
+                value.copy_(torch.where(finite, value, old))
         right = (logits.argmax(1) == labels).sum()
-        return torch.stack([right.float(), loss.detach(), count.float()])
+        sums = torch.stack([right.float(), loss.detach(), count.float()])
+        return torch.where(finite, sums, 0)
+
+    def _state(self) -> list[Tensor]:
+        """All that a step changes; the optimizer has no state before its first step."""
+        averages = (v for state in self.optimizer.state.values() for v in state.values())
+        return [*self.buffers(), *self.parameters(), *averages]
 
     @torch.no_grad()
     def classify(self, features: Tensor, like: Tensor | None = None) -> Tensor:
