@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare test test-slow test-gpu lint format bench bench-gpu docs clean
+.PHONY: demo compare test test-slow test-gpu test-faults lint format bench bench-gpu docs clean
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is required; name one with PYTHON=python3.12"; exit 1; }
@@ -28,6 +28,10 @@ test-slow: .venv/.installed
 
 test-gpu: .venv/.installed
 	$(BIN)/python -m pytest -q -m gpu
+
+# kills, signals, copies and damage; ends with a table of what was lost
+test-faults: .venv/.installed
+	$(BIN)/python -m pytest -q -m faults
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -72,45 +72,51 @@ def equals(folder, whole):
     assert len(list(folder.glob("*.pth"))) == 2  # max_keep_ckpts
 
 
-def test_three_kills(whole, tmp_path):
+@pytest.mark.faults
+def test_three_kills(whole, tmp_path, fault):
     folder, seconds = whole
-    for kill in range(3):
+    with fault("SIGKILL at a moment of a run", tries=3):
+        for kill in range(3):
+            child, took_up = goes_on(tmp_path)
+            if kill == 1:
+                kill_after(child, 0.7 * seconds)
+            else:
+                kill_while_writing(child, tmp_path)
+            took_up()
         child, took_up = goes_on(tmp_path)
-        if kill == 1:
-            kill_after(child, 0.7 * seconds)
-        else:
-            kill_while_writing(child, tmp_path)
+        assert ends(child) == 0
         took_up()
-    child, took_up = goes_on(tmp_path)
-    assert ends(child) == 0
-    took_up()
-    equals(tmp_path, folder)
+        equals(tmp_path, folder)
 
 
 @pytest.mark.slow
-def test_forty_seven_kills_at_random_moments(whole, tmp_path):
+@pytest.mark.faults
+def test_forty_seven_kills_at_random_moments(whole, tmp_path, fault):
     (folder, seconds), rng = whole, random.Random(0)
     kills = writing = runs = 0
-    while kills < 47:
-        run = tmp_path / str(runs)
-        runs += 1
+    with fault("SIGKILL at a random moment", tries=47):
         while kills < 47:
+            run = tmp_path / str(runs)
+            runs += 1
+            while kills < 47:
+                child, took_up = goes_on(run)
+                if not kill_after(child, rng.uniform(0, seconds)):
+                    seconds *= 0.9  # the machine was busy when the time was taken
+                    break
+                kills += 1
+                writing += bool(list(run.glob("*.unfinished")))
+                took_up()
             child, took_up = goes_on(run)
-            if not kill_after(child, rng.uniform(0, seconds)):
-                break
-            kills += 1
-            writing += bool(list(run.glob("*.unfinished")))
+            assert ends(child) == 0
             took_up()
-        child, took_up = goes_on(run)
-        assert ends(child) == 0
-        took_up()
-        equals(run, folder)
+            equals(run, folder)
     assert writing, "none of the kills met a checkpoint being written"
     print(f"{kills} kills in {runs} runs, {writing} while a checkpoint was being written")
 
 
 @pytest.mark.slow
-def test_three_kills_through_mim(tmp_path):
+@pytest.mark.faults
+def test_three_kills_through_mim(tmp_path, fault):
     """The real command, killed with all its processes."""
     photos = photographs.write(tmp_path / "photos", 24)
     command = [Path(sys.executable).parent / "mim", "train", "mmpretrain"]
@@ -130,7 +136,7 @@ def test_three_kills_through_mim(tmp_path):
         found = [eval(line) for file in files for line in file.read_text().splitlines()]
         return [(line["step"], line["loss"]) for line in found if "loss" in line]
 
-    with open(tmp_path / "log.txt", "w") as log:
+    with open(tmp_path / "log.txt", "w") as log, fault("SIGKILL of mim's processes", tries=3):
         assert start(tmp_path / "whole", log).wait() == 0
         expected, rng = dict(lines(tmp_path / "whole")), random.Random(1)
         assert len(expected) == 48
@@ -142,4 +148,4 @@ def test_three_kills_through_mim(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL, f"kill {kill} came too late"
         assert start(tmp_path / "run", log).wait() == 0
-    assert {*lines(tmp_path / "run")} == {*expected.items()}
+        assert {*lines(tmp_path / "run")} == {*expected.items()}
