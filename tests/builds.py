@@ -40,7 +40,17 @@ def arch(width=48, depth=2, heads=3):
     return dict(embed_dims=width, num_layers=depth, num_heads=heads, feedforward_channels=4 * width)
 
 
-def pretrainer(mask, target, *, image=64, patch=8, decoder=None, head=None, **backbone):
+def pretrainer(
+    mask,
+    target,
+    *,
+    image=64,
+    patch=8,
+    decoder=None,
+    head=None,
+    data_preprocessor=None,
+    **backbone,
+):
     """A small pretrainer with the shape of the golden case; masks and targets by name or dict."""
     mask = MASKS[mask] if isinstance(mask, str) else mask
     target = TARGETS[target] if isinstance(target, str) else target
@@ -54,6 +64,7 @@ def pretrainer(mask, target, *, image=64, patch=8, decoder=None, head=None, **ba
             backbone=dict(type="xtra_toolkit.MaskedViT", **backbone),
             neck=dict(type="xtra_toolkit.ViTDecoder", **decoder),
             head=dict(type="xtra_toolkit.PredictionHead", **(head or dict(hidden=64))),
+            data_preprocessor=data_preprocessor,
         )
     )
 

@@ -1,6 +1,7 @@
 """Composable masks and targets for pretraining image models, on MMPretrain."""
 
 import warnings
+from typing import Any
 
 # Nobody who trains can act on these: mmcv-lite lacks an operation that nothing here uses, and
 # a loader that pins memory for a GPU does not where there is none.
@@ -11,3 +12,13 @@ for message in (
     warnings.filterwarnings("ignore", message, UserWarning)
 
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``load`` when it is first asked for, so that importing the package stays light."""
+    if name == "load":
+        from xtra_toolkit.weights.encoder import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

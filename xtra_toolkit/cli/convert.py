@@ -37,6 +37,24 @@ class MaskConfig(click.ParamType):
         return mask if "." in kind else dict(mask, type=f"xtra_toolkit.{kind}")
 
 
+class Channels(click.ParamType):
+    """Numbers of the channels, separated by commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str | list, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        """'0.5,0.5,0.5' to three numbers; one for grey images."""
+        try:
+            numbers = value if isinstance(value, list) else [float(v) for v in value.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 3) or not all(0 <= number <= 1 for number in numbers):
+            self.fail(f"{value!r} was given; write 0.5,0.5,0.5, or one for grey", param, ctx)
+        return numbers
+
+
 @click.command()
 @click.argument("source", type=SOURCE)
 @click.argument("target", type=FILE)
@@ -63,6 +81,16 @@ class MaskConfig(click.ParamType):
     help="Of the images in pixels, where SOURCE does not tell and they are no squares; for AIM, "
     "which stores no positions, where they are not 224 px.",
 )
+@click.option(
+    "--heads", type=click.IntRange(1), help="Of the attention, where SOURCE does not tell."
+)
+@click.option(
+    "--mean",
+    type=Channels(),
+    help="Of the normalisation that the encoder was trained with, where SOURCE does not tell: "
+    "0.5,0.5,0.5, of RGB from 0 to 1.",
+)
+@click.option("--std", type=Channels(), help="The standard deviations, as --mean.")
 @click.option("--head", type=SOURCE, help="The file of AIM's probe head, published apart.")
 @click.option(
     "--full-attention",
@@ -83,6 +111,9 @@ def convert(
     layout: str,
     mask: dict | None,
     img_size: tuple[int, int] | None,
+    heads: int | None,
+    mean: list[float] | None,
+    std: list[float] | None,
     head: Path | None,
     full_attention: bool,
     force: bool,
@@ -115,8 +146,9 @@ def convert(
         raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        from xtra_toolkit.weights.checkpoint import Checkpoint
+        from xtra_toolkit.weights.checkpoint import STOCK, Checkpoint
         from xtra_toolkit.weights.read import read_state
+        from xtra_toolkit.weights.record import normalisation
 
     for plugin in plugins:
         importlib.import_module(plugin)
@@ -124,7 +156,7 @@ def convert(
         state = read_state(source)
         if head is not None:
             state = joined(state, read_state(head))
-    checkpoint = Checkpoint.of(state, mask, img_size)
+    checkpoint = Checkpoint.of(state, mask, img_size, heads, normalised(mean, std))
     content = checkpoint.layout(layout, full_attention)
     with progress(f"writing {target.name}"):
         save(content, target)
@@ -133,6 +165,27 @@ def convert(
         f"{target}: {len(content['state_dict'])} tensors, layout {layout}, {checkpoint.grid}, "
         f"{attends}" + (f"; {checkpoint.note}" if checkpoint.note else "")
     )
+    images, told = checkpoint.images, checkpoint.encoder_record is not None
+    click.echo(
+        "normalisation: " + (normalisation(images) if images else "not known (--mean, --std)")
+    )
+    if layout == "timm" and images:
+        click.echo(
+            "timm's default for its model may be another: timm.create_model(..., "
+            f"pretrained_cfg_overlay=dict({normalisation(images)}))"
+        )
+    if layout not in STOCK and not told:
+        click.echo("its number of heads is not known, which xtra_toolkit.load needs (--heads)")
+
+
+def normalised(mean: list[float] | None, std: list[float] | None) -> dict | None:
+    """The record of a normalisation, None where none was named."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
+        raise click.UsageError("--mean and --std go together, with as many numbers; --std above 0")
+    scaled = dict(mean=[255 * v for v in mean], std=[255 * v for v in std])
+    return dict(scaled, order="RGB" if len(mean) == 3 else "gray")
 
 
 def joined(state: dict, head: dict) -> dict:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xtra_toolkit.attention import named
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
+from xtra_toolkit.models.encoder_record import describe_encoder
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, take, through
 from xtra_toolkit.models.loading import refuse_other_shapes, refuse_strangers
 from xtra_toolkit.models.positions import by_token, position_table
@@ -68,7 +69,9 @@ class MaskedViT(VisionTransformer):
         table = position_table(positions, grid, self.embed_dims)
         if self.fixed:
             self.pos_embed = table
-        self.add_module(KEY, EncoderMask(mask, change_mask, grid))
+        options = dict(vit, positions=positions, bias=bias)
+        record = describe_encoder(grid, self.arch_settings, options)
+        self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
         self._register_load_state_dict_pre_hook(refuse_strangers, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._features: dict[tuple, Features] = {}

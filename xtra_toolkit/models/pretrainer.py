@@ -83,6 +83,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
+        self.backbone.encoder_mask.note_images(self.data_preprocessor)
         self.planner, self._counts = planner, None
         print_log(planner.certificate, logger="current")
 

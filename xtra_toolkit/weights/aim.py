@@ -8,7 +8,7 @@ file does not tell the size of the images either.
 
 from torch import Tensor
 
-from xtra_toolkit.weights.names import Ours, translate
+from xtra_toolkit.weights.names import IMAGENET, Ours, translate
 
 NAME, MARK = "apple/ml-aim, AIM v1", "trunk.blocks.0.norm_1.weight"
 ROWS = [
@@ -45,4 +45,4 @@ def to_ours(state: dict[str, Tensor]) -> Ours:
     queries = "head.probes.0.queries"
     if queries in state:
         state[queries] = state[queries].squeeze(0)  # AIM's has a dimension for the batch
-    return Ours(state, dict(type="xtra_toolkit.PrefixCausal"))
+    return Ours(state, dict(type="xtra_toolkit.PrefixCausal"), IMAGENET)

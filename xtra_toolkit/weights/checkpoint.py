@@ -12,6 +12,7 @@ from xtra_toolkit.models.encoder_mask import KEY, pack, unpack
 from xtra_toolkit.models.positions import sincos
 from xtra_toolkit.weights.grid import grid_of
 from xtra_toolkit.weights.mmpretrain import to_mmpretrain
+from xtra_toolkit.weights.record import describe_state
 from xtra_toolkit.weights.sources import ENCODER, PATCHES, POSITIONS, prefixed, to_ours
 from xtra_toolkit.weights.timm import to_timm
 
@@ -35,12 +36,16 @@ class Checkpoint:
         state: under the names of MaskTargetPretrainer, without the mask.
         mask: config of a mask factory.
         grid: that the encoder was trained on.
+        encoder_record: of the encoder's shape; None where the number of heads is not known.
+        images: record of how images enter the encoder; None where it is not known.
         note: a sentence on what the conversion left out.
     """
 
     state: dict[str, Tensor]
     mask: dict
     grid: PatchGrid
+    encoder_record: dict | None = None
+    images: dict | None = None
     note: str = ""
 
     @classmethod
@@ -49,6 +54,8 @@ class Checkpoint:
         state: dict[str, Tensor],
         mask: dict | None = None,
         img_size: tuple[int, int] | None = None,
+        heads: int | None = None,
+        images: dict | None = None,
     ) -> "Checkpoint":
         """From a state dict of a source that is known, or from one of ours.
 
@@ -56,11 +63,13 @@ class Checkpoint:
             state: as :func:`xtra_toolkit.weights.read.read_state` returns it.
             mask: config of a mask factory, where the file does not tell or another is meant.
             img_size: height and width of the images in pixels, where the file does not tell.
+            heads: of the encoder's attention, where the file does not tell.
+            images: how images enter the encoder, where the file does not tell.
 
         Raises:
             ValueError: nobody's names, no mask is known, or it does not fit the grid.
         """
-        state, known, note = to_ours(state)
+        state, known, usual, note = to_ours(state)
         stored = unpack(state.pop(MASK, None)) or dict(mask=None, grid=None)
         check_registered(stored["mask"])
         if stored["mask"] and mask and mask != stored["mask"]:
@@ -78,7 +87,10 @@ class Checkpoint:
         if POSITIONS not in state:
             state[POSITIONS] = sincos(grid, len(state[PATCHES]))
         build_mask(mask).for_features(grid).check(grid, mask["type"])
-        return cls(state, mask, grid, note)
+        encoder = {n.removeprefix(ENCODER): v for n, v in state.items() if n.startswith(ENCODER)}
+        record = stored.get("encoder") or describe_state(encoder, grid, heads)
+        images = stored.get("images") or images or usual
+        return cls(state, mask, grid, record, images, note)
 
     @property
     def full(self) -> bool:
@@ -113,14 +125,16 @@ class Checkpoint:
             state = prefixed(to_mmpretrain(self.encoder))
             if name == "timm":
                 state = to_timm(self.encoder)
-            return dict(state_dict=state, meta=dict(meta, attention="full"))
+            meta |= dict(attention="full", normalisation=self.images)
+            return dict(state_dict=state, meta=meta)
         part, hint = ABSENT.get(name, (ENCODER, ""))
         if not any(n.startswith(part) for n in self.state):
             raise ValueError(f"the checkpoint {hint}")
         state = prefixed(self.encoder) if name == "encoder" else dict(self.state)
         if name == "classifier":
             state = {n: v for n, v in state.items() if not n.startswith(f"{ENCODER}ln1.")}
-        return dict(state_dict={**state, MASK: pack(self.mask, self.grid)}, meta=meta)
+        packed = pack(self.mask, self.grid, self.encoder_record, self.images)
+        return dict(state_dict={**state, MASK: packed}, meta=meta)
 
     def _allow_stock(self, name: str, full_attention: bool) -> None:
         if not self.full and not full_attention:

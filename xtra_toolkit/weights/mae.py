@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.positions import sincos
-from xtra_toolkit.weights.names import LAYERS, VIT, Ours, translate, under
+from xtra_toolkit.weights.names import IMAGENET, LAYERS, VIT, Ours, translate, under
 
 NAME, MARK = "facebookresearch/mae", "decoder_pred.weight"
 MASK = dict(type="xtra_toolkit.RandomShown", mask_ratio=0.75)  # no file tells the ratio
@@ -41,7 +41,8 @@ def to_ours(state: dict[str, Tensor]) -> Ours:
     Raises:
         ValueError: anything but MAE's own parts.
     """
-    return Ours(translate(channel_first(state, MARK, PATCHES), ROWS, NAME, "ours"), MASK)
+    state = translate(channel_first(state, MARK, PATCHES), ROWS, NAME, "ours")
+    return Ours(state, MASK, IMAGENET)
 
 
 def channel_first(state: dict[str, Tensor], head: str, patches: str) -> dict[str, Tensor]:

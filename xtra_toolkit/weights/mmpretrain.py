@@ -9,7 +9,7 @@ loaded table wins over the one that a model makes.
 from torch import Tensor
 
 from xtra_toolkit.weights.mae import MASK, channel_first
-from xtra_toolkit.weights.names import Ours, translate
+from xtra_toolkit.weights.names import IMAGENET, Ours, translate
 
 NAME, MARK = "MMPretrain's MAE", "neck.decoder_pred.weight"
 PATCHES = "backbone.patch_embed.projection.weight"
@@ -35,7 +35,8 @@ def to_ours(state: dict[str, Tensor]) -> Ours:
     Raises:
         ValueError: anything but the parts of an MAE.
     """
-    return Ours(translate(channel_first(state, MARK, PATCHES), ROWS, NAME, "ours"), MASK)
+    state = translate(channel_first(state, MARK, PATCHES), ROWS, NAME, "ours")
+    return Ours(state, MASK, IMAGENET)
 
 
 def to_mmpretrain(encoder: dict[str, Tensor]) -> dict[str, Tensor]:

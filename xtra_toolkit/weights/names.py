@@ -11,6 +11,9 @@ from torch import Tensor
 
 Rows = list[tuple[str, str]]
 
+# ImageNet's, in pixel values of 0 to 255: what XTRA, AIM and MAE were trained with
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], order="RGB")
+
 # a transformer layer as timm names it, whom XTRA and MAE follow, and as MMPretrain does
 LAYERS: Rows = [
     ("blocks.{i}.norm{k}.", "layers.{i}.ln{k}."),
@@ -34,11 +37,14 @@ class Ours(NamedTuple):
     Args:
         state: under the names of MaskTargetPretrainer, or of a classifier of MMPretrain's.
         mask: config of the mask of its features; None where the source does not tell.
+        images: how images enter the encoder, see ``describe_images``; None where the source does
+            not tell.
         note: a sentence on what was left out or assumed.
     """
 
     state: dict[str, Tensor]
     mask: dict | None
+    images: dict | None = None
     note: str = ""
 
 

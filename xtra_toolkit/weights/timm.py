@@ -43,7 +43,7 @@ def to_ours(state: dict[str, Tensor]) -> Ours:
         notes.append("the class token, without a position (no_embed_class), gets zeros")
         encoder["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
     encoder = translate(encoder, under(ROWS, "", "backbone."), NAME, "a MaskedViT")
-    return Ours(encoder, dict(type="xtra_toolkit.Bidirectional"), "; ".join(notes))
+    return Ours(encoder, dict(type="xtra_toolkit.Bidirectional"), note="; ".join(notes))
 
 
 def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ The original concatenates a block's outputs as (width, row, column) and flattens
 from einops import rearrange
 from torch import Tensor
 
-from xtra_toolkit.weights.names import VIT, Ours, translate, under
+from xtra_toolkit.weights.names import IMAGENET, VIT, Ours, translate, under
 
 NAME, MARK = "elad-amrani/xtra", "enc.patch_embed.proj.weight"
 HEAD = "aim_proj.0.mlp.0.weight"
@@ -33,7 +33,7 @@ def to_ours(state: dict[str, Tensor]) -> Ours:
     side = _block_side(state)
     p, q = state[MARK].shape[2:]
     major = {name: _token_major(name, value, side or 1, p, q) for name, value in state.items()}
-    return Ours(translate(major, ROWS, NAME, "a MaskTargetPretrainer"), _mask(side))
+    return Ours(translate(major, ROWS, NAME, "a MaskTargetPretrainer"), _mask(side), IMAGENET)
 
 
 def _block_side(state: dict[str, Tensor]) -> int | None:

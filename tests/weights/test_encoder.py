@@ -1,0 +1,180 @@
+"""``xtra_toolkit.load``: an encoder and its transform out of a checkpoint alone."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from builds import MASKS
+from folders import PREPROCESSOR, write_checkpoint
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+import xtra_toolkit
+from xtra_toolkit.models.encoder_mask import KEY, unpack
+
+RECORD = f"backbone.{KEY}.json"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "x.pth"
+    return path, write_checkpoint(path)
+
+
+def picture(height=90, width=70):
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def test_the_documented_lines(saved):
+    """The features are those of the pretrainer with the pipeline and preprocessor of a config."""
+    path, model = saved
+    encoder, transform = xtra_toolkit.load(path)
+    image = picture()
+    feature = encoder(transform(Image.fromarray(image))[None])
+    assert not encoder.training and feature.shape == (1, 48)
+    resized = Image.fromarray(image).resize((73, 94), Image.Resampling.BICUBIC)
+    crop = np.asarray(resized)[15:79, 4:68, ::-1].copy()  # BGR, as files are read
+    data = dict(inputs=torch.from_numpy(crop).permute(2, 0, 1)[None], data_samples=None)
+    preprocessor = MODELS.build(PREPROCESSOR)
+    expected = model.extract_feat(preprocessor(data)["inputs"])[0].mean(1)
+    torch.testing.assert_close(feature, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_arrays_files_and_outputs(saved, tmp_path):
+    path, _ = saved
+    _, transform = xtra_toolkit.load(path)
+    Image.fromarray(picture()).save(tmp_path / "x.png")
+    torch.testing.assert_close(transform(tmp_path / "x.png"), transform(picture()))
+    shapes = dict(mean=(2, 48), tokens=(2, 64, 48), map=(2, 48, 8, 8))
+    for output, shape in shapes.items():
+        encoder, _ = xtra_toolkit.load(path, output)
+        assert encoder(torch.zeros(2, 3, 64, 64)).shape == shape
+    for output, sentence in (("class_token", "this encoder has none"), ("all", "valid: mean")):
+        with pytest.raises(ValueError, match=sentence):
+            xtra_toolkit.load(path, output)
+    with pytest.raises(ValueError, match="an image is a PIL image"):
+        transform(3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "target", "options"),
+    [
+        ("shown", "masked", dict(with_cls_token=True, positions="sincos")),
+        ("prefix", "token", dict(bias=False, patch_cfg=dict(norm_cfg=dict(type="LN", eps=1e-6)))),
+        ("token", "token", dict(in_channels=1, image=(32, 64), layer_scale_init_value=0.1)),
+    ],
+)
+def test_other_encoders(mask, target, options, tmp_path):
+    grey = dict(PREPROCESSOR, mean=[9.0], std=[3.0], to_rgb=False)
+    if "in_channels" in options:
+        options = dict(options, data_preprocessor=grey)
+    from builds import pretrainer, randomise
+
+    options = dict(data_preprocessor=PREPROCESSOR) | options
+    model = randomise(pretrainer(mask, target, **options))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "x.pth")
+    encoder, transform = xtra_toolkit.load(tmp_path / "x.pth", "tokens")
+    images = transform(picture())[None]
+    extra = model.backbone.grid.extra
+    torch.testing.assert_close(encoder(images), model.extract_feat(images)[0][:, extra:])
+
+
+def test_importing_the_package_stays_light():
+    code = "import sys, xtra_toolkit; print('torch' in sys.modules, xtra_toolkit.load.__name__)"
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True)
+    assert ran.stdout.decode().split() == ["False", "load"]
+
+
+def test_export(saved):
+    """torch.export keeps the mask: a block sees none of the later ones."""
+    path, _ = saved
+    encoder, _ = xtra_toolkit.load(path, "tokens")
+    images = torch.randn(2, 3, 64, 64)
+    program = torch.export.export(encoder, (images,)).module()
+    torch.testing.assert_close(program(images), encoder(images), atol=1e-5, rtol=1e-5)
+    changed = images.clone()
+    changed[..., 48:, 48:] += 1  # the last block
+    moved = (program(changed) - program(images)).abs().amax((0, 2)).view(8, 8) > 0
+    assert moved[6:, 6:].all() and moved.sum() == 4
+
+
+def test_onnx(saved, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    encoder, _ = xtra_toolkit.load(saved[0])
+    images = torch.randn(1, 3, 64, 64)
+    torch.onnx.export(encoder, (images,), tmp_path / "x.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "x.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    np.testing.assert_allclose(found, encoder(images).detach(), atol=1e-4)
+
+
+def tampered(saved, tmp_path, change):
+    """A checkpoint whose record was changed."""
+    state = torch.load(saved[0], weights_only=True)["state_dict"]
+    record = json.loads(bytes(state[RECORD].tolist()))
+    change(record)
+    text = json.dumps(record).encode()
+    state[RECORD] = torch.tensor(list(text), dtype=torch.uint8)
+    torch.save(dict(state_dict=state), tmp_path / "t.pth")
+    return tmp_path / "t.pth"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda r: r["encoder"]["arch"].update(embed_dims=99998), "no valid arch"),
+        (lambda r: r["encoder"]["arch"].update(embed_dims=3 << 16), "whose patch_embed.proj"),
+        (lambda r: r["encoder"]["arch"].update(num_layers=500), r"whose layers\.499.*holds none"),
+        (lambda r: r["encoder"]["arch"].update(num_heads=0), "no valid arch"),
+        (lambda r: r["encoder"].update(img_size=[1 << 19, 1 << 19]), r"whose pos_embed"),
+        (lambda r: r["encoder"].update(img_size=[60, 64]), "do not tile"),
+        (lambda r: r["encoder"].update(patch_size="os.system"), "no valid patch_size"),
+        (lambda r: r["encoder"].update(norm_eps=dict(type="os.system")), "no valid norm_eps"),
+        (lambda r: r["encoder"].update(positions="os.system"), "no valid positions"),
+        (lambda r: r["encoder"].update(unrecorded=["layer_cfgs"]), "not record all.*layer_cfgs"),
+        (lambda r: r["images"].update(mean=[float("nan")] * 3), "no valid mean"),
+        (lambda r: r["images"].update(std=[0.0] * 3), "no valid std"),
+        (lambda r: r["images"].update(order="CMYK"), "no valid order"),
+        (lambda r: r.update(grid=[8, "8"]), "no valid mask and grid"),
+        (lambda r: r["mask"].update(type="os.system"), "not registered here"),
+        (lambda r: r.pop("encoder"), "does not tell the sizes"),
+        (lambda r: r.pop("images"), "does not tell how images are normalised"),
+    ],
+)
+def test_a_record_is_checked(saved, tmp_path, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        xtra_toolkit.load(tampered(saved, tmp_path, change))
+
+
+def test_a_record_that_is_no_json(saved, tmp_path):
+    state = torch.load(saved[0], weights_only=True)["state_dict"]
+    for text in (b"\xff\xfe", b"[" * 100_000, b"[]"):
+        state[RECORD] = torch.tensor(list(text), dtype=torch.uint8)
+        torch.save(dict(state_dict=state), tmp_path / "t.pth")
+        with pytest.raises(ValueError, match="record of its encoder"):
+            xtra_toolkit.load(tmp_path / "t.pth")
+
+
+def test_an_older_checkpoint_still_loads_into_its_model(saved, tmp_path):
+    def older(record):
+        record.pop("encoder"), record.pop("images")
+
+    model = saved[1]
+    state = torch.load(tampered(saved, tmp_path, older), weights_only=True)["state_dict"]
+    assert set(unpack(state[RECORD])) == {"mask", "grid"}
+    model.load_state_dict(state)
+    assert unpack(model.state_dict()[RECORD])["images"]["order"] == "RGB"
+
+
+def test_another_number_of_heads_is_refused(saved):
+    from builds import arch
+
+    config = dict(type="xtra_toolkit.MaskedViT", arch=arch(heads=2), img_size=64, patch_size=8)
+    state = {n.removeprefix("backbone."): v for n, v in saved[1].state_dict().items()}
+    state = {n: v for n, v in state.items() if not n.startswith(("neck.", "head."))}
+    with pytest.raises(ValueError, match="num_heads=3 and the config 2"):
+        MODELS.build(dict(config, mask=MASKS["block"])).load_state_dict(state)

@@ -1,0 +1,202 @@
+"""An encoder out of its checkpoint, with the transform of its images: ``xtra_toolkit.load``.
+
+Shape legend: B images, C channels, N patch tokens of (rows, cols), D width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from xtra_toolkit.data.pillow import decode
+from xtra_toolkit.masks.build import check_registered
+from xtra_toolkit.models.encoder_mask import KEY, unpack
+from xtra_toolkit.models.encoder_record import encoder_options
+from xtra_toolkit.models.masked_vit import MaskedViT
+from xtra_toolkit.weights.read import read_state
+from xtra_toolkit.weights.sources import ENCODER, PATCHES
+
+OUTPUTS = ("mean", "tokens", "map", "class_token")
+CROP = 0.875  # share of the shorter side that the centre crop keeps, as 224 of 256 px
+ADVICE = (
+    "train or save it with this version, or convert it: xtra convert OLD NEW --to encoder, which "
+    "asks for what the file does not tell"
+)
+
+
+class Encoder(nn.Module):
+    """A trained encoder as a plain module: images in, features out, under its own mask.
+
+    Args:
+        vit: the encoder.
+        output: ``'mean'``, the mean of the patch tokens (B, D); ``'tokens'``, the patch tokens in
+            raster order (B, N, D); ``'map'``, the same as (B, D, rows, cols); ``'class_token'``,
+            (B, D), of an encoder that has one.
+
+    Raises:
+        ValueError: another output, or a class token that the encoder does not have.
+    """
+
+    def __init__(self, vit: MaskedViT, output: str = "mean"):
+        super().__init__()
+        if output not in OUTPUTS:
+            raise ValueError(f"output={output!r} was given; valid: {', '.join(OUTPUTS)}")
+        if output == "class_token" and vit.cls_token is None:
+            raise ValueError(
+                "output='class_token' was given, and this encoder has none; take 'mean'"
+            )
+        self.vit, self.output, self.width = vit, output, vit.embed_dims
+        vit.out_type = {"map": "featmap", "class_token": "cls_token"}.get(output, "raw")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, height, width), normalised, to features as ``output`` says."""
+        features = self.vit(images)[-1]
+        if self.output in ("map", "class_token"):
+            return features
+        tokens = features[:, self.vit.grid.extra :]
+        return tokens.mean(1) if self.output == "mean" else tokens
+
+
+class Transform:
+    """From an image to what its encoder takes, (C, height, width), float32.
+
+    The shorter side is scaled so that the centre crop keeps 7/8 of it, bicubic; the crop has the
+    encoder's size; channels are put into the encoder's order and normalised by the mean and the
+    standard deviation of its training.
+
+    Args:
+        size: height and width of the encoder's images in pixels.
+        mean, std: of each channel, in pixel values of 0 to 255.
+        order: of the channels: ``'RGB'``, ``'BGR'`` or ``'gray'``.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], order: str
+    ):
+        self.size, self.mean, self.std, self.order = size, mean, std, order
+
+    def __call__(self, image: "Image.Image | np.ndarray | str | Path") -> Tensor:
+        """Transform a PIL image, an array of uint8 (H, W, 3) in RGB or (H, W), or a file.
+
+        Raises:
+            ValueError: it is none of these, or the file cannot be read.
+        """
+        pixels = np.asarray(self._crop(self._open(image)))
+        pixels = pixels[..., ::-1] if self.order == "BGR" else pixels
+        tensor = torch.from_numpy(pixels.astype(np.float32)).reshape(*self.size, -1)
+        return ((tensor - torch.tensor(self.mean)) / torch.tensor(self.std)).permute(2, 0, 1)
+
+    def __repr__(self) -> str:
+        return (
+            f"Transform(size={self.size}, mean={self.mean}, std={self.std}, order={self.order!r})"
+        )
+
+    def _open(self, image: "Image.Image | np.ndarray | str | Path") -> Image.Image:
+        if isinstance(image, str | Path):
+            image = _read(Path(image))
+        elif isinstance(image, np.ndarray) and image.dtype == np.uint8:
+            image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                f"an image is a PIL image, an array of uint8 or the name of a file; given: "
+                f"{type(image).__name__}"
+            )
+        return image.convert("L" if self.order == "gray" else "RGB")
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        scale = max(height / image.height, width / image.width) / CROP
+        resized = [
+            max(round(side * scale), s) for side, s in zip(image.size, (width, height), strict=True)
+        ]
+        image = image.resize(resized, Image.Resampling.BICUBIC)
+        left, top = ((side - s) // 2 for side, s in zip(image.size, (width, height), strict=True))
+        return image.crop((left, top, left + width, top + height))
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return Image.fromarray(np.ascontiguousarray(decode(path.read_bytes())[..., ::-1]))
+    except Exception as error:  # Pillow alone raises OSError, ValueError, SyntaxError, ...
+        raise ValueError(
+            f"the image {str(path)!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load(
+    checkpoint: str | Path, output: str = "mean", attention: str = "auto"
+) -> tuple[Encoder, Transform]:
+    """Load a trained encoder and the transform of its images.
+
+    Everything is read from the checkpoint: architecture, image size, mask and normalisation. Only
+    tensors and plain values are read; nothing in the file is executed.
+
+    Args:
+        checkpoint: a file of a training run, or of ``xtra convert``.
+        output: what the encoder gives, see :class:`Encoder`.
+        attention: back end, see :func:`xtra_toolkit.attention.attention`.
+
+    Returns:
+        The encoder, in evaluation mode on the CPU, and its transform.
+
+    Raises:
+        ValueError: the file holds no encoder, or does not tell its sizes or its normalisation.
+    """
+    vit, images = load_vit(checkpoint, attention=attention)
+    if images is None:
+        raise ValueError(
+            f"{checkpoint} does not tell how images are normalised for its encoder; {ADVICE}"
+        )
+    rows, cols = vit.grid.rows, vit.grid.cols
+    size = rows * vit.grid.patch[0], cols * vit.grid.patch[1]
+    transform = Transform(size, tuple(images["mean"]), tuple(images["std"]), images["order"])
+    encoder = Encoder(vit, output).eval()
+    with torch.no_grad():  # makes the mask's tables, which torch.export could not trace
+        encoder(torch.zeros(1, vit.grid.channels, *size))
+    return encoder, transform
+
+
+def load_vit(checkpoint: str | Path, **options: object) -> tuple[MaskedViT, dict | None]:
+    """Load the encoder of a checkpoint, and its record of the images (None where it has none).
+
+    Args:
+        checkpoint: see :func:`load`.
+        **options: further arguments of MaskedViT.
+
+    Raises:
+        ValueError: the file holds no encoder, or does not tell its sizes.
+    """
+    state, record = read_record(checkpoint)
+    shape = encoder_options(record, state)
+    final_norm = "ln1.weight" in state
+    vit = MaskedViT(mask=record["mask"], final_norm=final_norm, **shape, out_type="raw", **options)
+    state = {n: v for n, v in state.items() if not n.startswith("ln2.")}
+    vit.load_state_dict(state)
+    vit.encoder_mask.images = record.get("images")
+    return vit.eval(), record.get("images")
+
+
+def read_record(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Read the encoder's tensors, without prefix, and its record.
+
+    Raises:
+        ValueError: the file is absent, holds no encoder or no record of it.
+    """
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {str(path)!r}")
+    state = read_state(path)
+    if any(name.startswith(ENCODER) for name in state):
+        state = {n.removeprefix(ENCODER): v for n, v in state.items() if n.startswith(ENCODER)}
+    if PATCHES.removeprefix(ENCODER) not in state:
+        raise ValueError(
+            f"{path} holds no encoder of this toolkit; its first tensor is "
+            f"{next(iter(state), None)!r}; convert it first (xtra convert --to encoder)"
+        )
+    record = unpack(state.get(f"{KEY}.json"))
+    if record is None or not record.get("encoder"):
+        raise ValueError(f"{path} does not tell the sizes of its encoder; {ADVICE}")
+    check_registered(record["mask"])
+    return state, record

@@ -1,0 +1,67 @@
+"""The record of an encoder whose file has none: from its tensors, and from what was named."""
+
+from torch import Tensor
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.models.encoder_record import ARCH, NORM_EPS
+
+HEADS = {  # by width and depth; no file tells the number of heads
+    (192, 12): 3,  # ViT-Ti, S, B, L, H
+    (384, 12): 6,
+    (768, 12): 12,
+    (1024, 24): 16,
+    (1280, 32): 16,
+    (1536, 24): 12,  # AIM-600M, 1B, 3B, 7B
+    (2048, 24): 16,
+    (3072, 24): 24,
+    (4096, 32): 32,
+}
+
+
+def describe_state(encoder: dict[str, Tensor], grid: PatchGrid, heads: int | None) -> dict | None:
+    """Describe an encoder by its tensors, as its checkpoint records it.
+
+    Args:
+        encoder: its tensors under our names, without prefix.
+        grid: of its images.
+        heads: of its attention; None: those of the published model of this width and depth.
+
+    Returns:
+        The record; None where the number of heads is not known.
+
+    Raises:
+        ValueError: heads that do not divide the width.
+    """
+    width = len(encoder["patch_embed.projection.weight"])
+    depth = len({name.split(".")[1] for name in encoder if name.startswith("layers.")})
+    heads = heads or HEADS.get((width, depth))
+    if heads is None:
+        return None
+    if width % heads:
+        raise ValueError(f"{heads} heads do not divide the encoder's width of {width}")
+    hidden = len(encoder["layers.0.ffn.layers.0.0.weight"])
+    return dict(
+        arch=dict(zip(ARCH, (width, depth, heads, hidden), strict=True)),
+        img_size=[grid.rows * grid.patch[0], grid.cols * grid.patch[1]],
+        patch_size=list(grid.patch),
+        in_channels=grid.channels,
+        norm_eps=NORM_EPS,
+        patch_norm_eps=NORM_EPS if "patch_embed.norm.weight" in encoder else None,
+        layer_scale=float("layers.0.attn.gamma1.weight" in encoder),
+        with_cls_token="cls_token" in encoder,
+        bias="layers.0.attn.proj.bias" in encoder,
+        qkv_bias="layers.0.attn.qkv.bias" in encoder,
+        pre_norm=any(name.startswith("pre_norm.") for name in encoder),
+        positions="learned",
+        interpolate_mode="bicubic",
+        unrecorded=[],
+    )
+
+
+def normalisation(images: dict) -> str:
+    """'mean=(0.485, ...), std=(0.229, ...)', of pixel values of 0 to 1, as timm names it."""
+    parts = (
+        f"{name}=({', '.join(f'{v / 255:.4g}' for v in images[name])})" for name in ("mean", "std")
+    )
+    order = "" if images["order"] == "RGB" else f", channels in the order {images['order']}"
+    return ", ".join(parts) + order
