@@ -1,191 +1,137 @@
-"""``xtra features``: a frozen encoder's features, each image's once, as the encoder gives them."""
+"""``xtra features``: a trained encoder's features of the images of a folder."""
+
+import csv
+import importlib.util
 
 import numpy as np
 import pytest
 import torch
-from builds import MASKS, arch, pretrainer, randomise
 from click.testing import CliRunner
-from mmengine.config import Config
-from mmpretrain.registry import MODELS
-from PIL import Image
+from folders import write_checkpoint, write_images
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from sklearn.linear_model import LogisticRegression
 
+import xtra_toolkit
 from xtra_toolkit.cli import features, main
-from xtra_toolkit.models import MaskedViT
-
-COUNTS = dict(bank=11, test=5)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of two classes, black at the top or at the bottom; a kNN config; a checkpoint."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for split, count in COUNTS.items():
-        for i in range(count):
-            image = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
-            image[32 * (i % 2) : 32 * (i % 2) + 32] = 0
-            path = folder / split / "ab"[i % 2] / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    model = randomise(pretrainer("block", "block"))
-    torch.save(dict(state_dict=model.state_dict()), folder / "x.pth")
-    knn(folder)
+    """Images of two classes with and without a split, some without labels, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "flat", dict(a=7, b=5))
+    write_images(folder / "split", {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    write_images(folder / "none", {".": 3})
+    (folder / "flat" / "a" / "bad.png").write_text("this is no image")
+    write_checkpoint(folder / "x.pth")
     return folder
 
 
-def knn(folder, name="knn.py", **loader):
-    """The config; its loaders would shuffle and drop the last images, given the chance."""
-    pipeline = [dict(type="xtra_toolkit.LoadImage"), dict(type="mmpretrain.PackInputs")]
-    model = dict(
-        type="mmpretrain.ImageClassifier",
-        data_preprocessor=dict(
-            type="mmpretrain.ClsDataPreprocessor", mean=[9.0] * 3, std=[99.0] * 3
-        ),
-        backbone=dict(
-            type="xtra_toolkit.MaskedViT", arch=arch(), img_size=64, patch_size=8, out_type="raw"
-        ),
-    )
-
-    def images(split):
-        data = dict(type="xtra_toolkit.ImageFolder", data_root=str(folder / split))
-        return dict(
-            dataset=dict(data, with_label=True, pipeline=pipeline),
-            batch_size=4,
-            num_workers=0,
-            persistent_workers=False,
-            collate_fn=dict(type="mmengine.default_collate"),
-            sampler=dict(type="mmengine.DefaultSampler", shuffle=True),
-            drop_last=True,
-            **loader,
-        )
-
-    config = dict(model=model, test_dataloader=images("test"), test_cfg=dict())
-    config["test_cfg"]["bank_dataloader"] = images("bank")
-    Config(config).dump(folder / name)
-    return folder / name
-
-
-def xtra(folder, *args, config="knn.py", out="out.safetensors"):
-    given = ("features", folder / config, folder / "x.pth", "--out", folder / out, *args)
+def xtra(folder, images, out, *args):
+    given = ("features", folder / "x.pth", folder / images, "--out", folder / out, *args)
     return CliRunner().invoke(main, [str(a) for a in given])
 
 
-def written(folder, *args):
-    result = xtra(folder, "--force", *args)
+def written(folder, images, *args):
+    result = xtra(folder, images, "out.safetensors", "--force", *args)
     assert result.exit_code == 0, result.output
-    return load_file(folder / "out.safetensors")
+    return load_file(folder / "out.safetensors"), result.output
 
 
-def by_hand(folder, path):
-    """One image's feature, without this package's loader and loop."""
-    config = Config.fromfile(folder / "knn.py").model.backbone
-    config.pop("type")
-    encoder = MaskedViT(**config, mask=MASKS["block"]).eval()
-    state = torch.load(folder / "x.pth")["state_dict"]
-    state = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    encoder.load_state_dict(state)
-    bgr = np.array(Image.open(path))[..., ::-1].copy()
-    pixels = (torch.from_numpy(bgr).permute(2, 0, 1)[None].float() - 9) / 99
-    with torch.no_grad():
-        return encoder(pixels)[-1].mean(1)[0].numpy()
+def names(data):
+    return bytes(data["paths"]).decode().split("\n")
 
 
-def names(data, part):
-    return bytes(data[f"{part}.paths"]).decode().split("\n")
-
-
-def test_each_image_is_written_once_in_the_order_of_the_data_set(folder):
-    data = written(folder)
-    for part, count in COUNTS.items():
-        paths = names(data, part)
-        assert paths == sorted(map(str, (folder / part).rglob("*.png"))) and len(paths) == count
-        assert data[f"{part}.labels"].tolist() == [int("/b/" in path) for path in paths]
-        for path, feature in zip(paths, data[f"{part}.features"], strict=True):
-            np.testing.assert_allclose(feature, by_hand(folder, path), atol=1e-5)
+def test_each_image_once_and_bad_ones_listed(folder):
+    data, output = written(folder, "flat", "--batch-size", 5)
+    assert names(data) == [f"a/{i:02}.png" for i in range(7)] + [f"b/{i:02}.png" for i in range(5)]
+    assert data["labels"].tolist() == [0] * 7 + [1] * 5
+    assert "bad.png' cannot be read" in output and "1 images could not be read" in output
+    encoder, transform = xtra_toolkit.load(folder / "x.pth")
+    for path, feature in zip(names(data), data["features"], strict=True):
+        with torch.no_grad():
+            expected = encoder(transform(folder / "flat" / path)[None])[0]
+        np.testing.assert_allclose(feature, expected, atol=1e-5)
     with safe_open(folder / "out.safetensors", "np") as file:
-        assert file.metadata()["dtype"] == "float32"  # on a CPU
+        assert file.metadata()["classes"] == '["a", "b"]'
 
 
-def test_another_batch_size_and_bfloat16_give_the_same(folder):
-    full, other, half = (
-        written(folder, *a) for a in ((), ("--batch-size", 3), ("--dtype", "bfloat16"))
+def test_a_split_and_a_folder_without_labels(folder):
+    data, _ = written(folder, "split")
+    assert data["labels"].tolist() == [0, 0, 1, 1, 0, 1] and names(data)[-1] == "val/b/00.png"
+    data, output = written(folder, "none")
+    assert "labels" not in data and len(data["features"]) == 3 and "no labels" in output
+
+
+def test_bfloat16_gives_nearly_the_same(folder):
+    full, half = (written(folder, "none", *a)[0] for a in ((), ("--dtype", "bfloat16")))
+    scale = np.abs(full["features"]).max()
+    assert 0 < np.abs(full["features"] - half["features"]).max() < 0.05 * scale
+
+
+def test_npy_has_a_table_beside_it(folder):
+    assert xtra(folder, "flat", "f.npy").exit_code == 0
+    with open(folder / "f.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert np.load(folder / "f.npy").shape == (len(rows), 48)
+    assert rows[0] == {"path": "a/00.png", "class": "a"}
+
+
+def test_parquet(folder):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert xtra(folder, "flat", "f.parquet").exit_code == 0
+    table = parquet.read_table(folder / "f.parquet").to_pydict()
+    assert table["class"] == ["a"] * 7 + ["b"] * 5 and len(table["features"][0]) == 48
+
+
+def test_parquet_without_pyarrow_is_a_sentence(folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "pyarrow" else find(name, *a)
     )
-    assert full.keys() == other.keys() == half.keys()
-    for key in ("bank.features", "test.features"):
-        scale = np.abs(full[key]).max()
-        np.testing.assert_allclose(other[key], full[key], atol=1e-5 * scale)
-        assert 0 < np.abs(half[key] - full[key]).max() < 0.02 * scale
-    assert all((half[key] == full[key]).all() for key in full if "features" not in key)
-
-
-@pytest.mark.parametrize(("dtype", "half"), [("float32", False), ("bfloat16", True)])
-def test_the_encoder_runs_in_inference_mode_and_as_often_as_there_are_batches(
-    folder, dtype, half, monkeypatch
-):
-    seen, forward = [], MaskedViT.forward
-
-    def watched(self, images):
-        seen.append((torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
-        assert not self.training
-        return forward(self, images)
-
-    monkeypatch.setattr(MaskedViT, "forward", watched)
-    written(folder, "--dtype", dtype)
-    assert seen == [(True, half)] * 5  # 11 images and 5, in batches of 4
+    result = xtra(folder, "flat", "g.parquet")
+    assert result.exit_code == 2 and "parquet needs pyarrow: pip install pyarrow" in result.output
 
 
 def test_the_documented_lines_probe(folder):
-    text = features.features.callback.__doc__.split("\b\n")[1].replace(
-        "LogisticRegression", "Probe"
-    )
-    data = written(folder)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    assert len(lines) == 3
-
-    class File:
-        numpy = type("", (), dict(load_file=staticmethod(lambda _: data)))
+    written(folder, "flat")
+    text = features.features.callback.__doc__.split("\b\n")[1]
+    lines = "\n".join(line.strip() for line in text.splitlines() if line.strip())
+    import safetensors.numpy
+    from sklearn.linear_model import LogisticRegression
 
     printed = []
-    exec("\n".join(lines), dict(safetensors=File, Probe=LogisticRegression, print=printed.append))
+    path = str(folder / "out.safetensors")
+    exec(
+        lines.replace("features.safetensors", path),
+        dict(safetensors=safetensors, LogisticRegression=LogisticRegression, print=printed.append),
+    )
     assert printed == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "sentence"),
+    [
+        ("nowhere", "x.npy", "there is no folder"),
+        ("flat", "x.txt", "ends in .safetensors, .npy, .parquet"),
+        ("flat", "no/x.npy", "there is no folder"),
+        ("flat", "x.pth", "ends in"),
+    ],
+)
+def test_what_is_refused(folder, images, out, sentence):
+    result = xtra(folder, images, out)
+    assert result.exit_code and sentence in result.output
 
 
 def test_a_file_is_not_overwritten_unasked(folder):
     (folder / "there.safetensors").write_text("mine")
-    result = xtra(folder, out="there.safetensors")
+    result = xtra(folder, "flat", "there.safetensors")
     assert result.exit_code == 2 and "overwrite it with --force" in result.output
     assert (folder / "there.safetensors").read_text() == "mine"
-    assert not list(folder.glob("*.part"))
-    assert xtra(folder, out="x.npy").exit_code == 2
-    assert "there is no folder" in xtra(folder, out="nowhere/x.safetensors").output
 
 
-def test_a_config_without_a_bank_is_refused(folder):
-    config = Config.fromfile(folder / "knn.py")
-    config.test_cfg = dict()
-    config.dump(folder / "no_bank.py")
-    result = xtra(folder, config="no_bank.py", out="n.safetensors")
-    assert result.exit_code == 1 and "has no bank images" in result.output
-
-
-def test_another_models_checkpoint_is_refused(folder, tmp_path):
-    state = MODELS.build(dict(type="mmpretrain.ResNet", depth=18)).state_dict()
-    for prefix, sentence in (("", "holds no encoder"), ("backbone.", "not of this encoder")):
-        state = {prefix + name: value for name, value in state.items()}
-        torch.save(dict(state_dict=state), tmp_path / "x.pth")
-        given = (folder / "knn.py", tmp_path / "x.pth", "--out", tmp_path / "o.safetensors")
-        result = CliRunner().invoke(main, ["features", *map(str, given)])
-        assert result.exit_code == 1 and sentence in result.output
-
-
-def test_the_config_can_be_changed_on_the_command_line(folder):
-    data = written(folder, f"test_dataloader.dataset.data_root={folder / 'bank'}")
-    assert names(data, "test") == names(data, "bank")
-
-
-def test_silent_where_nobody_watches(folder):
-    result = xtra(folder, "--force")
-    assert result.output.count("\n") == 1
-    assert "11 bank images, 5 test images, 48 values each, read in float32" in result.output
+def test_a_file_without_an_encoder(folder):
+    torch.save(dict(state_dict=dict(w=torch.zeros(2))), folder / "w.pth")
+    given = ["features", folder / "w.pth", folder / "flat", "--out", folder / "w.npy"]
+    result = CliRunner().invoke(main, list(map(str, given)))
+    assert result.exit_code == 1 and "holds no encoder of this toolkit" in result.output

@@ -1,7 +1,10 @@
-"""``xtra features``: a frozen encoder's features of a data set, each image's once."""
+"""``xtra features``: a frozen encoder's features of the images of a folder."""
 
+import importlib.util
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,82 +12,154 @@ from xtra_toolkit.atomic import replacing
 from xtra_toolkit.progress import watched
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ENDINGS = (".safetensors", ".npy", ".parquet")
 
 
 @click.command()
-@click.argument("config", type=FILE)
 @click.argument("checkpoint", type=FILE)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write: .safetensors.",
+    help="The file to write: .safetensors, .npy or .parquet.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(["mean", "class_token"]),
+    default="mean",
+    show_default=True,
+    help="mean: of the patch tokens of the last layer.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float32"]),
     help="In which the encoder runs. Default: bfloat16 on a GPU, float32 on a CPU.",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Default: the config's.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 def features(
-    config: Path,
     checkpoint: Path,
-    overrides: tuple[str, ...],
+    folder: Path,
     out: Path,
+    output: str,
     dtype: str | None,
-    batch_size: int | None,
+    batch_size: int,
+    workers: int,
     force: bool,
 ) -> None:
-    """Write what a frozen encoder makes of a data set, to probe without running it again.
+    """Write a trained encoder's features of all images below FOLDER, labelled or not.
 
-    CONFIG is a kNN config, mmconfigs/benchmarks/knn/imagenet.py, KEY=VALUE changes it as
-    --cfg-options of mim test, and CHECKPOINT is what it evaluates. The encoder runs once over each
-    image of the bank and of the test images, in the order of the data set. A feature is the mean of
-    the patch tokens of the last layer, or the class token where backbone.out_type='cls_token': as
-    kNN compares it, but not yet of unit length.
+    CHECKPOINT is a file of a training run, or of xtra convert --to encoder; it tells architecture,
+    image size, mask and normalisation. Each image is scaled, cropped at the centre and read once,
+    in the order of the paths; those that cannot be read are listed and left out. Labels are the
+    sub-folders, also below train/ and val/.
 
-    The file holds, of bank and test, NAME.features (images, width) in float32, NAME.labels and,
-    where images are files, NAME.paths, their names as bytes, one a line. With scikit-learn:
+    .safetensors holds features (images, width) in float32; paths, the names below FOLDER as bytes,
+    one a line; labels, where there are any; its metadata has the names of the classes. .npy holds
+    the features, and a .csv beside it paths and classes. .parquet holds a row for each image: path,
+    class, features. With scikit-learn:
 
     \b
     data = safetensors.numpy.load_file("features.safetensors")
-    probe = LogisticRegression(max_iter=1000).fit(data["bank.features"], data["bank.labels"])
-    print(probe.score(data["test.features"], data["test.labels"]))
-
-    CONFIG is code: it is executed, and so must come from somebody you trust. Nothing in CHECKPOINT
-    is executed.
+    probe = LogisticRegression(max_iter=1000).fit(data["features"], data["labels"])
+    print(probe.score(data["features"], data["labels"]))
     """
-    if out.suffix != ".safetensors":
-        raise click.UsageError(f"{out}: name a file that ends in .safetensors")
+    check_out(out, force)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+        import torch
+
+        from xtra_toolkit.data.listing import list_images
+        from xtra_toolkit.engine.features import Images, extract
+        from xtra_toolkit.engine.inference import inference
+        from xtra_toolkit.weights.encoder import load
+
+    listing = list_images(folder)
+    encoder, transform = load(checkpoint, output)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder.to(device)
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with inference(encoder, dtype, (device,)):
+            return encoder(images.to(device)).float().cpu()
+
+    images = Images(listing.paths, transform)
+    found, read, bad = extract(run, images, batch_size, workers, lambda b: watched(b, "features"))
+    rows = dict(
+        features=torch.cat(found).numpy(),
+        paths=[str(listing.paths[i].relative_to(folder.expanduser())) for i in read],
+        labels=None if listing.labels is None else listing.labels[read],
+        classes=listing.classes,
+    )
+    with replacing(out) as file:
+        WRITERS[out.suffix](
+            Path(file.name), out, rows, dict(checkpoint=str(checkpoint), dtype=dtype)
+        )
+    for sentence in bad:
+        click.echo(f"left out: {sentence}", err=True)
+    said = f"{len(listing.classes)} classes" if listing.classes else "no labels"
+    click.echo(
+        f"{out}: {len(read)} images, {said}, {encoder.width} values each, read in {dtype}"
+        + (f"; {len(bad)} images could not be read" if bad else "")
+    )
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse a file that cannot or must not be written."""
+    if out.suffix not in ENDINGS:
+        raise click.UsageError(f"{out}: name a file that ends in {', '.join(ENDINGS)}")
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise click.UsageError(
+            f"{out}: parquet needs pyarrow: pip install pyarrow, or name a .safetensors or .npy"
+        )
     if out.exists() and not force:
         raise click.UsageError(f"{out} exists; name another file, or overwrite it with --force")
     if not out.absolute().parent.is_dir():
         raise click.UsageError(f"{out}: there is no folder {out.absolute().parent}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        import torch
-        from safetensors.torch import save_file
 
-        from xtra_toolkit.engine.features import extract, load_encoder, loaders
-        from xtra_toolkit.show.build import open_config
 
-        cfg = open_config(config, overrides)
-        model, images = load_encoder(cfg, checkpoint), loaders(cfg, batch_size)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
-    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
-    parts = {
-        name: extract(model, loader, dtype, (device,), lambda batches, n=name: watched(batches, n))
-        for name, loader in images.items()
-    }
-    meta = dict(config=str(config), checkpoint=str(checkpoint), dtype=dtype)
-    tensors = {
-        f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()
-    }
-    with replacing(out) as file:
-        save_file(tensors, file.name, meta)
-    sizes = ", ".join(f"{len(part['labels'])} {name} images" for name, part in parts.items())
-    width = parts["bank"]["features"].shape[1]
-    click.echo(f"{out}: {sizes}, {width} values each, read in {dtype}")
+def _safetensors(part: Path, out: Path, rows: dict[str, Any], meta: dict[str, str]) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    lines = "\n".join(rows["paths"]).encode()
+    tensors = dict(features=rows["features"], paths=np.frombuffer(lines, np.uint8))
+    if rows["labels"] is not None:
+        tensors["labels"] = rows["labels"]
+    save_file(tensors, part, dict(meta, classes=json.dumps(rows["classes"])))
+
+
+def _npy(part: Path, out: Path, rows: dict[str, Any], meta: dict[str, str]) -> None:
+    import csv
+
+    import numpy as np
+
+    with open(part, "wb") as file:
+        np.save(file, rows["features"])
+    with (
+        replacing(out.with_suffix(".csv")) as file,
+        open(file.name, "w", newline="") as lines,
+    ):
+        writer = csv.writer(lines)
+        writer.writerow(["path", "class"])
+        writer.writerows(zip(rows["paths"], _names(rows), strict=True))
+
+
+def _parquet(part: Path, out: Path, rows: dict[str, Any], meta: dict[str, str]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"path": rows["paths"], "class": _names(rows), "features": list(rows["features"])}
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(meta), part)
+
+
+def _names(rows: dict[str, Any]) -> list[str]:
+    if rows["labels"] is None:
+        return [""] * len(rows["paths"])
+    return [rows["classes"][label] for label in rows["labels"]]
+
+
+WRITERS = {".safetensors": _safetensors, ".npy": _npy, ".parquet": _parquet}

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, each image's once: what ``xtra features`` writes.
+"""Features of a frozen encoder, each image's once: for kNN, ``xtra features`` and ``xtra probe``.
 
 Shape legend: N images of a data set, B of a batch, D width.
 """
@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from xtra_toolkit.engine.inference import inference
 from xtra_toolkit.engine.neighbours import pooled_feature
-from xtra_toolkit.weights.read import read_state
 
 
 def read_batch(
@@ -42,82 +37,52 @@ def label_of(sample: Any) -> Tensor:
     return label
 
 
-def load_encoder(config: Config, checkpoint: Path) -> nn.Module:
-    """The model of a config with the weights of a checkpoint, to evaluate; nothing is executed.
+class Images(Dataset):
+    """Image files as an encoder takes them, each with its number; None in place of a bad one."""
 
-    What the model has no place for, a pretrainer's decoder and head, is left out.
+    def __init__(self, paths: Sequence[Path], transform: Callable[[Path], Tensor]):
+        self.paths, self.transform = paths, transform
 
-    Raises:
-        ValueError: the checkpoint is not of the model's encoder.
-    """
-    init_default_scope(config.get("default_scope", "mmpretrain"))
-    model = dict(config.model)
-    model.setdefault("data_preprocessor", config.get("data_preprocessor"))
-    model = MODELS.build(model)
-    state = read_state(checkpoint)
-    if not any(name.startswith("backbone.") for name in state):
-        raise ValueError(
-            f"{checkpoint} holds no encoder: no tensor's name begins with 'backbone.', the "
-            f"first is {next(iter(state), None)!r}; convert it first (xtra convert)"
-        )
-    model.load_state_dict(state, strict=False)
-    return model.eval()
+    def __len__(self) -> int:
+        return len(self.paths)
 
-
-def loaders(config: Config, batch_size: int | None = None) -> dict[str, DataLoader]:
-    """The ``bank`` and the ``test`` images of a kNN config, each once, in their order.
-
-    Raises:
-        ValueError: a config without either.
-    """
-    parts = dict(
-        bank=(config.get("test_cfg") or {}).get("bank_dataloader"),
-        test=config.get("test_dataloader"),
-    )
-    for name, loader in parts.items():
-        if not loader:
-            raise ValueError(
-                f"{config.filename} has no {name} images; features are read by a kNN config, with "
-                "test_cfg.bank_dataloader and test_dataloader, like "
-                "mmconfigs/benchmarks/knn/imagenet.py"
-            )
-    return {name: _in_order(loader, batch_size) for name, loader in parts.items()}
-
-
-def _in_order(loader: dict, batch_size: int | None) -> DataLoader:
-    once = {name: value for name, value in loader.items() if name != "batch_sampler"}
-    once["sampler"] = dict(type="mmengine.DefaultSampler", shuffle=False, round_up=False)
-    once |= dict(batch_size=batch_size or loader["batch_size"], drop_last=False)
-    return Runner.build_dataloader(once, seed=0)
+    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
+        try:
+            return index, self.transform(self.paths[index]), ""
+        except ValueError as error:
+            return index, None, str(error)
 
 
 def extract(
-    model: nn.Module,
-    dataloader: DataLoader,
-    dtype: str = "bfloat16",
-    devices: Sequence[str] = ("cuda",),
+    encoder: Callable[[Tensor], Any],
+    images: Images,
+    batch_size: int = 64,
+    workers: int = 0,
     watch: Callable[[DataLoader], Iterator] = iter,
-) -> dict[str, Tensor]:
-    """All images of a loader, in its order.
+) -> tuple[list[Any], list[int], list[str]]:
+    """Run an encoder once over each image that can be read, in order.
 
     Args:
-        model: in evaluation mode, with ``extract_feat`` and ``data_preprocessor``.
-        dataloader: of labelled images.
-        dtype, devices: see :func:`xtra_toolkit.engine.inference.inference`.
+        encoder: from a batch (B, C, height, width) to what is kept of it.
+        images: the files.
+        batch_size, workers: of the loader.
         watch: passes the batches on, and may show how many have gone.
 
     Returns:
-        ``features`` (N, D) float32; ``labels`` (N,); and where images have files ``paths``, uint8:
-        their names in UTF-8, one a line.
+        What the encoder gave of each batch, the numbers of the images that were read, and a
+        sentence on each that was not.
+
+    Raises:
+        ValueError: no image can be read.
     """
-    features, labels, paths = [], [], []
-    for data_batch in watch(dataloader):
-        feature, samples = read_batch(model, data_batch, dtype, devices)
-        features.append(feature.cpu())
-        labels += [label_of(sample).cpu() for sample in samples]
-        paths += [sample.get("img_path") for sample in samples]
-    found = dict(features=torch.cat(features), labels=torch.cat(labels))
-    if None not in paths:
-        lines = bytearray("\n".join(map(str, paths)).encode())
-        found["paths"] = torch.frombuffer(lines, dtype=torch.uint8)
-    return found
+    loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=list)
+    found, read, bad = [], [], []
+    for batch in watch(loader):
+        good = [(index, image) for index, image, _ in batch if image is not None]
+        bad += [error for _, image, error in batch if image is None]
+        if good:
+            read += [index for index, _ in good]
+            found.append(encoder(torch.stack([image for _, image in good])))
+    if not read:
+        raise ValueError(f"none of the {len(images)} images can be read; the first: {bad[0]}")
+    return found, read, bad

@@ -9,7 +9,7 @@ model.backbone.with_cls_token=True model.backbone.out_type=cls_token.
 
 Own images, a sub-folder for each class: --cfg-options
 test_cfg.bank_dataloader.dataset.data_root=/path/train test_dataloader.dataset.data_root=/path/val.
-The features themselves, written once, for other probes: xtra features --help.
+Without a config: xtra probe CHECKPOINT FOLDER, and xtra features for the features themselves.
 Protocol: DINO (arXiv 2104.14294). The paper reports no kNN accuracy of XTRA.
 """
 
