@@ -14,11 +14,13 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/python mmconfigs/demo/demo.py
 
-# XTRA, AIM and MAE on Fashion-MNIST; minutes on 2 cores, and where the four idx files lie
-BUDGET ?= 60
-DATA ?= /usr/share/datasets/fashion-mnist
+# DATA is cifar10 (downloaded), a folder with train/CLASS and test/CLASS, or the idx files of
+# Fashion-MNIST; CONFIGS are the objectives to compare, ARGS further options of xtra compare
+DATA ?= cifar10
+BUDGET ?= 2h
+CONFIGS ?= $(addprefix mmconfigs/small/cifar10_,xtra.py aim.py mae.py)
 compare: .venv/.installed
-	BUDGET=$(BUDGET) DATA=$(DATA) $(BIN)/python -W ignore mmconfigs/compare/compare.py
+	$(BIN)/xtra compare $(CONFIGS) --data $(DATA) --budget $(BUDGET) $(ARGS)
 
 test: .venv/.installed lint
 	$(BIN)/python -m pytest -q

@@ -122,7 +122,7 @@ def refusal(digits, checkpoint, config="raw.py", **given):
         (dict(stats="previous"), 1, "predicts raw pixels and needs no statistics; leave out"),
         (dict(out="x.txt"), 2, "x.txt: name a file that ends in"),
         (dict(config=CONFIGS / "demo" / "probe_digits.py"), 1, "only a pretraining config"),
-        (dict(config=CONFIGS / "compare" / "mae.py"), 1, "is no checkpoint of the model in"),
+        (dict(config=CONFIGS / "small" / "fashion_mae.py"), 1, "is no checkpoint of the model in"),
         (dict(image=CONFIGS / "metafile.yml"), 1, "Cannot read the image"),
     ],
 )

@@ -1,5 +1,6 @@
 """A data set of small images that lie in two NumPy files, and how to write them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,24 @@ class PackedImages(SeededSamples, BaseDataset):
 
 
 def write_packed(
-    root: Path, split: str, images: np.ndarray, labels: np.ndarray, classes: list[str]
+    root: Path, split: str, images: Iterable[np.ndarray], labels: np.ndarray, classes: list[str]
 ) -> None:
-    """Write what :class:`PackedImages` reads.
+    """Write what :class:`PackedImages` reads, one image after the other.
 
     Args:
         root: An existing folder.
         split: ``'train'`` or ``'test'``.
-        images: (N, H, W, C) uint8.
+        images: N images (H, W, C) uint8 of one size.
         labels: (N,) integers.
         classes: The names of the classes, in the order of their labels.
     """
-    paths = [root / name for name in _names(split)]
-    np.save(paths[0], images)
+    paths, packed = [root / name for name in _names(split)], None
+    for place, image in enumerate(images):
+        if packed is None:
+            shape = (len(labels), *image.shape)
+            packed = np.lib.format.open_memmap(paths[0], "w+", np.uint8, shape)
+        packed[place] = image
+    packed.flush()
     np.save(paths[1], labels.astype(np.int64))
     paths[2].write_text("".join(f"{name}\n" for name in classes))
 

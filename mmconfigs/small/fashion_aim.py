@@ -1,6 +1,6 @@
-"""AIM without a prefix beside xtra.py: two lines change."""
+"""AIM without a prefix beside fashion_xtra.py: two lines change."""
 
-_base_ = ["xtra.py"]
+_base_ = ["fashion_xtra.py"]
 
 model = dict(
     mask=dict(_delete_=True, type="xtra_toolkit.TokenCausal"),

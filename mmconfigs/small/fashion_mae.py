@@ -1,6 +1,6 @@
-"""MAE beside xtra.py: the same encoder; MAE's projection and head are single linear layers."""
+"""MAE beside fashion_xtra.py: the same encoder; projection and head are single linear layers."""
 
-_base_ = ["xtra.py"]
+_base_ = ["fashion_xtra.py"]
 
 model = dict(
     mask=dict(_delete_=True, type="xtra_toolkit.RandomShown"),

@@ -1,0 +1,81 @@
+"""``xtra compare``: objectives beside each other on one's own images, within a budget of time."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("configs", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--data",
+    help="A folder with train/CLASS and test/CLASS, a folder with the four idx files of "
+    "Fashion-MNIST, or cifar10, which is downloaded.",
+)
+@click.option("--budget", default="2h", show_default=True, help="Time for all of it: 90m, 2h, 1d.")
+@click.option("--images", type=click.IntRange(1), help="Images a run sees, in place of a budget.")
+@click.option(
+    "--equal",
+    type=click.Choice(["images", "compute"]),
+    default="images",
+    show_default=True,
+    help="What the runs have in common: images seen, or FLOPs.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--labels", type=click.IntRange(50), default=10_000, show_default=True, help="Of the probes."
+)
+@click.option(
+    "--tune",
+    type=click.FloatRange(0, 1, min_open=True),
+    multiple=True,
+    default=(0.1,),
+    show_default=True,
+    help="Share of the training images with labels in fine-tuning; may be repeated.",
+)
+@click.option("--tune-epochs", type=click.IntRange(0), help="Default: what fits the budget; 0: no.")
+@click.option("--out", type=click.Path(path_type=Path), default="work_dirs/compare")
+@click.option("-o", "--option", "own", multiple=True, metavar="KEY=VALUE", help="Of the configs.")
+@click.option(
+    "--redraw",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Only write page and plot again, beside this JSON file of results.",
+)
+def compare(
+    configs: tuple[Path, ...], data: str | None, out: Path, redraw: Path | None, **options: Any
+) -> None:
+    """Compare pretraining configs on one's own images: pretrain, probe, fine-tune, report.
+
+    CONFIGS are pretraining configs. Each is trained with several seeds by mim train, on the same
+    images and for as long as the budget allows; 60 % of it goes to pretraining and 30 % to
+    fine-tuning. The frozen encoders are probed by logistic regression, nearest neighbours and an
+    attentive probe, and fine-tuned on a share of the labels. Raw pixels, a random encoder and
+    training from scratch stand beside them.
+
+    Results go to compare.json in OUT after each measurement, with compare.md and compare.png drawn
+    from it; the page of xtra report is report.html. A command that was stopped goes on where it
+    was when it is given again, with more seeds or more configs if these are asked for.
+    """
+    if not redraw and not (configs and data):
+        raise click.UsageError("name at least one config, and the images with --data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+        from xtra_toolkit.cli.report import write_page
+        from xtra_toolkit.comparison.compare import start
+        from xtra_toolkit.comparison.report import write_report
+        from xtra_toolkit.comparison.results import Results
+        from xtra_toolkit.report.runs import find_runs
+
+        if redraw:
+            write_report(Results(redraw), redraw.with_suffix(""))
+            click.echo(f"{redraw.with_suffix('.md')}, {redraw.with_suffix('.png')}: written")
+            return
+        comparison = start(configs, data, out, **options)
+        comparison.run()
+        write_page(find_runs([out / "runs"]), out / "report.html")
+        click.echo(f"\n{comparison.results.table()}\n")
+        for line in comparison.results.sentences():
+            click.echo(line)
+        click.echo(f"{out / 'compare.md'}, {out / 'compare.png'}: written")

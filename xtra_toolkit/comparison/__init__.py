@@ -1,0 +1,1 @@
+"""What ``xtra compare`` and ``xtra demo`` run: images, pretraining, probes, results, plots."""

@@ -1,0 +1,154 @@
+"""Any labelled images, packed at one size, so that every run of a comparison reads the same ones.
+
+Shape legend: N images, C channels, S pixels along each side.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from xtra_toolkit.data.packed import write_packed
+from xtra_toolkit.data.pillow import decode
+from xtra_toolkit.progress import watched
+
+SPLITS = dict(train=("train",), test=("test", "val", "validation"))
+IDX = dict(train="train", test="t10k")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
+Reader = Callable[[int], np.ndarray]  # the number of an image to its pixels (H, W, C)
+
+
+def pack(
+    data: str, out: Path, size: int, channels: int = 3, limits: dict[str, int] | None = None
+) -> Path:
+    """Pack a labelled data set once, in an order that a fixed seed shuffles.
+
+    Images are scaled until their shorter side has ``size`` pixels, and cropped at the centre.
+
+    Args:
+        data: A folder with train/CLASS and test/CLASS (or val/CLASS), a folder with the four idx
+            files of Fashion-MNIST or MNIST, or ``'cifar10'``, which is downloaded.
+        out: Folder that receives one folder for each size.
+        size: S.
+        channels: 3 for RGB, 1 for grey.
+        limits: How many images of a split to pack at most; all where a split is not named.
+
+    Returns:
+        The folder that :class:`xtra_toolkit.PackedImages` reads. ``packed.json`` in it says how
+        many images each split had.
+
+    Raises:
+        ValueError: ``data`` is none of the three, a split has no images, or the splits have
+            different classes.
+    """
+    limits = limits or {}
+    name = "_".join([f"{size}px", f"{channels}ch", *(f"{s}{n}" for s, n in sorted(limits.items()))])
+    folder = out / name
+    if (folder / "packed.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {split: _find(data, split, out) for split in SPLITS}
+    if (ours := found["train"][2]) != (theirs := found["test"][2]):
+        odd = sorted(set(ours) ^ set(theirs))[:3]
+        raise ValueError(
+            f"The training images of {data} have {len(ours)} classes and its test images "
+            f"{len(theirs)}; only one of them has {', '.join(odd)}. Both need the same classes."
+        )
+    for split, (read, labels, classes) in found.items():
+        order = np.random.default_rng(0).permutation(len(labels))[: limits.get(split)]
+        images = (fit(read(int(i)), size, channels) for i in watched(order, f"packing {split}"))
+        write_packed(folder, split, images, labels[order], classes)
+    counts = {split: len(labels) for split, (_, labels, _) in found.items()}
+    (folder / "packed.json").write_text(json.dumps(dict(data=name_of(data), images=counts)))
+    return folder
+
+
+def name_of(data: str) -> str:
+    """Return the data set's name for a report: the folder's own name, without its path."""
+    return Path(data).resolve().name if Path(data).exists() else data
+
+
+def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Scale and crop an image (H, W, 1 or 3) to (S, S, C)."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    width, height = picture.size
+    scale = size / min(width, height)
+    if scale != 1:
+        sides = [max(round(side * scale), size) for side in (width, height)]
+        picture = picture.resize(sides, Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in picture.size)
+    picture = picture.crop((left, top, left + size, top + size))
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def _find(data: str, split: str, out: Path) -> tuple[Reader, np.ndarray, list[str]]:
+    """Return how to read the images of a split, their labels and the names of the classes."""
+    if data == "cifar10" and not Path(data).is_dir():
+        return _cifar10(split, out)
+    folder = Path(data).expanduser()
+    for path in _idx(folder, split):
+        if path.exists():
+            return _read_idx(folder, split)
+    for name in SPLITS[split]:
+        if (folder / name).is_dir():
+            return _read_folder(folder / name)
+    raise ValueError(
+        f"{data} was given as the data set. It must be a folder with train/CLASS and test/CLASS "
+        "(or val/CLASS), a folder with the four idx files of Fashion-MNIST (packed or not), or "
+        f"cifar10, which is downloaded; no {split} images were found there."
+    )
+
+
+def _read_folder(root: Path) -> tuple[Reader, np.ndarray, list[str]]:
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+    files = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in ENDINGS
+    ]
+    if not files:
+        raise ValueError(f"No images in {root}; its sub-folders are the classes.")
+
+    def read(index: int) -> np.ndarray:
+        path = files[index][0]
+        try:
+            return np.ascontiguousarray(decode(path.read_bytes())[..., ::-1])
+        except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, ...
+            raise ValueError(f"{path} cannot be read: {error}. Mend or remove it.") from error
+
+    return read, np.array([label for _, label in files]), classes
+
+
+def _idx(folder: Path, split: str) -> list[Path]:
+    return [folder / f"{IDX[split]}-images-idx3-ubyte{end}" for end in ("", ".gz")]
+
+
+def _read_idx(folder: Path, split: str) -> tuple[Reader, np.ndarray, list[str]]:
+    def content(kind: str) -> bytes:
+        path = folder / f"{IDX[split]}-{kind}-ubyte"
+        packed = path.with_name(f"{path.name}.gz")
+        try:
+            return path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read, packed (.gz) or not: {error}.") from error
+
+    images = np.frombuffer(content("images-idx3"), np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    labels = np.frombuffer(content("labels-idx1"), np.uint8, offset=8).astype(np.int64)
+    return images.__getitem__, labels, [str(label) for label in range(labels.max() + 1)]
+
+
+def _cifar10(split: str, out: Path) -> tuple[Reader, np.ndarray, list[str]]:
+    from mmpretrain.datasets import CIFAR10
+
+    root = out / "download"
+    root.mkdir(parents=True, exist_ok=True)
+    data = CIFAR10(data_root=str(root), split=split, download=True)
+    labels = np.array(data.get_gt_labels())
+    return lambda i: np.asarray(data.get_data_info(i)["img"]), labels, list(data.CLASSES)

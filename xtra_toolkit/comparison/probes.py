@@ -1,0 +1,155 @@
+"""Probes of a frozen encoder: logistic regression, attentive probe, nearest neighbours.
+
+The settings that a probe has are chosen on a fifth of the labelled training images; the test
+images are used once.
+
+Shape legend: N images, T tokens, D width.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+import xtra_toolkit.models  # noqa: F401, registers them
+from xtra_toolkit.engine.inference import inference
+from xtra_toolkit.engine.neighbours import Bank, vote
+
+STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # C of scikit-learn: 1 / weight decay
+RATES = (5e-4, 2e-3, 8e-3)  # of the attentive probe
+HELD_OUT = 5  # one image of five
+
+
+class Labelled(NamedTuple):
+    """Images or features with labels."""
+
+    x: Tensor  # (N, ...)
+    y: Tensor  # (N,)
+
+    def split(self) -> tuple["Labelled", "Labelled"]:
+        """Return what a setting is trained on, and what it is chosen on."""
+        held = torch.arange(len(self.y)) % HELD_OUT == 0
+        return Labelled(self.x[~held], self.y[~held]), Labelled(self.x[held], self.y[held])
+
+
+def load_images(config: Config, packed: Path, split: str, count: int | None = None) -> Labelled:
+    """Return the first packed images of a split, normalised as the config says: (N, C, H, W)."""
+    images = np.load(packed / f"{split}_images.npy", mmap_mode="r")[:count]
+    labels = np.load(packed / f"{split}_labels.npy")[:count]
+    given = config.model.data_preprocessor
+    mean, std = (torch.tensor(given[key], dtype=torch.float32) for key in ("mean", "std"))
+    pixels = (torch.from_numpy(np.array(images)) - mean) / std
+    return Labelled(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels))
+
+
+def build_encoder(config: Config, checkpoint: Path | None, seed: int = 0) -> nn.Module:
+    """Return the encoder of a pretraining config under its own mask, in evaluation mode.
+
+    Without a checkpoint its weights are random, drawn from ``seed``.
+    """
+    init_default_scope("mmpretrain")
+    backbone = dict(config.model.backbone, mask=config.model.mask, out_type="featmap")
+    if checkpoint:
+        init = dict(type="Pretrained", checkpoint=str(checkpoint), prefix="backbone.")
+        backbone["init_cfg"] = init
+    torch.manual_seed(seed)
+    encoder = MODELS.build(backbone)
+    encoder.init_weights()
+    return encoder.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def tokens_of(encoder: nn.Module, images: Labelled, batch: int = 250) -> Labelled:
+    """Return the last layer's patch tokens after the final norm, (N, T, D) in float16."""
+    device, found = next(encoder.parameters()).device, []
+    for part in images.x.split(batch):
+        with inference(encoder):
+            found.append(encoder(part.to(device))[-1].flatten(2).transpose(1, 2).half().cpu())
+    return Labelled(torch.cat(found), images.y)
+
+
+def pool(tokens: Labelled) -> Labelled:
+    """Return the mean over the tokens, (N, D) in float32."""
+    return Labelled(tokens.x.float().mean(1), tokens.y)
+
+
+def linear(train: Labelled, test: Labelled) -> float:
+    """Return the accuracy of a logistic regression on standardised features (N, D), in per cent."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fit(given: Labelled, strength: float):  # noqa: ANN202, scikit-learn loads late
+        model = LogisticRegression(C=strength, max_iter=500, tol=1e-3)
+        return make_pipeline(StandardScaler(), model).fit(given.x.numpy(), given.y.numpy())
+
+    learned, chosen = train.split()
+    scores = [fit(learned, c).score(chosen.x.numpy(), chosen.y.numpy()) for c in STRENGTHS]
+    best = fit(train, STRENGTHS[int(np.argmax(scores))])
+    return 100 * best.score(test.x.numpy(), test.y.numpy())
+
+
+def nearest(train: Labelled, test: Labelled, k: int = 20) -> float:
+    """Return the accuracy of the votes of the nearest features (N, D) by cosine, in per cent."""
+    bank = Bank(F.normalize(train.x, dim=1), train.y)
+    classes, k = int(train.y.max()) + 1, min(k, len(train.y))
+    guesses = [
+        vote(F.normalize(x, dim=1), bank, classes, k, temperature=0.07).argmax(1)
+        for x in test.x.split(1000)
+    ]
+    return 100 * float((torch.cat(guesses) == test.y).float().mean())
+
+
+def attentive(
+    train: Labelled, test: Labelled, heads: int, epochs: int = 10, batch: int = 250
+) -> float:
+    """Return the accuracy of the attentive probe on tokens (N, T, D), in per cent.
+
+    Args:
+        train, test: Tokens with labels.
+        heads: Heads of the probe.
+        epochs: How often it sees each image.
+        batch: Images of a step.
+    """
+    learned, chosen = train.split()
+    scores = _fit_attentive(learned, chosen, heads, RATES, epochs, batch)
+    best = RATES[int(np.argmax(scores))]
+    return _fit_attentive(train, test, heads, (best,), epochs, batch)[0]
+
+
+def _fit_attentive(
+    train: Labelled, test: Labelled, heads: int, rates: tuple, epochs: int, batch: int
+) -> list[float]:
+    """Train one probe for each rate on shared batches; return their accuracies in per cent."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    probe = dict(type="xtra_toolkit.AttentiveProbe", num_heads=heads)
+    sweep = dict(num_classes=int(train.y.max()) + 1, in_channels=train.x.shape[-1])
+    sweep = MODELS.build(dict(type="xtra_toolkit.ProbeSweep", rates=rates, probe=probe, **sweep))
+    sweep.init_weights()
+    sweep.to(device)
+    groups = [
+        dict(params=member.parameters(), lr=rate)
+        for rate, member in zip(rates, sweep.probes, strict=True)
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.1)
+    steps = epochs * -(-len(train.y) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(rates), total_steps=steps)
+    for _ in range(epochs):
+        for pick in torch.randperm(len(train.y)).split(batch):
+            logits = sweep((train.x[pick].float().to(device),))
+            labels = train.y[pick].to(device)
+            sum(F.cross_entropy(logits[:, i], labels) for i in range(len(rates))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    sweep.eval()
+    with torch.no_grad():
+        guesses = [sweep((x.float().to(device),)).argmax(-1).cpu() for x in test.x.split(batch)]
+    hits = torch.cat(guesses) == test.y[:, None]
+    return (100 * hits.float().mean(0)).tolist()
