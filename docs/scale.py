@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from xtra_toolkit.show.cost import count, flops
+from xtra_toolkit.visualization.objectives.cost import count, flops
 
 CONFIGS = Path(__file__).parents[1] / "mmconfigs"
 # DGX H100 (NVIDIA's data sheet): bf16 without sparsity, NVLink one way, and a 400 Gb/s port a GPU

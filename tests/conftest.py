@@ -9,7 +9,7 @@ import os
 import uuid
 
 import pytest
-from faults import TRIES, fault, table  # noqa: F401  a fixture
+from helpers.faults import TRIES, fault, table  # noqa: F401  a fixture
 
 
 def pytest_configure(config):

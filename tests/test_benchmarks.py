@@ -6,10 +6,10 @@ import math
 from itertools import product
 from pathlib import Path
 
-import layouts
 import pytest
 import torch
-from builds import arch
+from helpers import layouts
+from helpers.builds import arch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.runner import Runner

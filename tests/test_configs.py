@@ -3,11 +3,13 @@
 import difflib
 from pathlib import Path
 
-import builds  # noqa: F401, sets the scope
 import numpy as np
-import photographs
 import pytest
 import torch
+from helpers import (
+    builds,  # noqa: F401, sets the scope
+    photographs,
+)
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import photographs
 import pytest
 import torch
+from helpers import photographs
 
 ROOT = Path(__file__).parents[1]
 

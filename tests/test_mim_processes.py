@@ -1,7 +1,7 @@
 """The real launcher with two processes."""
 
-import photographs
 import pytest
+from helpers import photographs
 from test_mim import mim, scalars
 
 

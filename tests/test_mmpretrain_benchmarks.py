@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-import builds  # noqa: F401, sets the scope
 import mmpretrain
-import photographs
 import pytest
 import torch
+from helpers import (
+    builds,  # noqa: F401, sets the scope
+    photographs,
+)
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS

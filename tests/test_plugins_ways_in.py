@@ -61,8 +61,8 @@ def test_the_page_has_every_file():
 
 
 def test_a_file(place):
-    planner = built(place / "row_digits.py").planner
-    assert planner.pair == "RowCausal × NextBlock" and planner.bounds.keep == 56
+    objective = built(place / "row_digits.py").objective
+    assert objective.pair == "RowCausal × NextBlock" and objective.bounds.num_computed == 56
 
 
 def test_an_installed_package(place, monkeypatch):
@@ -71,11 +71,11 @@ def test_an_installed_package(place, monkeypatch):
     monkeypatch.syspath_prepend(place / "site")
     plugins.load_plugins()
     assert not plugins.FAILED
-    assert built(place / "installed_digits.py").planner.pair == "RowCausal × NextBlock"
+    assert built(place / "installed_digits.py").objective.pair == "RowCausal × NextBlock"
 
 
 def test_a_scope(place):
-    assert built(place / "scope_digits.py").planner.pair == "Columns × NextContrast"
+    assert built(place / "scope_digits.py").objective.pair == "Columns × NextContrast"
 
 
 def test_the_kits_test(place):
@@ -208,8 +208,8 @@ def test_a_malformed_file_of_entry_points_is_named_and_breaks_no_other(text, pla
     plugins.load_plugins()
     assert "entry_points.txt cannot be read" in plugins.FAILED["broken"]
     assert build_mask(dict(type="xtra_toolkit.RowCausal")).random is False
-    shown = list(env.plugins())
-    assert [line for line in shown if "broken, failed: its entry_points.txt" in line]
+    visible = list(env.plugins())
+    assert [line for line in visible if "broken, failed: its entry_points.txt" in line]
 
 
 def test_an_entry_point_that_names_no_module_is_named(place):

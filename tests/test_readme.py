@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builds import pretrainer
+from helpers.builds import pretrainer
 from mmpretrain.registry import MODELS
 from test_mmpretrain_benchmarks import AT_256, OURS, POOLED
 
@@ -57,7 +57,9 @@ def test_a_mask_of_your_own(monkeypatch):
     monkeypatch.setattr(MASKS, "_module_dict", dict(MASKS.module_dict))
     exec(block("class RowCausal"), {"__name__": "my_masks"})
     model = pretrainer(dict(type="RowCausal"), "block")
-    assert model.planner.bounds.keep == 56 and "7 predictions" in model.planner.certificate
+    assert (
+        model.objective.bounds.num_computed == 56 and "7 predictions" in model.objective.certificate
+    )
 
 
 def test_every_config_and_folder_that_is_named_exists():

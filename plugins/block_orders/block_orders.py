@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xtra_toolkit.masks import draws
+from xtra_toolkit.masks import mask_rng
 from xtra_toolkit.registry import ORDERS
 
 
@@ -95,7 +95,7 @@ class RandomOrder:
     def __call__(
         self, rows: int, cols: int, batch: int = 1, generator: torch.Generator | None = None
     ) -> Tensor:
-        g, units = draws(generator), rows * cols
+        g, units = mask_rng(generator), rows * cols
         noise = g.rand(batch, units) if self.per_image else g.shared.rand(units)
         return noise.argsort(dim=-1, stable=True)
 

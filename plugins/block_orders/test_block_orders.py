@@ -9,9 +9,9 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Reordered, TokenCausal, build_mask
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.registry import ORDERS as ORDER_REGISTRY
 from xtra_toolkit.targets import NextBlock
 from xtra_toolkit.testing import check_mask
@@ -114,10 +114,12 @@ def test_a_spiral_of_blocks_on_the_image():
 def test_an_order_for_each_image_is_refused_until_the_source_is_told():
     mask = Reordered(BlockCausal(2), ORDERS["random"])
     with pytest.raises(ValueError, match="nothing tells the model where its target lies"):
-        Planner(mask, NextBlock(), PatchGrid(4, 4))
-    told = Planner(mask, NextBlock(positioned=True), PatchGrid(4, 4))
-    assert told.bounds.keep == 12 and "not told which" not in told.certificate
-    shared = Planner(Reordered(TokenCausal(), ORDERS["shared"]), NextBlock(), PatchGrid(4, 4))
+        certify_objective(mask, NextBlock(), PatchGrid(4, 4))
+    told = certify_objective(mask, NextBlock(positioned=True), PatchGrid(4, 4))
+    assert told.bounds.num_computed == 12 and "not told which" not in told.certificate
+    shared = certify_objective(
+        Reordered(TokenCausal(), ORDERS["shared"]), NextBlock(), PatchGrid(4, 4)
+    )
     assert "not told which" in shared.certificate
 
 

@@ -12,9 +12,9 @@ from mmpretrain.registry import MODELS
 from scipy.fft import dctn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, RandomShown, TokenCausal
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.testing import check_target
 
@@ -91,11 +91,11 @@ def test_half_precision_does_not_reach_the_filter(images):
 )
 def test_any_target_keeps_its_links_and_predicts_the_filtered_image(mask, inner, images):
     target = LowPass(inner, 0.1)
-    planner, plain = Planner(mask, target, GRID), Planner(mask, inner, GRID)
-    for ours, theirs in zip(planner.links, plain.links, strict=True):
-        assert torch.equal(ours.sources, theirs.sources)
-        assert torch.equal(ours.targets, theirs.targets)
-    assert planner.bounds.keep == plain.bounds.keep and target.width(GRID) == 48
+    objective, plain = certify_objective(mask, target, GRID), certify_objective(mask, inner, GRID)
+    for ours, theirs in zip(objective.links, plain.links, strict=True):
+        assert torch.equal(ours.source_positions, theirs.source_positions)
+        assert torch.equal(ours.target_positions, theirs.target_positions)
+    assert objective.bounds.num_computed == plain.bounds.num_computed and target.width(GRID) == 48
     values = target.values(images, GRID)
     assert torch.equal(GRID.unpatchify(values), target.filter(images))
     variance, mean = torch.var_mean(target.normalise(values), -1)
@@ -108,7 +108,7 @@ def test_a_filtered_target_holds_light_of_its_neighbours_and_stays_unseen():
     model.init_weights()
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
     plan, grid = model.plan(images), model.backbone.grid
-    goal, out = model.goals(images, plan)[0][0, 4], model.reconstruct(images, plan)[0][0, 4]
+    goal, out = model.target_values(images, plan)[0][0, 4], model.reconstruct(images, plan)[0][0, 4]
     light, seen = (
         grid.patchify(torch.autograd.grad(x.square().sum(), images)[0])[0].abs().sum(-1) > 0
         for x in (goal, out)
@@ -147,7 +147,7 @@ def test_cutoffs_that_are_no_frequency(kind, cutoff):
 
 def test_filters_that_leave_nothing():
     with pytest.raises(ValueError, match=r"only the mean of an image of 32×24 px.*0\.015625"):
-        Planner(BlockCausal(2), LowPass(INNER, 0.01), GRID)
+        certify_objective(BlockCausal(2), LowPass(INNER, 0.01), GRID)
     with pytest.raises(ValueError, match="sigma=0; it is in pixels, above 0"):
         Blur(INNER, 0)
     with pytest.raises(ValueError, match=r"unknown target .*NextDream"):
@@ -164,7 +164,7 @@ def test_they_keep_the_contract_of_a_target(kind):
 
 def test_the_certificate_says_that_neighbours_may_be_seen():
     target = LowPass(dict(type="xtra_toolkit.NextToken"), 0.1)
-    certificate = Planner(BlockCausal(1), target, GRID).certificate
+    certificate = certify_objective(BlockCausal(1), target, GRID).certificate
     assert "the values of a target depend on pixels of other tokens, which the" in certificate
 
 

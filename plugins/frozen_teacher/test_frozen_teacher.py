@@ -11,9 +11,9 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, RandomShown, TokenCausal
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.testing import check_target
 
@@ -155,8 +155,8 @@ def test_a_model_by_its_name_in_mmpretrain(tmp_path):
     ],
 )
 def test_any_target_keeps_its_links(mask, inner, groups, make):
-    planner = Planner(mask, FrozenTeacher(make()[0], inner), GRID)
-    assert planner.links[0].targets.shape[1] == groups
+    objective = certify_objective(mask, FrozenTeacher(make()[0], inner), GRID)
+    assert objective.links[0].target_positions.shape[1] == groups
 
 
 def test_no_pixel_of_the_next_block_moves_the_prediction_of_its_features(make, images):

@@ -10,7 +10,7 @@ from mmengine.model import ExponentialMovingAverage, is_model_wrapper
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
-from xtra_toolkit.masks import Bidirectional, Mask, draws
+from xtra_toolkit.masks import Bidirectional, Mask, mask_rng
 from xtra_toolkit.registry import HOOKS, MASKS, MODELS
 from xtra_toolkit.targets import MaskedPatches
 
@@ -40,7 +40,7 @@ class MultiBlock:
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        g = draws(generator)
+        g = mask_rng(generator)
         n, shape = self.shown_tokens(grid), (batch, self.blocks)
         (h, w), device = self.block_size, g.device
         top, left = (
@@ -53,9 +53,9 @@ class MultiBlock:
         noise = noise.scatter(1, blocks.transpose(0, 1).flatten(1), 2.0)  # no context there
         context = noise.argsort(dim=1, stable=True)[:, :n].sort(1).values
         order = torch.cat([context.repeat(self.blocks, 1), blocks.flatten(0, 1)], 1)
-        shown = torch.arange(order.shape[1], device=device) < n
+        visible = torch.arange(order.shape[1], device=device) < n
         step = torch.zeros(order.shape[1], dtype=torch.long, device=device)
-        return Mask(order, step, shown=shown, given=shown, copies=self.blocks)
+        return Mask(order, step, visible=visible, context=visible, masks_per_image=self.blocks)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """The whole image."""

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask
 from xtra_toolkit.models.positions import sincos
-from xtra_toolkit.show.cost import parts
 from xtra_toolkit.testing import check_mask, check_target
+from xtra_toolkit.visualization.objectives.cost import parts
 
 HERE = Path(__file__).parent
 
@@ -82,9 +82,15 @@ def test_the_originals_numbers(golden):
 
     context, targets = golden["context"], golden["targets"]
     order = torch.cat([context.repeat(4, 1), targets.flatten(0, 1)], 1)
-    shown = torch.arange(30) < 21
-    drawn = Mask(order, torch.zeros(30, dtype=torch.long), shown=shown, given=shown, copies=4)
-    model.planner.mask = lambda *_: drawn
+    visible = torch.arange(30) < 21
+    drawn = Mask(
+        order,
+        torch.zeros(30, dtype=torch.long),
+        visible=visible,
+        context=visible,
+        masks_per_image=4,
+    )
+    model.objective.mask = lambda *_: drawn
     images = golden["images"]
     plan = model.plan(images)
 
@@ -92,9 +98,9 @@ def test_the_originals_numbers(golden):
     torch.testing.assert_close(encoded, golden["context_out"], rtol=0, atol=1e-5)
     with torch.no_grad():
         values = model.target_generator.values(images, model.backbone.grid)
-        (goals,) = model.goals(images, plan)
+        (target_values,) = model.target_values(images, plan)
     torch.testing.assert_close(values, golden["teacher_out"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(goals, golden["target_values"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(target_values, golden["target_values"], rtol=0, atol=1e-5)
     (predictions,) = model.reconstruct(images, plan)
     torch.testing.assert_close(predictions, golden["predictions"], rtol=0, atol=1e-5)
 
@@ -113,7 +119,7 @@ def test_blocks_lie_in_the_image_and_no_context_in_a_block():
     grid, factory = PatchGrid(8, 12), latent_targets.MultiBlock((3, 4), blocks=4)
     mask = factory(grid, 16, torch.Generator().manual_seed(1)).check(grid)
     n = factory.shown_tokens(grid)
-    assert n == 96 - 48 and mask.order.shape == (4 * 16, n + 12) and mask.copies == 4
+    assert n == 96 - 48 and mask.order.shape == (4 * 16, n + 12) and mask.masks_per_image == 4
     blocks = mask.order[:, n:].view(4, 16, 3, 4)
     assert (blocks.diff(dim=-1) == 1).all() and (blocks.diff(dim=-2) == 12).all()
     assert (blocks[..., 0] // 12 == blocks[..., 3] // 12).all()  # no block goes over an edge
@@ -182,8 +188,8 @@ def test_the_momentum_grows_towards_its_end():
 def test_they_keep_the_contract():
     multi = dict(type="xtra_toolkit.MultiBlock", block_size=2, blocks=2)
     check_mask(multi, dict(type="xtra_toolkit.MaskedPatches"), whole=False)
-    shown = dict(type="xtra_toolkit.RandomShown")
-    check_target(dict(type="xtra_toolkit.LatentPatches"), shown)
+    visible = dict(type="xtra_toolkit.RandomShown")
+    check_target(dict(type="xtra_toolkit.LatentPatches"), visible)
 
 
 def test_data2vec_averages_layers_without_the_final_norm():
@@ -217,7 +223,10 @@ def test_the_config_of_the_readme_is_built():
     with torch.device("meta"):
         model = MODELS.build(readme()["model"])
     model.loss(torch.empty(2, 3, 224, 224, device="meta"))["loss"].backward()
-    assert model.planner.bounds.encoded == 256 - 4 * 42 and model.planner.bounds.keep == 130
+    assert (
+        model.objective.bounds.num_encoded == 256 - 4 * 42
+        and model.objective.bounds.num_computed == 130
+    )
     cost = {part.name: part for part in parts(model, "cpu")}
     assert cost["target"].parameters == cost["encoder"].parameters
     assert cost["target"].flops > cost["encoder"].flops  # all 256 tokens, and 88

@@ -75,7 +75,7 @@ class NestedBlocks:
             divide the next.
     """
 
-    random = True  # of the planner: not the same each time; all stages are certified
+    random = True  # of the objective: not the same each time; all stages are certified
 
     def __init__(self, sizes: Sequence[int]):
         self.sizes = nesting(type(self).__name__, sizes)
@@ -147,7 +147,7 @@ class BlockSizeCurriculum(Hook):
     @staticmethod
     def _mask(runner: Any) -> Any:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        return model.planner.mask
+        return model.objective.mask
 
 
 @cache

@@ -12,9 +12,9 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from multiscale_blocks import BlockSizeCurriculum, MultiscaleBlocks, NestedBlocks
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import NextBlock, NextToken
 from xtra_toolkit.testing import check_mask
 
@@ -68,7 +68,7 @@ def test_a_head_for_each_pair_of_sizes_and_no_dead_work():
     model = build()
     sizes = [(p[0].in_features // 32, p[2].out_features // 48) for p in model.head.predictors]
     assert sizes == [(16, 16), (16, 4), (4, 4), (4, 1), (1, 1)]
-    assert model.planner.bounds.keep == 63  # all but the last block, of one token
+    assert model.objective.bounds.num_computed == 63  # all but the last block, of one token
 
 
 def test_nested_stages_by_hand():
@@ -82,7 +82,9 @@ def test_nested_stages_by_hand():
 
 def test_the_coarsest_stage_is_block_causal_and_a_finer_one_sees_less():
     grid = PatchGrid(8, 12)
-    fine, middle, coarse = (mask.visible()[0] for mask in NestedBlocks([1, 2, 4]).extremes(grid))
+    fine, middle, coarse = (
+        mask.attention_mask()[0] for mask in NestedBlocks([1, 2, 4]).extremes(grid)
+    )
     assert not (fine & ~middle).any() and not (middle & ~coarse).any()
     mask, xtra = NestedBlocks([1, 2, 4])(grid), BlockCausal(4)(grid)
     assert torch.equal(mask.step, xtra.step)
@@ -99,13 +101,13 @@ def test_no_pixel_of_a_target_moves_its_prediction_and_the_seen_ones_do(mask):
     model = build(mask)
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
     plan = model.plan(images)
-    drawn = model.planner.mask(model.backbone.grid)
+    drawn = model.objective.mask(model.backbone.grid)
     for group, outs in zip(plan.groups, model.reconstruct(images, plan), strict=True):
         for g in range(0, outs.shape[1], 7):
             (grad,) = torch.autograd.grad(outs[0, g].square().sum(), images, retain_graph=True)
             moved = model.backbone.grid.patchify(grad)[0].abs().sum(-1) > 0
             assert not moved[group.tokens[0, g]].any()
-            seen = drawn.step <= drawn.step[group.sources[0, g].max()]
+            seen = drawn.step <= drawn.step[group.source_positions[0, g].max()]
             assert torch.equal(moved[drawn.order], seen)
 
 
@@ -114,11 +116,11 @@ def test_stages_share_all_shapes_and_the_dead_work_and_differ_in_what_is_seen():
     images = torch.randn(2, 3, 32, 32)
     losses, (features,) = [], model.extract_feat(images)
     for stage in range(3):
-        model.planner.mask.stage = stage
+        model.objective.mask.stage = stage
         plan = model.plan(images)
-        assert plan.keep == 48 and [g.tokens.shape for g in plan.groups] == [(1, 3, 16)]
+        assert plan.num_computed == 48 and [g.tokens.shape for g in plan.groups] == [(1, 3, 16)]
         losses.append(model.loss(images)["loss"].item())
-        probed = model.planner.mask.for_features(model.backbone.grid)  # the last, in any stage
+        probed = model.objective.mask.for_features(model.backbone.grid)  # the last, in any stage
         assert torch.equal(probed.step, torch.arange(64) // 16)
         torch.testing.assert_close(model.extract_feat(images)[0], features)
     assert len(set(losses)) == 3
@@ -138,7 +140,7 @@ def test_the_loss_falls(mask):
 
 
 def runner_of(epoch=0, max_epochs=30, **mask):
-    model = SimpleNamespace(planner=SimpleNamespace(mask=NestedBlocks(**mask)))
+    model = SimpleNamespace(objective=SimpleNamespace(mask=NestedBlocks(**mask)))
     logger = SimpleNamespace(info=lambda text: None)
     return SimpleNamespace(model=model, epoch=epoch, max_epochs=max_epochs, logger=logger)
 
@@ -150,12 +152,12 @@ def test_the_stage_follows_from_the_epoch_alone(epoch, stage):
     runner, hook = runner_of(epoch, sizes=[1, 2, 4]), HOOKS.build(config)
     hook.before_train(runner)
     hook.before_train_epoch(runner)
-    assert runner.model.planner.mask.stage == stage
+    assert runner.model.objective.mask.stage == stage
 
 
 def test_a_runner_goes_through_the_stages(tmp_path):
     model, stages = build(readme(2)["model"]["mask"]), []
-    model.head.register_forward_pre_hook(lambda *_: stages.append(model.planner.mask.stage))
+    model.head.register_forward_pre_hook(lambda *_: stages.append(model.objective.mask.stage))
     image = dict(inputs=torch.zeros(3, 32, 32), data_samples=DataSample())
     Runner(
         model=model,
@@ -191,8 +193,8 @@ def test_masks_that_do_not_fit():
         with pytest.raises(ValueError, match="no place for a token without pixels"):
             mask(PatchGrid(8, 8, extra=1))
     with pytest.raises(ValueError, match="can see patch"):  # stage 2, though stage 0 would do
-        Planner(NestedBlocks([2, 1]), NextToken(), GRID)
-    assert Planner(NestedBlocks([2, 1]), NextBlock(), GRID).bounds.keep == 12
+        certify_objective(NestedBlocks([2, 1]), NextToken(), GRID)
+    assert certify_objective(NestedBlocks([2, 1]), NextBlock(), GRID).bounds.num_computed == 12
 
 
 def test_curricula_that_do_not_fit():
@@ -204,7 +206,7 @@ def test_curricula_that_do_not_fit():
     with pytest.raises(ValueError, match="begins at epoch 30, and training has 30"):
         BlockSizeCurriculum([30]).before_train(runner_of(sizes=[1, 2]))
     runner = runner_of(sizes=[1])
-    runner.model.planner.mask = BlockCausal(2)
+    runner.model.objective.mask = BlockCausal(2)
     with pytest.raises(ValueError, match="the model's is BlockCausal"):
         BlockSizeCurriculum([10]).before_train(runner)
 

@@ -8,10 +8,10 @@ import torch
 from mmpretrain.registry import MODELS
 from sliding_window import SlidingWindow
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import TokenCausal
-from xtra_toolkit.plan import Links
+from xtra_toolkit.objective.compiler import certify_objective
+from xtra_toolkit.objective.plan import Links
 from xtra_toolkit.targets import MaskedPatches, NextToken
 from xtra_toolkit.testing import check_mask
 
@@ -27,7 +27,7 @@ def config():
 
 
 def test_the_window_by_hand():
-    rows = SlidingWindow(3)(PatchGrid(1, 5)).visible()[0].int().tolist()
+    rows = SlidingWindow(3)(PatchGrid(1, 5)).attention_mask()[0].int().tolist()
     assert rows == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
@@ -39,12 +39,14 @@ def test_the_window_by_hand():
 
 @pytest.mark.parametrize("window", [1, 3, 7])
 def test_each_row_has_w_entries_or_all_that_there_are(window):
-    rows = SlidingWindow(window)(GRID).check(GRID).visible()[0].sum(-1)
+    rows = SlidingWindow(window)(GRID).check(GRID).attention_mask()[0].sum(-1)
     assert rows.tolist() == [min(window, i + 1) for i in range(16)]
 
 
 def test_as_wide_as_the_image_it_is_token_causal():
-    assert torch.equal(SlidingWindow(16)(GRID).visible(), TokenCausal()(GRID).visible())
+    assert torch.equal(
+        SlidingWindow(16)(GRID).attention_mask(), TokenCausal()(GRID).attention_mask()
+    )
 
 
 class Back(NextToken):
@@ -62,8 +64,8 @@ class Back(NextToken):
 def test_the_certificate_follows_it_as_deep_as_the_layers(depth, reach):
     """Two tokens a layer; the target just out of reach is no leak."""
     with pytest.raises(ValueError, match="which reaches it through the layers"):
-        Planner(SlidingWindow(3), Back(reach), GRID, depth)
-    Planner(SlidingWindow(3), Back(reach + 1), GRID, depth)
+        certify_objective(SlidingWindow(3), Back(reach), GRID, depth)
+    certify_objective(SlidingWindow(3), Back(reach + 1), GRID, depth)
 
 
 def test_a_prediction_is_moved_by_what_the_layers_reach_and_by_nothing_else():
@@ -82,7 +84,7 @@ def test_the_readme_trains():
     torch.manual_seed(0)
     model = MODELS.build(config())
     model.init_weights()
-    assert "63 of 64 positions computed" in model.planner.certificate
+    assert "63 of 64 positions computed" in model.objective.certificate
     images, losses = torch.randn(4, 3, 32, 32), []
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     for _ in range(15):
@@ -101,7 +103,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="SlidingWindow has no place for a token without pixels"):
         SlidingWindow(3)(PatchGrid(2, 2, extra=1))
     with pytest.raises(ValueError, match="this mask shows every token"):
-        Planner(SlidingWindow(3), MaskedPatches(), GRID)
+        certify_objective(SlidingWindow(3), MaskedPatches(), GRID)
 
 
 def test_it_keeps_the_contract_of_a_mask():

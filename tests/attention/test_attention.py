@@ -6,9 +6,9 @@ import torch
 import xtra_toolkit.attention as door
 from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose
 from xtra_toolkit.attention import xformers as xf
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 GRID = PatchGrid(8, 8, (8, 8))
@@ -35,13 +35,18 @@ PAIRS = {
 
 def block_pattern(length, step):
     """Steps of equal width."""
-    stairs = tuple((i // step + 1) * step for i in range(length))
-    return Pattern("staircase", length, sees=torch.tensor([stairs]), stairs=stairs)
+    host_kv_lengths = tuple((i // step + 1) * step for i in range(length))
+    return Pattern(
+        "staircase",
+        length,
+        kv_lengths=torch.tensor([host_kv_lengths]),
+        host_kv_lengths=host_kv_lengths,
+    )
 
 
 def patterns(name):
     """Encoder and decoder patterns of a pair, for two images."""
-    plan = Planner(*PAIRS[name], GRID, (2, 2))(2, torch.device("cpu"), torch.Generator())
+    plan = certify_objective(*PAIRS[name], GRID, (2, 2))(2, torch.device("cpu"), torch.Generator())
     return plan.encoder, plan.decoder
 
 
@@ -73,7 +78,7 @@ def assert_as_eager(backend, pattern, dtype, tol):
 def test_back_ends_equal_eager(backend, name, dtype, tol):
     served = 0
     for pattern in patterns(name):
-        if BACKENDS[backend].refusal(qkv(pattern.length)[0][0], pattern) is None:
+        if BACKENDS[backend].unsupported_reason(qkv(pattern.length)[0][0], pattern) is None:
             assert_as_eager(backend, pattern, dtype, tol)
             served += 1
     assert served or (backend, name) in [("staircase", "prefix"), ("staircase", "window")]
@@ -132,7 +137,7 @@ def test_xformers_objects_only_to_the_machine(case, dtype):
     """For the inputs of B/16 at 256 px and H/14 at 224 px, forward and backward."""
     mask, target, image, patch, shapes = case
     grid = PatchGrid.of(image, patch)
-    plan = Planner(mask, target, grid, (1, 1))(2, torch.device("cpu"), torch.Generator())
+    plan = certify_objective(mask, target, grid, (1, 1))(2, torch.device("cpu"), torch.Generator())
     machine = ("device=cpu", "bf16 is only supported on A100+")
     for pattern in (plan.encoder, plan.decoder):
         for heads, dim in shapes:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from processes import on_two
+from helpers.processes import on_two
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint

@@ -12,19 +12,25 @@ def uneven(seed, length=700):
     """Steps of 1 to 150 positions."""
     widths = torch.randint(1, 150, (length,), generator=torch.Generator().manual_seed(seed))
     ends = widths.cumsum(0).clamp(max=length)
-    sees = ends[torch.searchsorted(ends, torch.arange(length), right=True)]
-    return Pattern("staircase", length, sees=sees[None], stairs=tuple(sees.tolist()))
+    kv_lengths = ends[torch.searchsorted(ends, torch.arange(length), right=True)]
+    return Pattern(
+        "staircase", length, kv_lengths=kv_lengths[None], host_kv_lengths=tuple(kv_lengths.tolist())
+    )
 
 
 @pytest.mark.parametrize("leaf", [1, 7, 256])
 @pytest.mark.parametrize("pattern", [block_pattern(600, 40), *map(uneven, range(4))])
 def test_the_parts_are_the_mask_each_pair_once(pattern, leaf):
     count = torch.zeros(pattern.length, pattern.length, dtype=int)
-    for rows, keys, sees in staircase.split(pattern.stairs, leaf):
+    for rows, keys, kv_lengths in staircase.split(pattern.host_kv_lengths, leaf):
         width = keys.stop - keys.start
-        own = torch.full((rows.stop - rows.start,), width) if sees is None else torch.tensor(sees)
+        own = (
+            torch.full((rows.stop - rows.start,), width)
+            if kv_lengths is None
+            else torch.tensor(kv_lengths)
+        )
         assert own.min() > 0 and own.max() == width
-        assert sees is None or len(sees) <= leaf
+        assert kv_lengths is None or len(kv_lengths) <= leaf
         count[rows, keys] += torch.arange(width) < own[:, None]
     assert torch.equal(count, pattern.dense("cpu")[0].int())
 
@@ -32,9 +38,9 @@ def test_the_parts_are_the_mask_each_pair_once(pattern, leaf):
 def test_work_is_the_area_of_the_mask():
     """Of 4,096 positions in steps of 64, 51 % is seen; leaves of 256 rows compute 53 %."""
     pattern = block_pattern(4096, 64)
-    parts = staircase.split(pattern.stairs, staircase.LEAF)
+    parts = staircase.split(pattern.host_kv_lengths, staircase.LEAF)
     computed = sum((r.stop - r.start) * (k.stop - k.start) for r, k, _ in parts)
-    assert computed / sum(pattern.stairs) < 1.05
+    assert computed / sum(pattern.host_kv_lengths) < 1.05
     assert len(parts) == 16 + 15  # leaves, and a rectangle for each halving
 
 
@@ -104,8 +110,8 @@ def test_it_runs(backend, way):
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_matmul_in_chunks(images, monkeypatch):
     """Masks of their own for three images, a chunk for one, for two and one, for all."""
-    sees = torch.stack([torch.arange(20).clamp(min=p) + 1 for p in (0, 4, 11)]).clamp(max=20)
-    pattern = Pattern("staircase", 20, sees=sees)
+    kv_lengths = torch.stack([torch.arange(20).clamp(min=p) + 1 for p in (0, 4, 11)]).clamp(max=20)
+    pattern = Pattern("staircase", 20, kv_lengths=kv_lengths)
     monkeypatch.setattr(matmul, "CHUNK", images * 4 * 2 * 20 * 20)
     g = torch.Generator().manual_seed(0)
     whole = torch.randn(3, 20, 3, 2, 8, generator=g).requires_grad_()

@@ -39,8 +39,8 @@ class Shape(NamedTuple):
     step: int
 
     def __str__(self) -> str:
-        named = {1: "causal", self.tokens: "no mask"}
-        step = named.get(self.step, f"step {self.step}")
+        get_attention = {1: "causal", self.tokens: "no mask"}
+        step = get_attention.get(self.step, f"step {self.step}")
         return f"{self.tokens} tokens, {step}, {self.images} × {self.heads} heads of {self.dim}"
 
 
@@ -63,8 +63,13 @@ def pattern_of(shape: Shape) -> Pattern:
         return Pattern("full", shape.tokens)
     if shape.step == 1:
         return Pattern("causal", shape.tokens)
-    stairs = tuple((i // shape.step + 1) * shape.step for i in range(shape.tokens))
-    return Pattern("staircase", shape.tokens, sees=torch.tensor([stairs]), stairs=stairs)
+    host_kv_lengths = tuple((i // shape.step + 1) * shape.step for i in range(shape.tokens))
+    return Pattern(
+        "staircase",
+        shape.tokens,
+        kv_lengths=torch.tensor([host_kv_lengths]),
+        host_kv_lengths=host_kv_lengths,
+    )
 
 
 def dense_sdpa(pattern: Pattern, device: str) -> Callable[..., Tensor]:
@@ -80,11 +85,11 @@ def dense_sdpa(pattern: Pattern, device: str) -> Callable[..., Tensor]:
 
 
 def flex(shape: Shape, device: str) -> Callable[..., Tensor]:
-    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def compute_kv_lengths(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return k // shape.step <= q // shape.step
 
     n = shape.tokens
-    mask = create_block_mask(sees, None, None, n, n, device=device)
+    mask = create_block_mask(compute_kv_lengths, None, None, n, n, device=device)
     compiled = torch.compile(flex_attention, fullgraph=True)
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -147,7 +152,7 @@ def sides(
     q.requires_grad_()
     made["dense SDPA"] = Side(dense_sdpa(pattern, device), shape, dtype, device)
     for name in BACKENDS:
-        if name in only and not BACKENDS[name].refusal(q, pattern):
+        if name in only and not BACKENDS[name].unsupported_reason(q, pattern):
 
             def call(q: Tensor, k: Tensor, v: Tensor, name: str = name) -> Tensor:
                 return attention(q, k, v, pattern, name)

@@ -100,7 +100,7 @@ def make(folder, entries, files):
     """Lists of the entries, files to look for, and shards: one of them, by many names."""
     import webdataset
 
-    from xtra_toolkit.data.shards import listed
+    from xtra_toolkit.data.datasets.shards import listed
 
     name = "n{0:08}/n{0:08}_{1}.JPEG\n".format
     names = "".join(name(i // 1000, i) for i in range(entries))

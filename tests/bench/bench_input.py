@@ -30,7 +30,7 @@ from sklearn.datasets import load_sample_images
 from spread import cell, row
 from torchvision.transforms import v2
 
-from xtra_toolkit.data import decoding
+from xtra_toolkit.data.image_reading import decoding
 
 SIZE = 256
 GPUS = (500, 1000, 2000, 4000)  # images/s

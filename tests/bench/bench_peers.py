@@ -104,8 +104,8 @@ def loss_under_seed(peer: Peer, seed: int = 5) -> float:
     generator = torch.Generator(peer.images.device).manual_seed(seed)
     torch.manual_seed(seed)
     model = peer.model
-    if hasattr(model, "planner"):
-        plan = model.planner(len(peer.images), peer.images.device, generator)
+    if hasattr(model, "objective"):
+        plan = model.objective(len(peer.images), peer.images.device, generator)
         model.plan = lambda *_: plan
     loss = peer.first_loss()
     vars(model).pop("plan", None)

@@ -3,7 +3,7 @@
     python tests/bench/bench_plan.py
     python tests/bench/bench_plan.py --device cuda --json plan.json
 
-A row is the planner of one pair of mask and target, called as the pretrainer calls it with the
+A row is the objective of one pair of mask and target, called as the pretrainer calls it with the
 seeds of the images, which go to the device first. The limits are 20 ms on two CPU cores and 2 ms on
 a GPU, for 256 images of 16×16 tokens.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from spread import row
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, PrefixCausal, RandomShown, Reordered
-from xtra_toolkit.masks.drawing import StepGenerator
+from xtra_toolkit.masks.rng import StepGenerator
+from xtra_toolkit.objective.compiler import CompiledObjective, certify_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "block_orders"))
@@ -41,12 +41,14 @@ def pairs() -> dict[str, tuple[Callable, torch.nn.Module]]:
     }
 
 
-def milliseconds(planner: Planner, batch: int, device: torch.device, calls: int) -> list[float]:
+def milliseconds(
+    objective: CompiledObjective, batch: int, device: torch.device, calls: int
+) -> list[float]:
     """Of each call; on a GPU until the plan is there, not until it is asked for."""
     times = []
     for call in range(calls + 3):
         start = time.perf_counter()
-        planner(batch, device, StepGenerator(list(range(batch)), call, device))
+        objective(batch, device, StepGenerator(list(range(batch)), call, device))
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - start))
@@ -63,7 +65,9 @@ def main() -> None:
     args = parser.parse_args()
     grid, rows = PatchGrid(args.side, args.side, (16, 16)), []
     for what, (mask, target) in pairs().items():
-        times = milliseconds(Planner(mask, target, grid), args.batch, args.device, args.calls)
+        times = milliseconds(
+            certify_objective(mask, target, grid), args.batch, args.device, args.calls
+        )
         rows.append(row(what, times, "ms"))
     print(f"{args.calls} plans of {args.batch} images on {grid}, {args.device}\n")
     print("| pair | median, ms | min | max |\n|---|---|---|---|")

@@ -15,7 +15,7 @@ from mmpretrain.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from xtra_toolkit.models.layers import MaskedAttention, MaskedLayer
-from xtra_toolkit.show import cost
+from xtra_toolkit.visualization.objectives import cost
 
 ROOT = Path(__file__).parents[2] / "mmconfigs"
 IMAGES = 2
@@ -138,5 +138,5 @@ def test_the_positions_are_those_of_the_papers(built):
     plan = model.plan(images)
     computed = dict(xtra=(240, 240, 15), aim=(255, 255, 255), mae=(50, 197, 147))
     assert computed[work.config.split("_")[0]] == (work.encoded, work.decoded, work.predictions)
-    assert plan.keep == work.decoded and plan.encoded_tokens.shape[1] == work.encoded
+    assert plan.num_computed == work.decoded and plan.encoded_tokens.shape[1] == work.encoded
     assert sum(group.tokens.shape[1] for group in plan.groups) == work.predictions

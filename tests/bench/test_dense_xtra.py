@@ -9,7 +9,7 @@ import pytest
 import torch
 from dense_xtra import DenseXTRA
 from einops import rearrange
-from golden_recipe import images, weight
+from helpers.golden_recipe import images, weight
 from safetensors.torch import load_file
 from torch import Tensor
 

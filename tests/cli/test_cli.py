@@ -184,7 +184,7 @@ def test_the_command_line_knows_every_layout():
 
 
 def test_a_plugins_mask_is_converted_where_its_module_is_named(tmp_path, monkeypatch):
-    from builds import pretrainer
+    from helpers.builds import pretrainer
 
     from xtra_toolkit.models.encoder_mask import pack
     from xtra_toolkit.registry import MASKS

@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builds import pretrainer, randomise
 from click.testing import CliRunner
+from helpers.builds import pretrainer, randomise
 from mmengine import Config
 from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from PIL import Image
 
 from xtra_toolkit.cli import main
-from xtra_toolkit.complete.draw import edges
-from xtra_toolkit.complete.load import read_images, to_pixels
-from xtra_toolkit.complete.panels import panels
 from xtra_toolkit.data import Digits
+from xtra_toolkit.visualization.predictions.image_panels import panels
+from xtra_toolkit.visualization.predictions.load import read_images, to_pixels
+from xtra_toolkit.visualization.predictions.sheet import edges
 
 CONFIGS = Path(__file__).parents[2] / "mmconfigs"
 PIXELS = dict(type="xtra_toolkit.MaskedPatches", normalise=False)
@@ -161,7 +161,7 @@ def test_what_is_shown_is_pasted_and_what_is_hidden_predicted():
 def test_a_perfect_prediction_reconstructs_the_image_and_the_caption_says_whose_statistics():
     images = torch.randn(2, 3, 64, 64)
     model = pretrainer("shown", "masked")
-    model.reconstruct = model.goals
+    model.reconstruct = model.target_values
     _, made, _ = panels(model, images)
     torch.testing.assert_close(made.images, images, rtol=0, atol=1e-5)
     assert made.note == "target's own mean and std"

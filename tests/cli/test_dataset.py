@@ -4,15 +4,15 @@ import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import layouts
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import layouts
 from PIL import Image
 
 from xtra_toolkit.cli import main
 from xtra_toolkit.cli.dataset import NAMES
-from xtra_toolkit.data.published import READERS
+from xtra_toolkit.evaluation.published_datasets import READERS
 
 
 def xtra(*args):

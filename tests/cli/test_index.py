@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from xtra_toolkit.cli import main
-from xtra_toolkit.data import ImageFolder, lines
+from xtra_toolkit.data import ImageFolder
+from xtra_toolkit.data.datasets import mmap_lines as lines
 
 NAMES = ["b/2 of 3.png", "a/deep/1.JPG", "a/ü.png", "a/Z.png", "b/0.png", "a/notes.txt"]
 STEPS = [

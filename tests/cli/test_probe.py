@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from folders import write_checkpoint, write_images
+from helpers.folders import write_checkpoint, write_images
 
 from xtra_toolkit.cli import main
-from xtra_toolkit.data.listing import stratified
-from xtra_toolkit.engine.probing import Result
+from xtra_toolkit.data.datasets.listing import stratified
+from xtra_toolkit.evaluation.probing import Result
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xtra_toolkit import progress
 from xtra_toolkit.cli import main
+from xtra_toolkit.utils import progress
 
 XTRA = [sys.executable, "-c", "from xtra_toolkit.cli import main; main()"]
 

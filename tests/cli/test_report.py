@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from mmengine.config import Config
 
 from xtra_toolkit.cli import main
-from xtra_toolkit.report.paper import BENCHMARKS, REPORTED
+from xtra_toolkit.visualization.report.paper import BENCHMARKS, REPORTED
 
 ROOT = Path(__file__).parents[2] / "mmconfigs" / "benchmarks"
 

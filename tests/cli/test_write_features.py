@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from folders import write_checkpoint, write_images
+from helpers.folders import write_checkpoint, write_images
 from safetensors import safe_open
 from safetensors.numpy import load_file
 

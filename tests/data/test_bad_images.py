@@ -19,17 +19,11 @@ from PIL import EpsImagePlugin, Image
 from torch import nn
 from torch._utils import ExceptionWrapper
 
-from xtra_toolkit.data import (
-    ImageFolder,
-    LoadImage,
-    LoadSegMap,
-    RandomResizedCrop,
-    ReadImage,
-    decoding,
-    pillow,
-)
-from xtra_toolkit.data.loading import UnreadableImage, unreadable
-from xtra_toolkit.data.pillow import MAX_PIXELS
+from xtra_toolkit.data import ImageFolder, LoadImage, RandomResizedCrop, ReadImage
+from xtra_toolkit.data.image_reading import decoding, pillow
+from xtra_toolkit.data.image_reading.pillow import MAX_PIXELS
+from xtra_toolkit.data.transforms.loading import UnreadableImage, unreadable
+from xtra_toolkit.evaluation import LoadSegMap
 from xtra_toolkit.hooks import SkipBadImages
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (124, 117, 104)

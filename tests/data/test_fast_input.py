@@ -13,10 +13,12 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from xtra_toolkit.data import LoadImage, RandomFlip, RandomResizedCrop, ReadImage, decoding, seeded
-from xtra_toolkit.data.crop import SPARE
-from xtra_toolkit.data.decoding import Jpeg
-from xtra_toolkit.data.resampling import resize
+from xtra_toolkit.data import LoadImage, RandomFlip, RandomResizedCrop, ReadImage
+from xtra_toolkit.data import seeding as seeded
+from xtra_toolkit.data.image_reading import decoding
+from xtra_toolkit.data.image_reading.decoding import Jpeg
+from xtra_toolkit.data.image_reading.resampling import resize
+from xtra_toolkit.data.transforms.crop import SPARE
 
 BICUBIC = Image.Resampling.BICUBIC
 SIZE = (256, 256)

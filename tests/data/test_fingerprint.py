@@ -2,8 +2,8 @@
 
 import shutil
 
-import photographs
 import pytest
+from helpers import photographs
 
 from xtra_toolkit.data import Digits, ImageFolder
 from xtra_toolkit.data.fingerprint import fingerprint, refuse_other_order

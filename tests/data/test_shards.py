@@ -10,19 +10,19 @@ import sys
 import tarfile
 from pathlib import Path
 
-import photographs
 import pytest
 import torch
 import webdataset
 from click.testing import CliRunner
+from helpers import photographs
+from helpers.processes import on_two
+from helpers.tiny_runs import GLOBAL_BATCH, IMAGES, PIPELINE, run
 from mmpretrain.registry import DATASETS
-from processes import on_two
-from tiny_runs import GLOBAL_BATCH, IMAGES, PIPELINE, run
 from torch.utils.data import DataLoader
 
 from xtra_toolkit.cli import main
 from xtra_toolkit.data import GlobalBatchSampler, ImageFolder, Shards
-from xtra_toolkit.data.loading import UnreadableImage
+from xtra_toolkit.data.transforms.loading import UnreadableImage
 
 CROPPED = [
     dict(type="xtra_toolkit.ReadImage"),

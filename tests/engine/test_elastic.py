@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from builds import AIM, MAE, XTRA, pretrainer, randomise
+from helpers.builds import AIM, MAE, XTRA, pretrainer, randomise
+from helpers.processes import on_two
+from helpers.tiny_runs import PAIRS, run
 from mmengine.model import MMDistributedDataParallel
 from mmpretrain.structures import DataSample
-from processes import on_two
-from tiny_runs import PAIRS, run
 
 DDP = dict(
     launcher="pytorch",
@@ -93,8 +93,8 @@ def _half(rank, folder, name):
     mine = slice(4 * rank, 4 * rank + 4)
     model = MMDistributedDataParallel(built(name))
     (group, *_) = model.module.plan(images[mine], samples[mine]).groups
-    live = 0 if group.live is None else int(group.live.expand(4, -1).sum())
-    return *stepped(model, images[mine], samples[mine]), live
+    loss_mask = 0 if group.loss_mask is None else int(group.loss_mask.expand(4, -1).sum())
+    return *stepped(model, images[mine], samples[mine]), loss_mask
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)

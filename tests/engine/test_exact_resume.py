@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_runs import GLOBAL_BATCH, IMAGES, PIPELINE, flat, logged, run
 from mmengine.hooks import Hook
-from tiny_runs import GLOBAL_BATCH, IMAGES, PIPELINE, flat, logged, run
 
 from xtra_toolkit.data import Digits
 

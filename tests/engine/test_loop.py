@@ -4,15 +4,15 @@ import uuid
 
 import pytest
 import torch
+from helpers.processes import on_two
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from processes import on_two
 from torch import nn
 from torch.utils.data import Dataset
 
 from xtra_toolkit.data import SeededSamples
-from xtra_toolkit.engine.accumulated import accumulation_of
+from xtra_toolkit.engine.accumulation import accumulation_of
 
 
 class Plain(Dataset):

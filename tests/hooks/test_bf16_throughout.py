@@ -1,10 +1,10 @@
 """bfloat16 from the pixels to the prediction, decoder included; the original falls back there."""
 
 import numpy as np
-import photographs
 import pytest
 import torch
-from builds import arch, pretrainer
+from helpers import photographs
+from helpers.builds import arch, pretrainer
 from mmengine.optim import OptimWrapper
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from xtra_toolkit.data import SeededSamples
-from xtra_toolkit.hooks.newest import newest, unfit
+from xtra_toolkit.utils.newest_checkpoint import newest, unfit
 from xtra_toolkit.weights.read import damage
 
 SAFE = [dict(type="xtra_toolkit.SafeResume")]

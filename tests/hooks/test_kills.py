@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import photographs
 import pytest
 import torch
 from forked import STEPS, ends, fork, last, losses, train
+from helpers import photographs
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import photographs
 import pytest
+from helpers import photographs
+from helpers.processes import on_two
+from helpers.watching import curves
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from processes import on_two
-from watching import curves
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WATCHES = {

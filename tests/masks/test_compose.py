@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from accelerator import META, Generator, NoCopies, NoLists, NoReads
-from builds import pretrainer, randomise
+from helpers.accelerator import META, Generator, NoCopies, NoLists, NoReads
+from helpers.builds import pretrainer, randomise
 
-from xtra_toolkit.certificate import Planner
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import (
     Bidirectional,
@@ -17,6 +16,7 @@ from xtra_toolkit.masks import (
     WithPrefix,
     build_mask,
 )
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.registry import ORDERS
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
@@ -28,7 +28,7 @@ def gen(seed=0):
 
 
 def same(one, other):
-    for field in ("order", "step", "unit", "given"):
+    for field in ("order", "step", "unit", "context"):
         a, b = getattr(one, field), getattr(other, field)
         if field == "unit" and a is not None and b is None:
             b = torch.arange(len(other))
@@ -61,10 +61,14 @@ def test_a_prefix_of_blocks_is_one_long_step_of_many_units():
     mask = WithPrefix(BlockCausal(2), low=3, high=3)(GRID, 2, gen()).check(GRID)
     assert mask.step[0].tolist() == [0] * 12 + [i for i in range(1, 6) for _ in range(4)]
     assert mask.unit.tolist() == [i for i in range(8) for _ in range(4)]
-    assert mask.given[0].tolist() == [True] * 12 + [False] * 20
-    planner = Planner(WithPrefix(BlockCausal(2)), NextBlock(), GRID)
-    (group,) = planner(3, torch.device("cpu"), gen()).groups
-    assert group.live.shape == (3, 7) and not group.live.all() and group.live[:, -1].all()
+    assert mask.context[0].tolist() == [True] * 12 + [False] * 20
+    objective = certify_objective(WithPrefix(BlockCausal(2)), NextBlock(), GRID)
+    (group,) = objective(3, torch.device("cpu"), gen()).groups
+    assert (
+        group.loss_mask.shape == (3, 7)
+        and not group.loss_mask.all()
+        and group.loss_mask[:, -1].all()
+    )
 
 
 def test_raster_order_changes_nothing():
@@ -91,7 +95,7 @@ def test_ragged_blocks_can_be_reordered_for_all_images_alike():
 
 def test_prefix_and_order_compose():
     mask = WithPrefix(Reordered(TokenCausal(), backwards), 2, 2)(GRID, 1, gen()).check(GRID)
-    assert mask.order.tolist() == list(range(32))[::-1] and mask.given[0].sum() == 2
+    assert mask.order.tolist() == list(range(32))[::-1] and mask.context[0].sum() == 2
 
 
 @pytest.mark.parametrize(
@@ -134,18 +138,20 @@ def positioned(target):
 
 def test_an_order_for_each_image_needs_a_positioned_query(registered):
     with pytest.raises(ValueError, match="nothing tells the model where its target lies"):
-        Planner(Reordered(BlockCausal(2), PerImage()), NextBlock(), GRID)
-    assert Planner(Reordered(BlockCausal(2), PerImage()), NextBlock(positioned=True), GRID)
-    planner = positioned("NextBlock").planner
-    assert "not told which" not in planner.certificate
+        certify_objective(Reordered(BlockCausal(2), PerImage()), NextBlock(), GRID)
+    assert certify_objective(
+        Reordered(BlockCausal(2), PerImage()), NextBlock(positioned=True), GRID
+    )
+    objective = positioned("NextBlock").objective
+    assert "not told which" not in objective.certificate
 
 
 def test_each_source_is_told_its_own_target(registered):
     model = randomise(positioned("NextBlock"))
     plan = model.plan(torch.zeros(3, 3, 64, 64))
     (group,) = plan.groups
-    asked = plan.asked.gather(1, group.sources.flatten(1).expand(3, -1))
-    assert torch.equal(asked, group.tokens.flatten(1)) and plan.keep == 60
+    query_tokens = plan.query_tokens.gather(1, group.source_positions.flatten(1).expand(3, -1))
+    assert torch.equal(query_tokens, group.tokens.flatten(1)) and plan.num_computed == 60
 
 
 def test_the_answer_follows_the_question_and_sees_no_target(registered):
@@ -157,7 +163,7 @@ def test_the_answer_follows_the_question_and_sees_no_target(registered):
     (grad,) = torch.autograd.grad(before[0, 7].sum(), images, retain_graph=True)
     seen = model.backbone.grid.patchify(grad).abs().sum(-1)[0].nonzero().flatten().tolist()
     assert sorted(seen) == sorted(plan.order[0, : 4 * 8].tolist())
-    plan.asked[0, 4 * 7 : 4 * 8] = plan.asked[0, 0:4]
+    plan.query_tokens[0, 4 * 7 : 4 * 8] = plan.query_tokens[0, 0:4]
     (after,) = model.reconstruct(images, plan)
     moved = (after - before).abs().amax(-1)[0] > 1e-6
     assert moved.tolist() == [False] * 7 + [True] * 8
@@ -165,10 +171,10 @@ def test_the_answer_follows_the_question_and_sees_no_target(registered):
 
 def test_a_question_has_one_target_and_a_unit_as_many_sources_as_targets(registered):
     with pytest.raises(ValueError, match="position 0 is a positioned source twice"):
-        Planner(BlockCausal(2), NextBlock(look_ahead=2, positioned=True), GRID)
+        certify_objective(BlockCausal(2), NextBlock(look_ahead=2, positioned=True), GRID)
     with pytest.raises(ValueError, match=r"as many of the one as of the other"):
-        Planner(BlockCausal(2, ragged=True), NextBlock(positioned=True), PatchGrid(3, 3))
-    assert Planner(TokenCausal(), NextToken(positioned=True), GRID)
+        certify_objective(BlockCausal(2, ragged=True), NextBlock(positioned=True), PatchGrid(3, 3))
+    assert certify_objective(TokenCausal(), NextToken(positioned=True), GRID)
 
 
 @pytest.mark.parametrize(
@@ -183,14 +189,14 @@ def test_a_question_has_one_target_and_a_unit_as_many_sources_as_targets(registe
     ids=lambda part: type(part).__name__,
 )
 def test_a_step_reads_nothing_back_to_the_host(mask, target):
-    planner = Planner(mask, target, GRID)
+    objective = certify_objective(mask, target, GRID)
     g = gen()
-    planner(3, torch.device("cpu"), g)  # the first compiles what a grid has once
+    objective(3, torch.device("cpu"), g)  # the first compiles what a grid has once
     with NoReads():
-        planner(3, torch.device("cpu"), g)
-    planner(3, META, Generator())
+        objective(3, torch.device("cpu"), g)
+    objective(3, META, Generator())
     with NoCopies(), NoLists():
-        planner(3, META, Generator())
+        objective(3, META, Generator())
 
 
 def test_an_order_that_breaks_in_a_later_draw_fails_in_the_step():

@@ -26,7 +26,7 @@ def raster_visible(mask):
     order = torch.atleast_2d(mask.order)[0]
     n = len(order)
     dense = torch.zeros(n, n, dtype=torch.bool)
-    dense[order[:, None], order[None, :]] = mask.visible()[0]
+    dense[order[:, None], order[None, :]] = mask.attention_mask()[0]
     return dense
 
 
@@ -83,7 +83,7 @@ def test_prefix_causal_dense(grid, prefix):
 
     mask = PrefixCausal(prefix, prefix)(grid, 2, gen())
     assert torch.equal(raster_visible(mask), transcribe(grid, see))
-    assert mask.given[0].tolist() == [t < prefix for t in range(grid.tokens)]
+    assert mask.context[0].tolist() == [t < prefix for t in range(grid.tokens)]
 
 
 def test_bidirectional_dense():
@@ -112,13 +112,13 @@ def test_random_orders_share_no_prefix_and_are_fixed():
 
 
 def test_prefixes_differ_within_a_batch_and_cover_their_range():
-    prefix = PrefixCausal()(PatchGrid(2, 4), 512, gen()).given.sum(-1)
+    prefix = PrefixCausal()(PatchGrid(2, 4), 512, gen()).context.sum(-1)
     assert sorted(prefix.unique().tolist()) == list(range(1, 8))
 
 
 def test_random_shown_hides_its_share_and_differs_between_images():
     mask = RandomShown(0.75)(PatchGrid(8, 8), 4, gen())
-    assert int(mask.shown.sum()) == 16 and mask.given is mask.shown
+    assert int(mask.visible.sum()) == 16 and mask.context is mask.visible
     assert len({tuple(sorted(o[:16].tolist())) for o in mask.order}) == 4
 
 
@@ -128,11 +128,11 @@ def test_random_shown_hides_its_share_and_differs_between_images():
         (dict(order=[0, 9]), "must hold token numbers 0 to 3"),
         (dict(step=[1, 0]), "`step` decreases from position 0 to 1"),
         (dict(unit=[1, 0]), "`unit` decreases"),
-        (dict(shown=[False, False]), "at least one"),
-        (dict(shown=[True]), "`shown` has 1 positions, `order` 2"),
-        (dict(shown=[1, 0]), "`shown` must hold bool"),
+        (dict(visible=[False, False]), "at least one"),
+        (dict(visible=[True]), "`visible` has 1 positions, `order` 2"),
+        (dict(visible=[1, 0]), "`visible` must hold bool"),
         (dict(step=[0.0, 1.0]), "`step` must hold whole numbers"),
-        (dict(order=[[0, 1]] * 2, given=[[False, True]] * 3), "of one batch"),
+        (dict(order=[[0, 1]] * 2, context=[[False, True]] * 3), "of one batch"),
     ],
 )
 def test_a_broken_mask_is_refused(broken, sentence):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from builds import AIM, arch, pretrainer, randomise
+from helpers.builds import AIM, arch, pretrainer, randomise
 from safetensors.torch import load_file
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Bidirectional, PrefixCausal, TokenCausal
 from xtra_toolkit.models.positions import sincos
-from xtra_toolkit.plan import Features, Pattern, compile_features, sees
+from xtra_toolkit.objective.plan import Features, Pattern, compile_features, compute_kv_lengths
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "aim_trunk.safetensors")
 NAMES = {
@@ -50,7 +50,9 @@ def outputs(vit, mask):
     if mask.step.ndim == 1:
         features = compile_features(mask, vit.grid)
     else:
-        features = Features(mask.order[None], Pattern("staircase", n, sees(mask)), mask.order[None])
+        features = Features(
+            mask.order[None], Pattern("staircase", n, compute_kv_lengths(mask)), mask.order[None]
+        )
     vit._features = {(vit.grid, torch.device("cpu"), str(vit.encoder_mask.config)): features}
     with torch.no_grad():
         return vit(GOLDEN["images"])[0]
@@ -98,7 +100,7 @@ def aim(**head):
 def test_the_head_keeps_to_its_token():
     model = randomise(aim())
     x = torch.randn(1, 63, 48, requires_grad=True)
-    plan = model.planner(1, x.device, torch.Generator())
+    plan = model.objective(1, x.device, torch.Generator())
     model.neck(x, plan)[0, 7].sum().backward()
     assert x.grad.abs().sum(-1)[0].nonzero().flatten().tolist() == [7]
 
@@ -126,16 +128,19 @@ def test_a_target_inside_the_prefix_is_never_scored_and_the_last_prefix_output_i
     """Each target moved in turn, the predictions held: the loss follows those behind the prefix."""
     model = randomise(aim())
     images = torch.randn(2, 3, 64, 64)
-    plan = model.planner(2, images.device, torch.Generator().manual_seed(3))
-    prefix = model.planner.mask(model.backbone.grid, 2, torch.Generator().manual_seed(3)).given
+    plan = model.objective(2, images.device, torch.Generator().manual_seed(3))
+    prefix = model.objective.mask(model.backbone.grid, 2, torch.Generator().manual_seed(3)).context
     (group,) = plan.groups
     with torch.no_grad():
-        (predictions,), (goals,) = model.reconstruct(images, plan), model.goals(images, plan)
-    goals.requires_grad_()
-    loss = model.head.reduce(predictions, goals, group.live)
-    (grad,) = torch.autograd.grad(loss, goals)
+        (predictions,), (target_values,) = (
+            model.reconstruct(images, plan),
+            model.target_values(images, plan),
+        )
+    target_values.requires_grad_()
+    loss = model.head.reduce(predictions, target_values, group.loss_mask)
+    (grad,) = torch.autograd.grad(loss, target_values)
     for i in range(2):
         p = int(prefix[i].sum())
         scored = grad[i].abs().sum(-1).nonzero().flatten()
-        assert group.sources[0, scored, 0].tolist() == list(range(p - 1, 63))
+        assert group.source_positions[0, scored, 0].tolist() == list(range(p - 1, 63))
         assert group.tokens[0, scored, 0].tolist() == list(range(p, 64))

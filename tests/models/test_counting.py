@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from builds import AIM, pretrainer, randomise
+from helpers.builds import AIM, pretrainer, randomise
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
 from xtra_toolkit.data import SeededSamples, SkipsBadImages
-from xtra_toolkit.data.loading import unreadable
-from xtra_toolkit.data.seeded import draw_seeds
+from xtra_toolkit.data.seeding import draw_seeds
+from xtra_toolkit.data.transforms.loading import unreadable
 
 LOOKING_AHEAD = ("prefix", dict(type="xtra_toolkit.NextToken", look_ahead=2))  # two groups
 BLOCKS = dict(type="xtra_toolkit.BlockCausal", block_size=2)
@@ -66,7 +66,7 @@ def test_outside_of_a_step_each_batch_counts_for_itself():
 def test_masks_that_predict_as_much_in_each_image_are_not_drawn_twice():
     for pair in (("shown", "masked"), ("block_orders", "block"), ("token", "token")):
         model = pretrainer(*pair)
-        model.planner.mask = None
+        model.objective.mask = None
         with model.counting([SEEDS]):
             pass
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builds import AIM, MAE, pretrainer
+from helpers.builds import AIM, MAE, pretrainer
 from mmpretrain.structures import DataSample
 
 from xtra_toolkit.models import pretrainer as module
@@ -15,7 +15,7 @@ def samples(*seeds, step=5):
 def prefixes(model, data_samples, images=4):
     """Of a batch, read off what is scored."""
     (group,) = model.plan(torch.zeros(images, 3, 64, 64), data_samples).groups
-    return (group.live.logical_not().sum(1) + 1).tolist()
+    return (group.loss_mask.logical_not().sum(1) + 1).tolist()
 
 
 def test_a_prefix_is_a_function_of_the_sample_alone(monkeypatch):

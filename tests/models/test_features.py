@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builds import MASKS, arch, pretrainer, randomise
+from helpers.builds import MASKS, arch, pretrainer, randomise
 from mmpretrain.registry import MODELS
 
 
@@ -80,10 +80,10 @@ def test_pretraining_and_probing_share_the_computed_positions():
 
 def test_the_plan_of_a_fixed_mask_is_built_once():
     model, cpu = pretrainer("block", "block"), torch.device("cpu")
-    assert model.planner(2, cpu) is model.planner(5, cpu)
-    random = pretrainer("prefix", "token").planner
+    assert model.objective(2, cpu) is model.objective(5, cpu)
+    random = pretrainer("prefix", "token").objective
     a, b = (random(2, cpu, torch.Generator().manual_seed(s)) for s in (0, 1))
-    assert not torch.equal(a.decoder.sees, b.decoder.sees)
+    assert not torch.equal(a.decoder.kv_lengths, b.decoder.kv_lengths)
 
 
 def test_random_masks_follow_the_draw_seeds_of_the_samples():
@@ -91,8 +91,10 @@ def test_random_masks_follow_the_draw_seeds_of_the_samples():
 
     model = pretrainer("prefix", "token")
 
-    def live(*seeds):
+    def loss_mask(*seeds):
         samples = [DataSample(metainfo=dict(draw_seed=s)) for s in seeds]
-        return model.plan(torch.zeros(2, 3, 64, 64), samples).groups[0].live
+        return model.plan(torch.zeros(2, 3, 64, 64), samples).groups[0].loss_mask
 
-    assert torch.equal(live(3, 4), live(3, 4)) and not torch.equal(live(3, 4), live(5, 6))
+    assert torch.equal(loss_mask(3, 4), loss_mask(3, 4)) and not torch.equal(
+        loss_mask(3, 4), loss_mask(5, 6)
+    )

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from builds import arch, pretrainer
 from einops import rearrange
-from golden_recipe import images, weight
+from helpers.builds import arch, pretrainer
+from helpers.golden_recipe import images, weight
 from safetensors.torch import load_file
 
-from xtra_toolkit.models.layers import take
+from xtra_toolkit.models.layers import gather_tokens
 from xtra_toolkit.weights import xtra
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -118,9 +118,9 @@ def test_outputs_of_encoder_and_decoder(k2):
     model, out, _ = k2
     plan = model.plan(out["images"])
     x = model.backbone.encode(out["images"], plan)
-    torch.testing.assert_close(x, take(out["encoder_out"], plan.order), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x, gather_tokens(out["encoder_out"], plan.order), atol=1e-5, rtol=0)
     x = model.neck(x, plan)
-    torch.testing.assert_close(x, take(out["decoder_out"], plan.order), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x, gather_tokens(out["decoder_out"], plan.order), atol=1e-5, rtol=0)
 
 
 def test_features_are_the_encoder_output_in_raster_order(k2):
@@ -139,7 +139,7 @@ def test_predictions_and_normalised_targets(k2):
 
     for ours, golden in (
         (model.reconstruct(out["images"], plan)[0], out["predictions"][:, :-1]),
-        (model.goals(out["images"], plan)[0], out["targets_normalised"][:, 1:]),
+        (model.target_values(out["images"], plan)[0], out["targets_normalised"][:, 1:]),
     ):
         torch.testing.assert_close(original(ours), golden, atol=1e-5, rtol=0)
 

@@ -11,9 +11,11 @@ PREDICTION = torch.tensor([[[0.5, 0.5], [3.0, 3.0]], [[2.0, 2.0], [9.0, 9.0]]])
 GOAL = torch.zeros(2, 2, 2)
 
 
-def reduce(live, **options):
+def reduce(loss_mask, **options):
     head = PredictionHead(shapes=[(2, 2)], **options)
-    return float(head.reduce(PREDICTION, GOAL, None if live is None else torch.tensor(live)))
+    return float(
+        head.reduce(PREDICTION, GOAL, None if loss_mask is None else torch.tensor(loss_mask))
+    )
 
 
 @pytest.mark.parametrize(("loss", "value"), [("mse", 0.25), ("l1", 0.5), ("smooth_l1", 0.125)])
@@ -22,14 +24,14 @@ def test_losses(loss, value):
 
 
 def test_batch_counts_over_the_batch_and_image_over_each_image():
-    live = [[True, True], [True, False]]
-    assert reduce(live) == pytest.approx((0.25 + 9 + 4) / 3)
-    assert reduce(live, reduction="image") == pytest.approx(((0.25 + 9) / 2 + 4) / 2)
+    loss_mask = [[True, True], [True, False]]
+    assert reduce(loss_mask) == pytest.approx((0.25 + 9 + 4) / 3)
+    assert reduce(loss_mask, reduction="image") == pytest.approx(((0.25 + 9) / 2 + 4) / 2)
 
 
 def test_an_image_in_which_nothing_counts_is_no_nan():
-    live = [[True, True], [False, False]]
-    assert reduce(live, reduction="image") == pytest.approx((0.25 + 9) / 2)
+    loss_mask = [[True, True], [False, False]]
+    assert reduce(loss_mask, reduction="image") == pytest.approx((0.25 + 9) / 2)
     nothing = [[False, False]] * 2
     assert reduce(nothing) == reduce(nothing, reduction="image") == 0
 
@@ -45,16 +47,16 @@ def test_what_is_counted_is_counted_over_all_ranks(reduction, monkeypatch):
 
     head = PredictionHead(shapes=[(4, 2)], reduction=reduction)
     x, goal = torch.randn(6, 5, 4), torch.randn(6, 5, 2)
-    live = torch.rand(6, 5) < torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5, 0.3])[:, None]
-    live[:, 0], live[1] = True, False  # an image predicts nothing
+    loss_mask = torch.rand(6, 5) < torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5, 0.3])[:, None]
+    loss_mask[:, 0], loss_mask[1] = True, False  # an image predicts nothing
 
     def gradient(part, count):
         monkeypatch.setattr(module, "get_world_size", lambda: 6 // len(x[part]))
         monkeypatch.setattr(module, "all_reduce", lambda own: own.fill_(count))
-        loss = head.reduce(head.predictors[0](x[part]), goal[part], live[part])
+        loss = head.reduce(head.predictors[0](x[part]), goal[part], loss_mask[part])
         return torch.autograd.grad(loss, head.predictors[0].weight)[0]
 
-    count = live.sum() if reduction == "batch" else live.any(1).sum()
+    count = loss_mask.sum() if reduction == "batch" else loss_mask.any(1).sum()
     whole = gradient(slice(None), count)
     ranks = [gradient(slice(2 * r, 2 * r + 2), count) for r in range(3)]
     torch.testing.assert_close(torch.stack(ranks).mean(0), whole)

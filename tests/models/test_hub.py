@@ -1,7 +1,7 @@
 """MMPretrain's own model zoo knows the models."""
 
-import builds  # noqa: F401, quiet logging
 import torch
+from helpers import builds  # noqa: F401, quiet logging
 from mmpretrain import get_model, list_models
 
 import xtra_toolkit.models  # noqa: F401, registers them

@@ -1,12 +1,12 @@
 """iGPT's objective against a plain transcription, and the tool that makes its colours."""
 
 import numpy as np
-import photographs
 import pytest
 import torch
 import torch.nn.functional as F
-from builds import MASKS, arch, randomise
 from click.testing import CliRunner
+from helpers import photographs
+from helpers.builds import MASKS, arch, randomise
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.cli import main
@@ -56,7 +56,7 @@ def test_the_loss_is_the_mean_over_all_pixels_and_the_start_token_predicts_the_f
     expected = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
 
     torch.testing.assert_close(model.loss(images)["loss"], expected)
-    assert model.planner.bounds.keep == 16  # the start token and all pixels but the last
+    assert model.objective.bounds.num_computed == 16  # the start token and all pixels but the last
     assert logits.shape == (2, 16, 8)
 
 

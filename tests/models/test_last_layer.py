@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builds import AIM, MAE, XTRA, pretrainer, randomise
+from helpers.builds import AIM, MAE, XTRA, pretrainer, randomise
 
-from xtra_toolkit.complete.chain import step_plan
 from xtra_toolkit.targets import NextBlock
+from xtra_toolkit.visualization.predictions.unit_sequence import step_plan
 
 
 def both(mask, target, **options):
     """A model twice, once without the list of what is read; float64."""
     models = [randomise(pretrainer(mask, target, **options)).double() for _ in range(2)]
-    planner = models[1].planner
-    planner.bounds = replace(planner.bounds, read=None, spans=(None,) * len(planner.bounds.spans))
+    objective = models[1].objective
+    objective.bounds = replace(
+        objective.bounds, output_positions=None, spans=(None,) * len(objective.bounds.spans)
+    )
     return models
 
 
@@ -33,7 +35,7 @@ def test_mae(mask, rows):
             lambda _, x, y, s=seen: s.append(y.shape[1])
         )
         model.neck.ln1.register_forward_hook(lambda _, x, y, s=seen: s.append(y.shape[1]))
-        plan = model.planner(3, images.device, torch.Generator().manual_seed(4))
+        plan = model.objective(3, images.device, torch.Generator().manual_seed(4))
         loss = model._loss(images, plan)["loss"]
         loss.backward()
         results.append((seen, loss.detach(), {n: p.grad for n, p in model.named_parameters()}))
@@ -48,26 +50,28 @@ def test_mae(mask, rows):
 @pytest.mark.parametrize("pair", [XTRA, AIM, ("token", "token")])
 def test_where_all_are_read_nothing_changes(pair):
     model = pretrainer(*pair)
-    plan = model.planner(2, torch.device("cpu"), torch.Generator().manual_seed(0))
-    assert plan.read is None and all(group.rows is None for group in plan.groups)
+    plan = model.objective(2, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert plan.output_positions is None and all(
+        group.output_index is None for group in plan.groups
+    )
 
 
 @pytest.mark.parametrize("pair", [XTRA, ("token", "token"), MAE])
 def test_an_encoder_without_a_decoder_computes_what_is_read(pair):
     model = randomise(pretrainer(*pair)).double()
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    plan, read = model.plan(images), torch.tensor([[3, 5, 14]])
-    some, every = (model.backbone.encode(images, plan, r) for r in (read, None))
-    torch.testing.assert_close(some, every[:, read[0]], rtol=1e-12, atol=1e-12)
+    plan, output_positions = model.plan(images), torch.tensor([[3, 5, 14]])
+    some, every = (model.backbone.encode(images, plan, r) for r in (output_positions, None))
+    torch.testing.assert_close(some, every[:, output_positions[0]], rtol=1e-12, atol=1e-12)
 
 
 def test_sources_stay_positions_and_rows_are_their_places():
-    planner = pretrainer(*MAE).planner
-    plan = planner(2, torch.device("cpu"), torch.Generator().manual_seed(0))
+    objective = pretrainer(*MAE).objective
+    plan = objective(2, torch.device("cpu"), torch.Generator().manual_seed(0))
     (group,) = plan.groups
-    assert plan.read.tolist() == [list(range(16, 64))] and group.span == (0, 48)
-    assert torch.equal(plan.read[0, group.rows], group.sources)
-    assert step_plan(plan, 0, 4).read is None
+    assert plan.output_positions.tolist() == [list(range(16, 64))] and group.span == (0, 48)
+    assert torch.equal(plan.output_positions[0, group.output_index], group.source_positions)
+    assert step_plan(plan, 0, 4).output_positions is None
 
 
 class LateBlocks(NextBlock):
@@ -75,7 +79,11 @@ class LateBlocks(NextBlock):
 
     def pairs(self, mask, grid):
         return [
-            replace(link, sources=link.sources[:, 5:], targets=link.targets[:, 5:])
+            replace(
+                link,
+                source_positions=link.source_positions[:, 5:],
+                target_positions=link.target_positions[:, 5:],
+            )
             for link in super().pairs(mask, grid)
         ]
 
@@ -87,8 +95,11 @@ def test_the_staircase_by_name_trains_a_last_layer_of_some_rows(mask):
         decoder = dict(attention=backend)
         model = pretrainer(mask, dict(type=LateBlocks), decoder=decoder, attention=backend)
         model = randomise(model).double()
-        plan = model.planner(2, images.device, torch.Generator().manual_seed(4))
-        assert plan.read is not None and plan.read.shape[1] < plan.decoder.length
+        plan = model.objective(2, images.device, torch.Generator().manual_seed(4))
+        assert (
+            plan.output_positions is not None
+            and plan.output_positions.shape[1] < plan.decoder.length
+        )
         loss = model._loss(images, plan)["loss"]
         loss.backward()
         results.append((loss.detach(), {n: p.grad for n, p in model.named_parameters()}))

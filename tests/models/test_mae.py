@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from builds import arch, pretrainer, randomise
 from einops import rearrange
+from helpers.builds import arch, pretrainer, randomise
 from mmpretrain.registry import MODELS
 
 PATCH, WIDTH, DECODER = 16, 48, 32
@@ -80,7 +80,7 @@ def test_loss_and_every_gradient(image):
     torch.manual_seed(5)  # both shuffle by the same numbers
     loss = theirs.loss(images, None)["loss"]
     loss.backward()
-    plan = ours.planner(2, images.device, torch.Generator().manual_seed(5))
+    plan = ours.objective(2, images.device, torch.Generator().manual_seed(5))
     mine = ours._loss(images, plan)["loss"]
     mine.backward()
     torch.testing.assert_close(mine, loss, rtol=1e-10, atol=0)
@@ -97,7 +97,7 @@ def test_it_trains_on_rectangles_of_four_channels_which_mmpretrains_cannot():
     size = dict(image=(256, 192), patch=PATCH, with_cls_token=True, in_channels=4)
     model, images = randomise(pretrainer("shown", "masked", **size)), torch.randn(2, 4, 256, 192)
     plan = model.plan(images)
-    (prediction,), (goal,) = model.reconstruct(images, plan), model.goals(images, plan)
+    (prediction,), (goal,) = model.reconstruct(images, plan), model.target_values(images, plan)
     rows, cols = 256 // PATCH, 192 // PATCH
     hidden = rows * cols - rows * cols // 4
     assert prediction.shape == goal.shape == (2, hidden, PATCH * PATCH * 4)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from accelerator import META, NoCopies, NoLists, NoReads
-from builds import AIM, MAE, XTRA, pretrainer
+from helpers.accelerator import META, NoCopies, NoLists, NoReads
+from helpers.builds import AIM, MAE, XTRA, pretrainer
 from mmpretrain.structures import DataSample
 
-from xtra_toolkit.masks.drawing import HashedDraws, StepGenerator
+from xtra_toolkit.masks.rng import CounterRNG, StepGenerator
 
 PAIRS = dict(XTRA=XTRA, AIM=AIM, MAE=MAE, block_orders=("block_orders", "block"))
 
@@ -28,7 +28,7 @@ def batch(device):
 def on_meta():
     """As if the seeds of the images had been sent there, which the host does not wait for."""
     generator, (step, *seeds) = OnMeta([1, 2, 3], 4, "cpu"), torch.empty(4, device=META).long()
-    generator.draws = HashedDraws(torch.stack(seeds), step)
+    generator.draws = CounterRNG(torch.stack(seeds), step)
     return generator
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_read_back(model):
 
 def test_nothing_is_copied_from_the_host_either(model, monkeypatch):
     model.to(META)
-    plan, generator = model.planner.__call__, on_meta()
+    plan, generator = model.objective.__call__, on_meta()
     monkeypatch.setattr(model, "plan", lambda images, _: plan(len(images), META, generator))
     images, samples = batch(META)
     step(model, images, samples)

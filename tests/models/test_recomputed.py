@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_runs
 import torch
-from builds import AIM, MAE, XTRA, arch, pretrainer, randomise
+from helpers import tiny_runs
+from helpers.builds import AIM, MAE, XTRA, arch, pretrainer, randomise
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample

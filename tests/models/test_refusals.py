@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builds import MASKS, XTRA, arch, pretrainer, randomise
+from helpers.builds import MASKS, XTRA, arch, pretrainer, randomise
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 
@@ -158,4 +158,4 @@ def test_what_hides_needs_attention_and_something_shown():
 
 def test_an_unprefixed_target_is_found_as_an_unprefixed_mask_is():
     model = pretrainer(dict(type="BlockCausal", block_size=2), dict(type="NextBlock"))
-    assert model.planner.bounds.keep == 60
+    assert model.objective.bounds.num_computed == 60

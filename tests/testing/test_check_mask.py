@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from xtra_toolkit import certificate, plan
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Bidirectional, BlockCausal, PrefixCausal, RandomShown, TokenCausal
-from xtra_toolkit.masks.drawing import draws
+from xtra_toolkit.masks.rng import mask_rng
+from xtra_toolkit.objective import compiler as certificate
+from xtra_toolkit.objective import plan
 from xtra_toolkit.registry import MASKS, ORDERS
 from xtra_toolkit.testing import check_mask, masks
 
@@ -215,7 +216,7 @@ class SeldomLeaks(Changed):
     random = True
 
     def change(self, mask, generator):
-        rare = draws(generator).shared.randint(0, 500, (1,)) == 0
+        rare = mask_rng(generator).shared.randint(0, 500, (1,)) == 0
         return replace(mask, step=mask.step * ~rare)
 
 
@@ -225,9 +226,9 @@ class SeldomHides(Changed):
     random = True
 
     def change(self, mask, generator):
-        shown = (mask.order != 5).repeat(self.batch, 1)
-        shown[:, 6] &= draws(generator).randint(0, 500, (self.batch,)) > 0
-        return replace(mask, shown=shown)
+        visible = (mask.order != 5).repeat(self.batch, 1)
+        visible[:, 6] &= mask_rng(generator).randint(0, 500, (self.batch,)) > 0
+        return replace(mask, visible=visible)
 
 
 class SeesAll(Bidirectional):
@@ -257,7 +258,7 @@ BROKEN = [
     (Slow, "of processor time, more than 0.003 s; draw with tensor operations"),
     (NowAndThen, r"one of 2,048 draws leaves what was certified.*seed 110.*`extremes\(grid\)`"),
     (SeldomLeaks, r"one of 2,048 draws leaves .*RuntimeError: a draw of the mask leaks"),
-    (SeldomHides, r"`shown` must hold as many tokens in each image, .*; given: 14 to 15"),
+    (SeldomHides, r"`visible` must hold as many tokens in each image, .*; given: 14 to 15"),
     (SeesAll, "cannot be certified .ValueError: SeesAll × NextBlock: .* can see patch"),
 ]
 GIVEN = {Tuples: dict(size=(1, 1))}
@@ -300,8 +301,10 @@ def test_tokens_may_be_left_out_or_shown_twice_where_that_is_declared(register):
 def test_a_blind_certificate_is_caught_by_gradients(monkeypatch):
     """Blocks × NextToken leaks; with every check of it switched off, the pixels still move it."""
 
-    def blind(link, tokens, live, sees, first):
-        return plan.at(sees, link.sources).amax(-1), torch.zeros_like(tokens, dtype=torch.bool)
+    def blind(link, tokens, loss_mask, kv_lengths, first):
+        return plan.at(kv_lengths, link.source_positions).amax(-1), torch.zeros_like(
+            tokens, dtype=torch.bool
+        )
 
     monkeypatch.setattr(plan, "reads_and_leaks", blind)
     monkeypatch.setattr(certificate, "reads_and_leaks", blind)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.plan import Links
+from xtra_toolkit.objective.plan import Links
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets import NextToken
 from xtra_toolkit.testing import check_target

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from builds import MASKS, XTRA, arch, pretrainer, randomise
+from helpers.builds import MASKS, XTRA, arch, pretrainer, randomise
 from mmengine.runner.checkpoint import load_checkpoint
 from mmpretrain.registry import MODELS
 from safetensors.torch import load_file

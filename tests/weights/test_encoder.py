@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from builds import MASKS
-from folders import PREPROCESSOR, write_checkpoint
+from helpers.builds import MASKS
+from helpers.folders import PREPROCESSOR, write_checkpoint
 from mmpretrain.registry import MODELS
 from PIL import Image
 
@@ -71,7 +71,7 @@ def test_other_encoders(mask, target, options, tmp_path):
     grey = dict(PREPROCESSOR, mean=[9.0], std=[3.0], to_rgb=False)
     if "in_channels" in options:
         options = dict(options, data_preprocessor=grey)
-    from builds import pretrainer, randomise
+    from helpers.builds import pretrainer, randomise
 
     options = dict(data_preprocessor=PREPROCESSOR) | options
     model = randomise(pretrainer(mask, target, **options))
@@ -171,7 +171,7 @@ def test_an_older_checkpoint_still_loads_into_its_model(saved, tmp_path):
 
 
 def test_another_number_of_heads_is_refused(saved):
-    from builds import arch
+    from helpers.builds import arch
 
     config = dict(type="xtra_toolkit.MaskedViT", arch=arch(heads=2), img_size=64, patch_size=8)
     state = {n.removeprefix("backbone."): v for n, v in saved[1].state_dict().items()}

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from builds import arch
+from helpers.builds import arch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from safetensors.torch import load_file

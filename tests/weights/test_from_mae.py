@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from builds import arch, pretrainer
+from helpers.builds import arch, pretrainer
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.models.positions import sincos
@@ -104,7 +104,7 @@ def test_the_pretrainer_gives_their_loss(theirs, source):
     ours.load_state_dict(checkpoint.layout("pretrainer")["state_dict"], strict=True)
     torch.manual_seed(5)  # both shuffle by the same numbers
     loss = theirs.loss(IMAGES, None)["loss"]
-    plan = ours.planner(2, IMAGES.device, torch.Generator().manual_seed(5))
+    plan = ours.objective(2, IMAGES.device, torch.Generator().manual_seed(5))
     torch.testing.assert_close(ours._loss(IMAGES, plan)["loss"], loss, atol=0, rtol=1e-6)
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 import timm
 import torch
-from builds import MASKS, arch
 from click.testing import CliRunner
+from helpers.builds import MASKS, arch
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.cli import main

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from builds import arch
 from click.testing import CliRunner
+from helpers.builds import arch
+from helpers.tiny_runs import run
 from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
 from mmpretrain.registry import HOOKS, MODELS
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_runs import run
 
 from xtra_toolkit.cli import main
 from xtra_toolkit.weights.read import read_state

@@ -6,7 +6,7 @@ from torch import Tensor
 from xtra_toolkit.attention.pattern import Pattern
 
 
-def refusal(q: Tensor, pattern: Pattern) -> str | None:
+def unsupported_reason(q: Tensor, pattern: Pattern) -> str | None:
     """Why this back end cannot serve these inputs; it always can."""
     return None
 

@@ -13,7 +13,7 @@ from xtra_toolkit.attention.pattern import Pattern
 CHUNK = 4 << 20  # bytes of scores at a time: they stay in the cache, measured best of 1 to 16 MiB
 
 
-def refusal(q: Tensor, pattern: Pattern) -> str | None:
+def unsupported_reason(q: Tensor, pattern: Pattern) -> str | None:
     """Why this back end cannot serve these inputs; it always can."""
     return None
 

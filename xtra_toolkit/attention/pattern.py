@@ -29,23 +29,23 @@ class Pattern:
 
     kind: str
     length: int
-    sees: Tensor | None = None
+    kv_lengths: Tensor | None = None
     mask: Tensor | None = None
-    stairs: tuple[int, ...] | None = None
+    host_kv_lengths: tuple[int, ...] | None = None
     queries: int | None = None
     read: tuple[int, ...] | None = None
     _made: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
-        assert (self.sees is not None) or self.kind != "staircase"
+        assert (self.kv_lengths is not None) or self.kind != "staircase"
         assert (self.mask is not None) == (self.kind == "dense")
 
     def to(self, device: torch.device | str) -> "Pattern":
         """The same pattern on another device."""
         moved = {
             name: value.to(device)
-            for name in ("sees", "mask")
+            for name in ("kv_lengths", "mask")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved, _made={})
@@ -65,22 +65,28 @@ class Pattern:
             return Pattern("dense", self.length, mask=mask, queries=count)
         if self.kind == "causal":
             return Pattern(
-                "staircase", self.length, at + 1, stairs=self._stairs(count), queries=count
+                "staircase", self.length, at + 1, host_kv_lengths=self._stairs(count), queries=count
             )
-        batch = max(len(at), len(self.sees))
-        sees = self.sees.expand(batch, -1).gather(1, at.expand(batch, -1))
-        return Pattern("staircase", self.length, sees, stairs=self._stairs(count), queries=count)
+        batch = max(len(at), len(self.kv_lengths))
+        kv_lengths = self.kv_lengths.expand(batch, -1).gather(1, at.expand(batch, -1))
+        return Pattern(
+            "staircase", self.length, kv_lengths, host_kv_lengths=self._stairs(count), queries=count
+        )
 
     def _stairs(self, count: int) -> tuple[int, ...] | None:
         """How far the positions of ``read`` read, where the host knows."""
-        if len(self.read or ()) != count or (self.kind == "staircase" and self.stairs is None):
+        if len(self.read or ()) != count or (
+            self.kind == "staircase" and self.host_kv_lengths is None
+        ):
             return None
-        return tuple(at + 1 if self.kind == "causal" else self.stairs[at] for at in self.read)
+        return tuple(
+            at + 1 if self.kind == "causal" else self.host_kv_lengths[at] for at in self.read
+        )
 
     @property
     def shared(self) -> bool:
         """Do the images of a batch share the pattern?"""
-        own = self.sees if self.mask is None else self.mask
+        own = self.kv_lengths if self.mask is None else self.mask
         return own is None or len(own) == 1
 
     def dense(self, device: torch.device | str) -> Tensor:
@@ -119,5 +125,5 @@ class Pattern:
         if self.kind == "full":
             shape = 1, self.queries or self.length, self.length
             return torch.ones(shape, dtype=torch.bool, device=device)
-        sees = at[None] + 1 if self.kind == "causal" else self.sees.to(device)
-        return at < sees[..., None]
+        kv_lengths = at[None] + 1 if self.kind == "causal" else self.kv_lengths.to(device)
+        return at < kv_lengths[..., None]

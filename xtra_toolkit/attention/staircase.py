@@ -21,80 +21,85 @@ from xtra_toolkit.attention.pattern import Pattern
 LEAF = 256
 
 
-class Part(NamedTuple):
+class Tile(NamedTuple):
     """Some rows read some keys, each all of them or, in a leaf, the first ``sees`` each."""
 
     rows: slice
     keys: slice
-    sees: tuple[int, ...] | None
+    kv_lengths: tuple[int, ...] | None
 
 
-def refusal(q: Tensor, pattern: Pattern) -> str | None:
+def unsupported_reason(q: Tensor, pattern: Pattern) -> str | None:
     """Why this back end cannot serve these inputs."""
     if pattern.kind == "dense":
         return "the mask is no ordered partition, so its rows are no prefixes"
-    if pattern.kind == "staircase" and pattern.stairs is None:
+    if pattern.kind == "staircase" and pattern.host_kv_lengths is None:
         return "how far a row reads differs between images, or only some rows are wanted"
     if q.device.type == "cuda":
-        return _cuda_refusal(q)
+        return _cuda_unsupported_reason(q)
     return None if q.device.type == "cpu" else f"it has no kernel for {q.device.type}"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
     """(B, Q, heads, dim) in and out."""
     cuda = q.device.type == "cuda"
-    parts = pattern.once(("parts", cuda), lambda: split(stairs(pattern), 1 if cuda else LEAF))
+    parts = pattern.once(
+        ("parts", cuda), lambda: split(kv_lengths_on_host(pattern), 1 if cuda else LEAF)
+    )
     masks = pattern.once(
-        ("leaves", q.dtype, q.device), lambda: [_bias(p.sees, q.dtype, q.device) for p in parts]
+        ("leaves", q.dtype, q.device),
+        lambda: [_bias(p.kv_lengths, q.dtype, q.device) for p in parts],
     )
     return _Staircase.apply(q, k, v, parts, masks, XFormers if cuda else FlashCPU)
 
 
-def stairs(pattern: Pattern) -> tuple[int, ...]:
+def kv_lengths_on_host(pattern: Pattern) -> tuple[int, ...]:
     """How many positions each row reads."""
     rows, n = pattern.queries or pattern.length, pattern.length
     if pattern.kind == "full":
         return (n,) * rows
-    return tuple(range(1, n + 1)) if pattern.kind == "causal" else pattern.stairs
+    return tuple(range(1, n + 1)) if pattern.kind == "causal" else pattern.host_kv_lengths
 
 
 @cache  # a random order has a pattern of its own in each step, and the same stairs in all
-def split(sees: tuple[int, ...], leaf: int) -> list[Part]:
+def split(kv_lengths: tuple[int, ...], leaf: int) -> list[Tile]:
     """The parts of a staircase, those that begin with the first key first.
 
     Args:
         sees: how many positions each row reads, never decreasing.
         leaf: at most so many rows make a part with a mask; 1: none does.
     """
-    return sorted(_split(sees, leaf, 0, len(sees), 0), key=lambda part: part.keys.start)
+    return sorted(_split(kv_lengths, leaf, 0, len(kv_lengths), 0), key=lambda part: part.keys.start)
 
 
-def _split(sees: tuple[int, ...], leaf: int, top: int, end: int, base: int) -> Iterator[Part]:
+def _split(kv_lengths: tuple[int, ...], leaf: int, top: int, end: int, base: int) -> Iterator[Tile]:
     """The parts of rows top to end, which have read the first ``base`` positions already."""
-    while top < end and sees[top] == base:
+    while top < end and kv_lengths[top] == base:
         top += 1
     if top == end:
         return
     rows = slice(top, end)
-    if sees[top] == sees[end - 1]:
-        yield Part(rows, slice(base, sees[top]), None)
+    if kv_lengths[top] == kv_lengths[end - 1]:
+        yield Tile(rows, slice(base, kv_lengths[top]), None)
     elif end - top <= leaf:
-        own = tuple(s - base for s in sees[rows])
-        yield Part(rows, slice(base, sees[end - 1]), own)
+        own = tuple(s - base for s in kv_lengths[rows])
+        yield Tile(rows, slice(base, kv_lengths[end - 1]), own)
     else:
-        steps = (row for row in range(top + 1, end) if sees[row] > sees[row - 1])
+        steps = (row for row in range(top + 1, end) if kv_lengths[row] > kv_lengths[row - 1])
         half = min(steps, key=lambda row: abs(2 * row - top - end))
-        yield Part(slice(half, end), slice(base, sees[half]), None)
-        yield from _split(sees, leaf, top, half, base)
-        yield from _split(sees, leaf, half, end, sees[half])
+        yield Tile(slice(half, end), slice(base, kv_lengths[half]), None)
+        yield from _split(kv_lengths, leaf, top, half, base)
+        yield from _split(kv_lengths, leaf, half, end, kv_lengths[half])
 
 
 @cache  # most leaves of a mask are alike
-def _bias(sees: tuple[int, ...] | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+def _bias(
+    kv_lengths: tuple[int, ...] | None, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
     """(rows, keys) 0 or -inf of a leaf."""
-    if sees is None:
+    if kv_lengths is None:
         return None
-    seen = torch.arange(sees[-1]) < torch.tensor(sees)[:, None]
+    seen = torch.arange(kv_lengths[-1]) < torch.tensor(kv_lengths)[:, None]
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf).to(device)
 
 
@@ -187,6 +192,6 @@ class XFormers:
         return fmha.memory_efficient_attention_backward(grad, out, lse, q, k, v)
 
 
-def _cuda_refusal(q: Tensor) -> str | None:
+def _cuda_unsupported_reason(q: Tensor) -> str | None:
     whole = Pattern("full", q.shape[1])
-    return xformers.refusal(q, whole)
+    return xformers.unsupported_reason(q, whole)

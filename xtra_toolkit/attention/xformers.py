@@ -29,7 +29,7 @@ def load() -> ModuleType | str:
     return xformers.ops
 
 
-def refusal(q: Tensor, pattern: Pattern) -> str | None:
+def unsupported_reason(q: Tensor, pattern: Pattern) -> str | None:
     """Why this back end cannot serve these inputs, in xformers' own words; None where it can."""
     ops = load()
     if isinstance(ops, str):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from xtra_toolkit.atomic import replacing
-from xtra_toolkit.progress import progress, watched
+from xtra_toolkit.utils.atomic import replacing
+from xtra_toolkit.utils.progress import progress, watched
 
 
 @click.command()

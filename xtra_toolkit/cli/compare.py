@@ -66,7 +66,7 @@ def compare(
         from xtra_toolkit.comparison.compare import start
         from xtra_toolkit.comparison.report import write_report
         from xtra_toolkit.comparison.results import Results
-        from xtra_toolkit.report.runs import find_runs
+        from xtra_toolkit.visualization.report.runs import find_runs
 
         if redraw:
             write_report(Results(redraw), redraw.with_suffix(""))

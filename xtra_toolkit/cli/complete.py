@@ -56,9 +56,9 @@ def complete(
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
         import torch
 
-        from xtra_toolkit.complete.draw import draw
-        from xtra_toolkit.complete.load import load_model, read_images, to_pixels
-        from xtra_toolkit.complete.panels import panels
+        from xtra_toolkit.visualization.predictions.image_panels import panels
+        from xtra_toolkit.visualization.predictions.load import load_model, read_images, to_pixels
+        from xtra_toolkit.visualization.predictions.sheet import draw
 
         model = load_model(config, checkpoint)
     if torch.cuda.is_available():

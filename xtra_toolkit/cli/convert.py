@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from xtra_toolkit.atomic import replacing
-from xtra_toolkit.progress import progress
+from xtra_toolkit.utils.atomic import replacing
+from xtra_toolkit.utils.progress import progress
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from xtra_toolkit.atomic import replacing
+from xtra_toolkit.utils.atomic import replacing
 
 NAMES = ("camelyon17", "eurosat", "fmow", "inat18", "iwildcam", "pcam", "rxrx1")
 
@@ -24,7 +24,7 @@ def dataset(name: str, source: Path, force: bool) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        from xtra_toolkit.data.published import READERS
+        from xtra_toolkit.evaluation.published_datasets import READERS
 
     lists = {split: source / f"{split}.txt" for split in ("train", "val")}
     for path in lists.values():

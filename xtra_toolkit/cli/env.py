@@ -63,7 +63,7 @@ def backends() -> Iterator[str]:
     yield f"attention     on {device}, {n} tokens, {heads} heads of {dim}, forward and backward"
     answers = {"auto": {name: f"takes {choose(*given)}" for name, given in inputs.items()}}
     for backend, module in BACKENDS.items():
-        reasons = {name: module.refusal(*given) for name, given in inputs.items()}
+        reasons = {name: module.unsupported_reason(*given) for name, given in inputs.items()}
         answers[backend] = {n: f"cannot serve: {r}" if r else "serves" for n, r in reasons.items()}
     for backend, by_input in answers.items():
         for answer, names in _grouped(by_input).items():
@@ -79,12 +79,17 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
     from xtra_toolkit.attention import Pattern
 
-    sees = 16 * (torch.arange(SHAPE[1]) // 16 + 1)
-    stairs = Pattern("staircase", SHAPE[1], sees[None].to(device), stairs=tuple(sees.tolist()))
+    kv_lengths = 16 * (torch.arange(SHAPE[1]) // 16 + 1)
+    host_kv_lengths = Pattern(
+        "staircase",
+        SHAPE[1],
+        kv_lengths[None].to(device),
+        host_kv_lengths=tuple(kv_lengths.tolist()),
+    )
     return {
         f"{kind} {label}": (
             torch.zeros(SHAPE, dtype=dtype, device=device, requires_grad=True),
-            stairs if kind == "staircase" else Pattern(kind, SHAPE[1]),
+            host_kv_lengths if kind == "staircase" else Pattern(kind, SHAPE[1]),
         )
         for label, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
         for kind in KINDS

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from xtra_toolkit.atomic import replacing
-from xtra_toolkit.progress import watched
+from xtra_toolkit.utils.atomic import replacing
+from xtra_toolkit.utils.progress import watched
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ENDINGS = (".safetensors", ".npy", ".parquet")
@@ -71,9 +71,9 @@ def features(
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
         import torch
 
-        from xtra_toolkit.data.listing import list_images
-        from xtra_toolkit.engine.features import Images, extract
-        from xtra_toolkit.engine.inference import inference
+        from xtra_toolkit.data.datasets.listing import list_images
+        from xtra_toolkit.evaluation.features import Images, extract
+        from xtra_toolkit.evaluation.inference import inference
         from xtra_toolkit.weights.encoder import load
 
     listing = list_images(folder)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from xtra_toolkit.atomic import replacing
-from xtra_toolkit.progress import progress
+from xtra_toolkit.utils.atomic import replacing
+from xtra_toolkit.utils.progress import progress
 
 
 @click.command()
@@ -44,7 +44,7 @@ def index(folder: Path, out: Path | None, with_label: bool, shards: bool, force:
         raise click.UsageError(f"{target}: there is no folder {target.absolute().parent}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        from xtra_toolkit.data import shards as tar
+        from xtra_toolkit.data.datasets import shards as tar
 
     with progress("images found") as found:
         if shards:

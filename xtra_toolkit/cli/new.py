@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-SKELETONS = Path(__file__).parents[1] / "skeletons"
+SKELETONS = Path(__file__).parents[1] / "templates"
 
 
 @click.group()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xtra_toolkit.progress import progress, watched
+from xtra_toolkit.utils.progress import progress, watched
 
 if TYPE_CHECKING:
-    from xtra_toolkit.data.listing import Listing
-    from xtra_toolkit.engine.probing import Result
+    from xtra_toolkit.data.datasets.listing import Listing
+    from xtra_toolkit.evaluation.probing import Result
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SHARE = 0.5  # of the free memory that the attentive probe's tokens may take
@@ -56,8 +56,8 @@ def probe(
         import torch
         from mmengine.logging import MMLogger
 
-        from xtra_toolkit.data.listing import list_images, stratified
-        from xtra_toolkit.engine import probing
+        from xtra_toolkit.data.datasets.listing import list_images, stratified
+        from xtra_toolkit.evaluation import probing
         from xtra_toolkit.weights.encoder import load
 
     MMLogger.get_instance("xtra probe", log_level="WARNING")
@@ -100,8 +100,8 @@ def features_of(
     """What the probes read of each image, on the CPU, and the numbers of the images."""
     import torch
 
-    from xtra_toolkit.engine.features import Images, extract
-    from xtra_toolkit.engine.inference import inference
+    from xtra_toolkit.evaluation.features import Images, extract
+    from xtra_toolkit.evaluation.inference import inference
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     read.to(device).eval()
@@ -131,7 +131,7 @@ def fits(size: int) -> bool:
 
 def table(results: list["Result"], majority: float) -> list[str]:
     """The accuracies, a row for each probe and learning rate, and what to know of them."""
-    from xtra_toolkit.models.probe_sweep import label
+    from xtra_toolkit.evaluation.probe_sweep import label
 
     lines = ["", "probe       learning rate   top-1"]
     for result in results:

@@ -48,8 +48,8 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        from xtra_toolkit.report.runs import find_runs
-        from xtra_toolkit.report.table import markdown, write_csv
+        from xtra_toolkit.visualization.report.runs import find_runs
+        from xtra_toolkit.visualization.report.table import markdown, write_csv
 
         runs = find_runs(work_dirs, say=lambda sentence: click.echo(sentence, err=True))
         benchmarks = [run for run in runs if not run.pretrains]
@@ -67,7 +67,10 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
 
 def write_page(runs: list, path: Path) -> None:
     """Says what is on it and where it is, beside the table, whose file standard output may be."""
-    from xtra_toolkit.report import facts, page  # matplotlib is slow to import
+    from xtra_toolkit.visualization.report import (
+        facts,
+        page,  # matplotlib is slow to import
+    )
 
     columns = facts.columns([run for run in runs if run.pretrains] or runs)
     for column in columns:

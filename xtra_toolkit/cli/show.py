@@ -42,7 +42,7 @@ def show(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of OpenMMLab's imports
-        from xtra_toolkit.show.summary import summarise
+        from xtra_toolkit.visualization.objectives.summary import summarise
 
     if out is not None:
         check_picture(out)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xtra_toolkit.data.packed import write_packed
-from xtra_toolkit.data.pillow import decode
-from xtra_toolkit.progress import watched
+from xtra_toolkit.data.datasets.packed_images import write_packed
+from xtra_toolkit.data.image_reading.pillow import decode
+from xtra_toolkit.utils.progress import watched
 
 SPLITS = dict(train=("train",), test=("test", "val", "validation"))
 IDX = dict(train="train", test="t10k")

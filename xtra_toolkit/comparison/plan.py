@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-from xtra_toolkit.show.build import build
-from xtra_toolkit.show.cost import flops
+from xtra_toolkit.visualization.objectives.build import build
+from xtra_toolkit.visualization.objectives.cost import flops
 
 PRETRAINING, TUNING = 0.6, 0.3  # shares of a budget; the rest is for probes
 MOST_EPOCHS = 50  # of fine-tuning
@@ -135,7 +135,7 @@ def read_configs(paths: tuple[Path, ...], overrides: tuple[str, ...]) -> dict[st
     Raises:
         ValueError: A file is no pretraining config, or two have one name.
     """
-    from xtra_toolkit.show.build import read_config
+    from xtra_toolkit.visualization.objectives.build import read_config
 
     configs = {path.stem: read_config(path, overrides) for path in paths}
     if len(configs) < len(paths):

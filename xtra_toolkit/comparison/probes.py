@@ -18,8 +18,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 import xtra_toolkit.models  # noqa: F401, registers them
-from xtra_toolkit.engine.inference import inference
-from xtra_toolkit.engine.neighbours import Bank, vote
+from xtra_toolkit.evaluation.inference import inference
+from xtra_toolkit.evaluation.knn_vote import Bank, vote
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # C of scikit-learn: 1 / weight decay
 RATES = (5e-4, 2e-3, 8e-3)  # of the attentive probe

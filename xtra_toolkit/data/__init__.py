@@ -1,38 +1,30 @@
-"""Data sets, transforms and the sampler of global batches."""
+"""Datasets, transforms, image reading and the sampler of global batches."""
 
-from xtra_toolkit.data.bad import SkipsBadImages
-from xtra_toolkit.data.crop import RandomFlip, RandomResizedCrop
-from xtra_toolkit.data.digits import Digits
-from xtra_toolkit.data.folder import ImageFolder
-from xtra_toolkit.data.loading import LoadImage, ReadImage, RGBToBGR
-from xtra_toolkit.data.packed import PackedImages
-from xtra_toolkit.data.packing import PackInputs, channels_last_collate
+from xtra_toolkit.data.datasets.digits import Digits
+from xtra_toolkit.data.datasets.image_folder import ImageFolder
+from xtra_toolkit.data.datasets.packed_images import PackedImages
+from xtra_toolkit.data.datasets.seeded_dataset import SeededDataset
+from xtra_toolkit.data.datasets.shards import Shards
+from xtra_toolkit.data.datasets.skip_bad_images import SkipsBadImages
 from xtra_toolkit.data.sampler import GlobalBatchSampler
-from xtra_toolkit.data.seeded import SeededSamples
-from xtra_toolkit.data.segmentation import (
-    LoadSegMap,
-    RandomResizedCropWithSegMap,
-    SegmentationFolder,
-)
-from xtra_toolkit.data.shards import Shards
-from xtra_toolkit.data.wrap import Seeded
+from xtra_toolkit.data.seeding import SeededSamples
+from xtra_toolkit.data.transforms.crop import RandomFlip, RandomResizedCrop
+from xtra_toolkit.data.transforms.loading import LoadImage, ReadImage, RGBToBGR
+from xtra_toolkit.data.transforms.packing import PackInputs, channels_last_collate
 
 __all__ = [
     "Digits",
     "GlobalBatchSampler",
     "ImageFolder",
     "LoadImage",
-    "LoadSegMap",
     "PackInputs",
     "PackedImages",
     "RGBToBGR",
     "RandomFlip",
     "RandomResizedCrop",
-    "RandomResizedCropWithSegMap",
     "ReadImage",
-    "Seeded",
+    "SeededDataset",
     "SeededSamples",
-    "SegmentationFolder",
     "Shards",
     "SkipsBadImages",
     "channels_last_collate",

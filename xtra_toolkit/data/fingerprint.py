@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.dataset import BaseDataset
 
-from xtra_toolkit.data.folder import ImageFolder
-from xtra_toolkit.data.lines import BLOCK
+from xtra_toolkit.data.datasets.image_folder import ImageFolder
+from xtra_toolkit.data.datasets.mmap_lines import BLOCK
 
 
 def fingerprint(dataset: Any) -> str:

@@ -7,7 +7,7 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from xtra_toolkit.data.seeded import Key, hash_seed
+from xtra_toolkit.data.seeding import Key, hash_seed
 from xtra_toolkit.registry import DATA_SAMPLERS
 
 

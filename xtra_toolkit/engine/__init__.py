@@ -1,32 +1,15 @@
-"""The training loop, validation, kNN and the optimizer wrapper."""
+"""The training loop, optimizer wrappers, sharding and what resuming needs."""
 
-from xtra_toolkit.engine.flexible import ShardedRunner
-from xtra_toolkit.engine.fsdp import ShardedStrategy
-from xtra_toolkit.engine.inference import InferenceTestLoop, InferenceValLoop
-from xtra_toolkit.engine.knn import KNNTestLoop, KNNValLoop
-from xtra_toolkit.engine.local_files import LocalFiles
+from xtra_toolkit.engine.autocast import AutocastOptimWrapper
 from xtra_toolkit.engine.loop import GlobalBatchLoop
-from xtra_toolkit.engine.masters import MasterWeightsOptimWrapper
-from xtra_toolkit.engine.optim import AutocastOptimWrapper
-from xtra_toolkit.engine.sweep import SweepOptimWrapper, SweepOptimWrapperConstructor
-from xtra_toolkit.engine.trackers import MLflowTracker, TensorBoardTracker, WandbTracker
-from xtra_toolkit.engine.visualizer import Visualizer
+from xtra_toolkit.engine.master_weights import MasterWeightsOptimWrapper
+from xtra_toolkit.engine.sharded_runner import ShardedRunner
+from xtra_toolkit.engine.sharded_strategy import ShardedStrategy
 
 __all__ = [
     "AutocastOptimWrapper",
     "GlobalBatchLoop",
-    "InferenceTestLoop",
-    "InferenceValLoop",
-    "KNNTestLoop",
-    "KNNValLoop",
-    "LocalFiles",
-    "MLflowTracker",
     "MasterWeightsOptimWrapper",
     "ShardedRunner",
     "ShardedStrategy",
-    "SweepOptimWrapper",
-    "SweepOptimWrapperConstructor",
-    "TensorBoardTracker",
-    "Visualizer",
-    "WandbTracker",
 ]

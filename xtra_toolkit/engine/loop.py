@@ -22,9 +22,9 @@ from torch import nn
 
 from xtra_toolkit.data.fingerprint import fingerprint, refuse_other_order
 from xtra_toolkit.data.sampler import GlobalBatchSampler
-from xtra_toolkit.data.seeded import draw_seeds, seed_step
-from xtra_toolkit.engine.accumulated import Accumulated, accumulation_of, mean_logs
-from xtra_toolkit.engine.compiled import compile_loss
+from xtra_toolkit.data.seeding import draw_seeds, seed_step
+from xtra_toolkit.engine.accumulation import Accumulated, accumulation_of, mean_logs
+from xtra_toolkit.engine.compile_loss import compile_loss
 from xtra_toolkit.engine.timeouts import explained_timeouts
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
 
@@ -64,7 +64,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
             raise ValueError(
                 f"The data set {type(self.dataloader.dataset).__name__} takes no keys (seed, "
                 "epoch, index). Use xtra_toolkit.ImageFolder, wrap a registered data set as "
-                "dict(type='xtra_toolkit.Seeded', dataset='mmpretrain.CUB', ...), or derive a "
+                "dict(type='xtra_toolkit.SeededDataset', dataset='mmpretrain.CUB', ...), or derive a "
                 "class from xtra_toolkit.data.SeededSamples and yours, in this order."
             )
         self.dataloader = Accumulated(self.dataloader, self.accumulation)

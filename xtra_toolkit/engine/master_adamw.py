@@ -54,12 +54,12 @@ class MasterAdamW(AdamW):
     @property
     def halved(self) -> bool:
         """Are the gradients those of the halves, not yet those of the parameters?"""
-        return any(half.grad is not None for half in self.halves.values())
+        return any(half.grad is not None for half in self.bf16_copies.values())
 
     @property
     def mixed(self) -> bool:
         """Has a parameter a gradient beside its half's, of a penalty on the weights themselves?"""
-        return any(p.grad is not None and h.grad is not None for p, h in self.halves.items())
+        return any(p.grad is not None and h.grad is not None for p, h in self.bf16_copies.items())
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -70,25 +70,25 @@ class MasterAdamW(AdamW):
         """
         for p in self.parameters():
             if not p.requires_grad:
-                self.halves.pop(p, None), self._seen.pop(p, None)  # frozen meanwhile
+                self.bf16_copies.pop(p, None), self._seen.pop(p, None)  # frozen meanwhile
                 continue
             if self._seen.get(p) == p._version:
                 continue
-            if p not in self.halves:
+            if p not in self.bf16_copies:
                 if p.dtype != torch.float32:
                     raise ValueError(
                         f"a parameter of shape {tuple(p.shape)} is {p.dtype}; masters are the "
                         "model's own parameters, and they must be float32"
                     )
-                self.halves[p] = torch.empty_like(p, dtype=torch.bfloat16, requires_grad=True)
-            self.halves[p].detach().copy_(p)
+                self.bf16_copies[p] = torch.empty_like(p, dtype=torch.bfloat16, requires_grad=True)
+            self.bf16_copies[p].detach().copy_(p)
             self._seen[p] = p._version
 
     @torch.compiler.disable
     @torch.no_grad()
     def collect(self) -> None:
         """The halves' gradients as the parameters', in float32."""
-        for p, half in self.halves.items():
+        for p, half in self.bf16_copies.items():
             if half.grad is not None:
                 grad = half.grad.float()
                 p.grad = grad if p.grad is None else p.grad.add_(grad)
@@ -101,7 +101,7 @@ class MasterAdamW(AdamW):
         assert not self.mixed, "collect first"
         squares = [
             grad.dot(grad)
-            for half in self.halves.values()
+            for half in self.bf16_copies.values()
             if half.grad is not None
             for grad in self._floats(half.grad)
         ]
@@ -118,7 +118,7 @@ class MasterAdamW(AdamW):
             self.collect()
         for group in self.param_groups:
             for p in group["params"]:
-                half = self.halves.get(p)
+                half = self.bf16_copies.get(p)
                 grad = p.grad if p.grad is not None or half is None else half.grad
                 if grad is not None:
                     self._update(p, half, grad, group)
@@ -127,7 +127,7 @@ class MasterAdamW(AdamW):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Of parameters and halves; the halves' are always set to None."""
         super().zero_grad(set_to_none)
-        for half in self.halves.values():
+        for half in self.bf16_copies.values():
             half.grad = None
 
     def _update(self, p: nn.Parameter, half: Tensor | None, grad: Tensor, group: dict) -> None:
@@ -155,8 +155,8 @@ class MasterAdamW(AdamW):
         key = p.data_ptr(), state["exp_avg"].data_ptr(), None if half is None else half.data_ptr()
         if self._parts.get(p, (None,))[0] != key:
             whole = chunks(p), chunks(state["exp_avg"]), chunks(state["exp_avg_sq"])
-            halves = [None] * len(whole[0]) if half is None else chunks(half.detach())
-            self._parts[p] = key, list(zip(*whole, halves, strict=True))
+            bf16_copies = [None] * len(whole[0]) if half is None else chunks(half.detach())
+            self._parts[p] = key, list(zip(*whole, bf16_copies, strict=True))
         return self._parts[p][1]
 
     def _floats(self, grad: Tensor) -> Iterator[Tensor]:
@@ -171,7 +171,7 @@ class MasterAdamW(AdamW):
 
 
 def _no_halves() -> dict:
-    return dict(halves={}, _seen={}, _parts={}, _divisor=None)
+    return dict(bf16_masks_per_image={}, _seen={}, _parts={}, _divisor=None)
 
 
 def chunks(values: Tensor) -> tuple[Tensor, ...]:

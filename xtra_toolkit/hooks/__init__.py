@@ -1,15 +1,15 @@
-"""Hooks: checkpoints that resume and survive, and a stop when the loss is no number any more."""
+"""Hooks for checkpoints, signals, non-finite losses, unreadable images and monitoring."""
 
-from xtra_toolkit.hooks.bad import SkipBadImages
-from xtra_toolkit.hooks.checkpoint import AtomicCheckpointHook
-from xtra_toolkit.hooks.finite import StopOnNonFiniteLoss
-from xtra_toolkit.hooks.logger import StepLogger
-from xtra_toolkit.hooks.pictures import ReconstructionHook
-from xtra_toolkit.hooks.preempt import SaveOnSignal
-from xtra_toolkit.hooks.probe import OnlineProbe
-from xtra_toolkit.hooks.resume import SafeResume
-from xtra_toolkit.hooks.split import SplitLoss
-from xtra_toolkit.hooks.throughput import Throughput
+from xtra_toolkit.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
+from xtra_toolkit.hooks.online_probe_hook import OnlineProbe
+from xtra_toolkit.hooks.reconstruction_hook import ReconstructionHook
+from xtra_toolkit.hooks.safe_resume_hook import SafeResume
+from xtra_toolkit.hooks.save_on_signal_hook import SaveOnSignal
+from xtra_toolkit.hooks.skip_bad_images_hook import SkipBadImages
+from xtra_toolkit.hooks.split_loss_hook import SplitLoss
+from xtra_toolkit.hooks.step_logger_hook import StepLogger
+from xtra_toolkit.hooks.stop_on_non_finite_loss_hook import StopOnNonFiniteLoss
+from xtra_toolkit.hooks.throughput_hook import Throughput
 
 __all__ = [
     "AtomicCheckpointHook",

@@ -4,11 +4,11 @@ from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.block_causal import BlockCausal
 from xtra_toolkit.masks.build import build_mask
 from xtra_toolkit.masks.compose import Reordered, WithPrefix
-from xtra_toolkit.masks.drawing import draws
-from xtra_toolkit.masks.mask import Mask
 from xtra_toolkit.masks.prefix_causal import PrefixCausal
 from xtra_toolkit.masks.random_shown import RandomShown
+from xtra_toolkit.masks.rng import mask_rng
 from xtra_toolkit.masks.token_causal import TokenCausal
+from xtra_toolkit.objective.mask import Mask
 
 __all__ = [
     "Bidirectional",
@@ -20,5 +20,5 @@ __all__ = [
     "TokenCausal",
     "WithPrefix",
     "build_mask",
-    "draws",
+    "mask_rng",
 ]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks.drawing import draws
-from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.masks.rng import mask_rng
+from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.registry import MASKS
 
 
@@ -48,7 +48,7 @@ class BlockCausal:
         grid.no_extra("BlockCausal")
         if self.random and generator is not None:
             orders, step = drawn_from(self, grid, generator.device)
-            pick = draws(generator).shared.randint(0, len(orders), (1,))
+            pick = mask_rng(generator).shared.randint(0, len(orders), (1,))
             return Mask(order=orders.index_select(0, pick)[0], step=step, unit=step)
         blocks = grid.blocks(self.block_size, self.ragged)
         first = [blocks[i] for i in self.orders(len(blocks))[0].tolist()]

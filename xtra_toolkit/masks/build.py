@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from mmengine.registry import Registry
 
-from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.registry import MASKS, ORDERS
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.build import build_mask
-from xtra_toolkit.masks.drawing import draws, fixed
-from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.masks.rng import fixed, mask_rng
+from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.registry import MASKS, ORDERS
 
 
@@ -90,7 +90,7 @@ class WithPrefix:
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         low, high = self.bounds(grid)
-        return self.of(grid, draws(generator).randint(low, high + 1, (batch, 1)))
+        return self.of(grid, mask_rng(generator).randint(low, high + 1, (batch, 1)))
 
     def of(self, grid: PatchGrid, prefix: Tensor) -> Mask:
         """The mask of given prefix lengths in units, (B, 1)."""
@@ -99,7 +99,7 @@ class WithPrefix:
             order=order,
             step=(unit - prefix + 1).clamp(min=0),
             unit=unit,
-            given=unit < prefix,
+            context=unit < prefix,
         )
 
     def for_features(self, grid: PatchGrid) -> Mask:
@@ -134,7 +134,7 @@ def units_of(factory: Callable[..., Mask], grid: PatchGrid) -> tuple[Tensor, ...
         unit = torch.arange(len(mask)) if mask.unit is None else mask.unit
     _, sizes = unit.unique_consecutive(return_counts=True)
     tokens, steps = (field.split(sizes.tolist()) for field in (mask.order, mask.step))
-    plain = all(v is None for v in (mask.shown, mask.given, mask.attend))
+    plain = all(v is None for v in (mask.visible, mask.context, mask.attend))
     alone = len(mask.step.unique()) == len(steps) and all(len(s.unique()) == 1 for s in steps)
     if not (plain and alone and mask.order.max() < grid.tokens):
         raise ValueError(

@@ -4,8 +4,8 @@ import torch
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
-from xtra_toolkit.masks.drawing import draws
-from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.masks.rng import mask_rng
+from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.registry import MASKS
 
 
@@ -36,14 +36,14 @@ class RandomShown:
                 f"RandomShown(mask_ratio={self.mask_ratio}) shows no patch of {grid}; at least one "
                 f"is shown up to mask_ratio={1 - 1 / grid.tokens:.3f}"
             )
-        g = draws(generator)
+        g = mask_rng(generator)
         order = g.rand(batch, grid.tokens).argsort(dim=1, stable=True)
         if grid.extra:
             extra = torch.arange(grid.extra, device=g.device) + grid.tokens
             order = torch.cat([extra.expand(batch, -1), order], dim=1)
         at = torch.arange(order.shape[1], device=g.device)
-        shown = at < grid.extra + seen
-        return Mask(order=order, step=torch.zeros_like(at), shown=shown, given=shown)
+        visible = at < grid.extra + seen
+        return Mask(order=order, step=torch.zeros_like(at), visible=visible, context=visible)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """MAE probes with the whole image."""

@@ -3,7 +3,7 @@
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks.mask import Mask
+from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.registry import MASKS
 
 

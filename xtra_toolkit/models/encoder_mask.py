@@ -106,7 +106,9 @@ class EncoderMask(nn.Module):
             other = build_mask(stored["mask"]).for_features(grid)
         except ValueError:
             return False
-        return torch.equal(mine.order, other.order) and torch.equal(mine.visible(), other.visible())
+        return torch.equal(mine.order, other.order) and torch.equal(
+            mine.attention_mask(), other.attention_mask()
+        )
 
 
 def pack(

@@ -26,11 +26,13 @@ class MaskedAttention(MultiheadAttention):
 
     attention: Callable[..., Tensor]
 
-    def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
+    ) -> Tensor:
         """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
-        q, k, v = self._all(x) if read is None else self._some(x, read)
-        if read is not None:
-            pattern = pattern.once(("read",), lambda: pattern.rows(read))
+        q, k, v = self._all(x) if output_positions is None else self._some(x, output_positions)
+        if output_positions is not None:
+            pattern = pattern.once(("read",), lambda: pattern.rows(output_positions))
         x = self.attention(q, k, v, pattern).flatten(2)
         return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
 
@@ -38,7 +40,7 @@ class MaskedAttention(MultiheadAttention):
         """(B, N, D) to queries, keys and values of all positions, (B, N, heads, dim) each."""
         return self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dims)).unbind(2)
 
-    def _some(self, x: Tensor, read: Tensor) -> tuple[Tensor, ...]:
+    def _some(self, x: Tensor, output_positions: Tensor) -> tuple[Tensor, ...]:
         """The same with the queries of ``read`` (B or 1, R) alone, (B, R, heads, dim)."""
         sizes = self.embed_dims, 2 * self.embed_dims
         weight, bias = self.qkv.weight.split(sizes), (None, None)
@@ -46,7 +48,11 @@ class MaskedAttention(MultiheadAttention):
             bias = self.qkv.bias.split(sizes)
         shape = self.num_heads, self.head_dims
         k, v = linear(x, weight[1], bias[1]).unflatten(2, (2, *shape)).unbind(2)
-        return linear(take(x, read), weight[0], bias[0]).unflatten(2, shape), k, v
+        return (
+            linear(gather_tokens(x, output_positions), weight[0], bias[0]).unflatten(2, shape),
+            k,
+            v,
+        )
 
 
 class MaskedLayer(TransformerEncoderLayer):
@@ -83,28 +89,32 @@ class MaskedLayer(TransformerEncoderLayer):
         """As the whole model is initialised, not with MMPretrain's xavier for the FFN."""
         BaseModule.init_weights(self)
 
-    def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
+    ) -> Tensor:
         """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, pattern, read, use_reentrant=False)
-        return self._forward(x, pattern, read)
+            return checkpoint(self._forward, x, pattern, output_positions, use_reentrant=False)
+        return self._forward(x, pattern, output_positions)
 
-    def _forward(self, x: Tensor, pattern: Pattern, read: Tensor | None) -> Tensor:
-        attended = self.attn(self.ln1(x), pattern, read)
-        x = attended + (x if read is None else take(x, read))
+    def _forward(self, x: Tensor, pattern: Pattern, output_positions: Tensor | None) -> Tensor:
+        attended = self.attn(self.ln1(x), pattern, output_positions)
+        x = attended + (x if output_positions is None else gather_tokens(x, output_positions))
         return self.ffn(self.ln2(x), identity=x)
 
 
 class NoAttention(nn.Module):
     """In place of attention, for layers that keep to their token: AIM's head has such."""
 
-    def forward(self, x: Tensor, pattern: Pattern, read: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
+    ) -> Tensor:
         """(B, N, D) as it is, or what is read of it."""
-        return x if read is None else take(x, read)
+        return x if output_positions is None else gather_tokens(x, output_positions)
 
 
-def through(
-    layers: Iterable[nn.Module], x: Tensor, pattern: Pattern, read: Tensor | None
+def run_layers(
+    layers: Iterable[nn.Module], x: Tensor, pattern: Pattern, output_positions: Tensor | None
 ) -> Tensor:
     """(B, N, D) through all layers; the last one computes the positions ``read`` alone.
 
@@ -122,7 +132,7 @@ def through(
     *before, last = layers or [NoAttention()]
     for layer in before:
         x = layer(x, pattern)
-    return last(x, pattern, read)
+    return last(x, pattern, output_positions)
 
 
 def drop_biases(layers: nn.Module) -> None:
@@ -146,7 +156,7 @@ class XavierPatch:
                 nn.init.xavier_uniform_(conv.weight.view(len(conv.weight), -1))
 
 
-def take(values: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
     """values (B or 1, N, D) at index (B or 1, E), (B or 1, E, D)."""
     if len(index) == 1:
         return values.index_select(1, index[0])

@@ -11,14 +11,14 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
-from xtra_toolkit.attention import named
+from xtra_toolkit.attention import get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
-from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, take, through
+from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
 from xtra_toolkit.models.loading import refuse_other_shapes, refuse_strangers
 from xtra_toolkit.models.positions import by_token, position_table
-from xtra_toolkit.plan import Features, Plan, compile_features
+from xtra_toolkit.objective.plan import Features, Plan, compile_features
 from xtra_toolkit.registry import MODELS
 
 
@@ -60,7 +60,7 @@ class MaskedViT(VisionTransformer):
         grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
         vit["init_cfg"] = vit.get("init_cfg") or INIT
         super().__init__(out_type=out_type, with_cls_token=with_cls_token, **vit)
-        attend = named(attention)
+        attend = get_attention(attention)
         for layer in self.layers:
             MaskedLayer.of(layer, attend, with_cp)
         if not bias:
@@ -98,7 +98,7 @@ class MaskedViT(VisionTransformer):
         """What masks the features."""
         return getattr(self, KEY)
 
-    def encode(self, images: Tensor, plan: Plan, read: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, plan: Plan, output_positions: Tensor | None = None) -> Tensor:
         """(B, C, height, width) to (B, E, D): the encoded positions of a plan, normed.
 
         Args:
@@ -107,7 +107,7 @@ class MaskedViT(VisionTransformer):
             read: (B or 1, R) positions, all that is wanted, where no decoder reads the others.
         """
         x = self.embed(images, plan.encoded_tokens, self.grid)
-        x = through(self.layers, x, plan.encoder, read)
+        x = run_layers(self.layers, x, plan.encoder, output_positions)
         return self.ln1(x) if self.final_norm else x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -120,7 +120,7 @@ class MaskedViT(VisionTransformer):
             if i == len(self.layers) - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                raster = take(x, features.raster)
+                raster = gather_tokens(x, features.raster)
                 outs.append(self._format_output(raster, (grid.rows, grid.cols)))
         return tuple(outs)
 
@@ -130,13 +130,13 @@ class MaskedViT(VisionTransformer):
         Only these patches are embedded: the patch convolution is a matrix product on them.
         """
         conv = self.patch_embed.projection
-        patches = take(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
+        patches = gather_tokens(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
         x = F.linear(patches.to(conv.weight.dtype), conv.weight.flatten(1), conv.bias)
         if self.patch_embed.norm is not None:
             x = self.patch_embed.norm(x)
         if self.cls_token is not None:
             x = torch.where((tokens >= grid.tokens)[..., None], self.cls_token, x)
-        x = x + take(self.positions(grid), tokens).to(conv.weight.dtype)
+        x = x + gather_tokens(self.positions(grid), tokens).to(conv.weight.dtype)
         return self.pre_norm(self.drop_after_pos(x))
 
     def positions(self, grid: PatchGrid) -> Tensor:
@@ -160,7 +160,7 @@ class MaskedViT(VisionTransformer):
         key = (grid, device, config)
         if key not in self._features:
             mask = self.encoder_mask.for_features(grid)
-            if self.out_type == "cls_token" and not mask.visible()[0].all():
+            if self.out_type == "cls_token" and not mask.attention_mask()[0].all():
                 raise ValueError(
                     f"out_type='cls_token' was asked for, and under the mask {config} the class "
                     "token does not see the whole image; take 'avg_featmap', 'featmap' or 'raw'"

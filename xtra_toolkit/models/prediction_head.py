@@ -10,10 +10,10 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from xtra_toolkit.models.layers import INIT, take
+from xtra_toolkit.models.layers import INIT, gather_tokens
 from xtra_toolkit.models.linear import WideLinear
 from xtra_toolkit.models.loading import refuse_other_shapes
-from xtra_toolkit.plan import Group, Plan
+from xtra_toolkit.objective.plan import Group, Plan
 from xtra_toolkit.registry import MODELS
 
 
@@ -77,52 +77,60 @@ class PredictionHead(BaseModule):
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
         """(B, R, W) to the predictions of each group, (B, G, T * V)."""
         return [
-            predictor(read(x, group))
+            predictor(gather_outputs(x, group))
             for predictor, group in zip(self.predictors, plan.groups, strict=True)
         ]
 
-    def loss(self, x: Tensor, plan: Plan, goals: list[Tensor]) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, plan: Plan, target_values: list[Tensor]) -> dict[str, Tensor]:
         """The loss of outputs (B, R, W) against the goals of each group, (B, G, T * V)."""
         losses = [
-            self.reduce(prediction, goal, group.live, group.count)
-            for prediction, goal, group in zip(self(x, plan), goals, plan.groups, strict=True)
+            self.reduce(prediction, goal, group.loss_mask, group.count)
+            for prediction, goal, group in zip(
+                self(x, plan), target_values, plan.groups, strict=True
+            )
         ]
         return dict(loss=sum(losses) / len(losses))
 
-    def count(self, live: Tensor, images: int) -> Tensor:
+    def count(self, loss_mask: Tensor, images: int) -> Tensor:
         """(), what the loss of so many images divides by, their ``live`` (B or 1, G) links."""
-        live = live.expand(images, -1)
-        return (live if self.reduction == "batch" else live.any(1)).sum(dtype=torch.float64)
+        loss_mask = loss_mask.expand(images, -1)
+        return (loss_mask if self.reduction == "batch" else loss_mask.any(1)).sum(
+            dtype=torch.float64
+        )
 
     def reduce(
-        self, prediction: Tensor, goal: Tensor, live: Tensor | None, count: Tensor | None = None
+        self,
+        prediction: Tensor,
+        goal: Tensor,
+        loss_mask: Tensor | None,
+        count: Tensor | None = None,
     ) -> Tensor:
         """The loss of one group; ``live`` (B or 1, G) says which links count, None: all.
 
         ``count`` is a step's mean over its micro-batches and ranks, if not taken here.
         """
         prediction = prediction.to(goal.dtype) if goal.is_floating_point() else prediction.float()
-        if live is None:
+        if loss_mask is None:
             return self.distance(prediction, goal)
         if count is None:
-            count = self.count(live, len(prediction))
+            count = self.count(loss_mask, len(prediction))
             if self.training:  # gradients are averaged over the ranks
                 all_reduce(count)
                 count = count / get_world_size()
         link = self.distance(prediction, goal, reduction="none").mean(-1)
-        live = live.to(link.dtype).expand_as(link)
+        loss_mask = loss_mask.to(link.dtype).expand_as(link)
         if self.reduction == "image":
-            total = ((link * live).sum(1) / live.sum(1).clamp(min=1)).sum()
+            total = ((link * loss_mask).sum(1) / loss_mask.sum(1).clamp(min=1)).sum()
         else:
-            total = (link * live).sum()
+            total = (link * loss_mask).sum()
         return total / count.to(link.dtype).clamp(min=1e-6)
 
 
-def read(x: Tensor, group: Group) -> Tensor:
+def gather_outputs(x: Tensor, group: Group) -> Tensor:
     """The outputs (B, R, W) that each prediction reads, token-major: (B, G, S * W)."""
-    rows = group.sources if group.rows is None else group.rows
+    rows = group.source_positions if group.output_index is None else group.output_index
     _, g, s = rows.shape
-    x = x[:, slice(*group.span)] if group.span else take(x, rows.flatten(1))
+    x = x[:, slice(*group.span)] if group.span else gather_tokens(x, rows.flatten(1))
     return x.reshape(len(x), g, s * x.shape[-1])
 
 

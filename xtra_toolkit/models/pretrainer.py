@@ -15,10 +15,10 @@ from mmpretrain.registry import MODELS as MMPRETRAIN
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from xtra_toolkit.certificate import Planner
-from xtra_toolkit.masks.drawing import StepGenerator
-from xtra_toolkit.models.layers import take
-from xtra_toolkit.plan import Plan
+from xtra_toolkit.masks.rng import StepGenerator
+from xtra_toolkit.models.layers import gather_tokens
+from xtra_toolkit.objective.compiler import Planner
+from xtra_toolkit.objective.plan import Plan
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets import build_target
 
@@ -64,16 +64,21 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         with torch.device("cpu"):  # also where the model is built on the meta device
             sample = factory(grid).check(grid, type(factory).__name__)
             positioned = any(link.positioned for link in target.links(sample, grid))
-        width, layers, hides = backbone.embed_dims, 0, sample.shown is not None
+        width, layers, has_masked_tokens = backbone.embed_dims, 0, sample.visible is not None
         if neck is not None:
-            derived = dict(in_channels=width, grid=grid, hides=hides, positioned=positioned)
+            derived = dict(
+                in_channels=width,
+                grid=grid,
+                has_masked_tokens=has_masked_tokens,
+                positioned=positioned,
+            )
             neck = MMPRETRAIN.build(dict(neck, **derived, **recompute))
             width, layers = neck.width, neck.num_layers
-        _check_neck(type(factory).__name__, neck, hides, positioned)
+        _check_neck(type(factory).__name__, neck, has_masked_tokens, positioned)
         planner = Planner(factory, target, grid, (backbone.num_layers, layers))
         values = target.width(grid)
         shapes = [
-            (link.sources.shape[-1] * width, link.targets.shape[-1] * values)
+            (link.source_positions.shape[-1] * width, link.target_positions.shape[-1] * values)
             for link in planner.links
         ]
         head = MMPRETRAIN.build(dict(head, shapes=shapes))
@@ -114,17 +119,21 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     def decode(self, inputs: Tensor, plan: Plan) -> Tensor:
         """Images to what the head reads, (B, R, W) at the positions of a plan that are read."""
         if not self.with_neck:
-            return self.backbone.encode(inputs, plan, plan.read)
+            return self.backbone.encode(inputs, plan, plan.output_positions)
         x = self.backbone.encode(inputs, plan)
-        return self.neck(x.repeat(plan.copies, 1, 1) if plan.copies > 1 else x, plan)
+        return self.neck(
+            x.repeat(plan.masks_per_image, 1, 1) if plan.masks_per_image > 1 else x, plan
+        )
 
-    def goals(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
+    def target_values(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
         """What the predictions of a plan should be, (B, G, T * V)."""
         values = self.target_generator.values(inputs, self.backbone.grid)
-        values = values.repeat(plan.copies, 1, 1) if plan.copies > 1 else values
+        values = values.repeat(plan.masks_per_image, 1, 1) if plan.masks_per_image > 1 else values
         return [
             self.target_generator.normalise(
-                take(values, group.tokens.flatten(1)).view(len(values), group.tokens.shape[1], -1)
+                gather_tokens(values, group.tokens.flatten(1)).view(
+                    len(values), group.tokens.shape[1], -1
+                )
             )
             for group in plan.groups
         ]
@@ -151,7 +160,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         Args:
             micro_batches: of this process, the ``draw_seed`` and ``step_seed`` of each image.
         """
-        varies = self.planner.random and not all(self.planner.bounds.all_live)
+        varies = self.planner.random and not all(self.planner.bounds.all_in_loss)
         counted = varies and hasattr(self.head, "count")
         self._counts = self._count(micro_batches) if counted else None
         try:
@@ -165,27 +174,31 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         device, counts = self.data_preprocessor.device, []
         for samples in micro_batches:
             plan = self.planner(len(samples), device, _generator(samples, device))
-            images = len(samples) * plan.copies
-            lives = [group.live for group in plan.groups if group.live is not None]
-            counts.append(torch.stack([self.head.count(live, images) for live in lives]))
+            images = len(samples) * plan.masks_per_image
+            loss_masks = [group.loss_mask for group in plan.groups if group.loss_mask is not None]
+            counts.append(
+                torch.stack([self.head.count(loss_mask, images) for loss_mask in loss_masks])
+            )
         mean = torch.stack(counts).mean(0)
         all_reduce(mean, "mean")
         means = iter(mean)
-        return [None if whole else next(means) for whole in self.planner.bounds.all_live]
+        return [None if whole else next(means) for whole in self.planner.bounds.all_in_loss]
 
     def _loss(self, inputs: Tensor, plan: Plan) -> dict:
         with torch.no_grad():
-            goals = self.goals(inputs, plan)
-        return self.head.loss(self.decode(inputs, plan), plan, goals)
+            target_values = self.target_values(inputs, plan)
+        return self.head.loss(self.decode(inputs, plan), plan, target_values)
 
 
-def _check_neck(mask: str, neck: nn.Module | None, hides: bool, positioned: bool) -> None:
-    if neck is None and (hides or positioned):
+def _check_neck(
+    mask: str, neck: nn.Module | None, has_masked_tokens: bool, positioned: bool
+) -> None:
+    if neck is None and (has_masked_tokens or positioned):
         raise ValueError(
             f"{mask} hides tokens, or the target is told positions, and without a neck nothing "
             "stands in their place; give one (ViTDecoder)"
         )
-    if neck is not None and hides and not neck.num_layers:
+    if neck is not None and has_masked_tokens and not neck.num_layers:
         raise ValueError(
             f"{mask} hides tokens, and the decoder has no attention (heads=None), so nothing "
             "would reach a hidden position; give it heads"

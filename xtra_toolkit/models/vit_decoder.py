@@ -10,19 +10,19 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor, nn
 
-from xtra_toolkit.attention import named
+from xtra_toolkit.attention import get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.layers import (
     INIT,
     MaskedLayer,
     NoAttention,
     drop_biases,
-    take,
-    through,
+    gather_tokens,
+    run_layers,
 )
 from xtra_toolkit.models.loading import refuse_other_shapes
 from xtra_toolkit.models.positions import by_token, position_table
-from xtra_toolkit.plan import Plan
+from xtra_toolkit.objective.plan import Plan
 from xtra_toolkit.registry import MODELS
 
 
@@ -59,7 +59,7 @@ class ViTDecoder(BaseModule):
         *,
         in_channels: int,
         grid: PatchGrid,
-        hides: bool,
+        has_masked_tokens: bool,
         positioned: bool = False,
         init_cfg: list | dict | None = None,
     ):
@@ -79,13 +79,13 @@ class ViTDecoder(BaseModule):
                 nn.GELU(),
                 nn.Linear(projection, width, bias=False),
             )
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if hides else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if has_masked_tokens else None
         self.pos_embed = position_table(positions, grid, width)
         self.query_embed = position_table("learned", grid, width) if positioned else None
         self.layers = ModuleList(
             MaskedLayer.of(
                 TransformerEncoderLayer(width, heads or 1, 4 * width, norm_cfg=norm),
-                named(attention),
+                get_attention(attention),
                 with_cp,
             )
             for _ in range(depth)
@@ -110,13 +110,13 @@ class ViTDecoder(BaseModule):
         """(B, E, D) of the encoder to (B, R, W) at the positions that the head reads."""
         x = self.projection(x)
         if self.mask_token is not None:
-            places = plan.encoded[..., None].expand(len(x), -1, self.width)
-            empty = self.mask_token.to(x.dtype).expand(len(x), plan.keep, -1)
+            places = plan.encoded_positions[..., None].expand(len(x), -1, self.width)
+            empty = self.mask_token.to(x.dtype).expand(len(x), plan.num_computed, -1)
             x = empty.scatter(1, places, x)
-        x = x + take(by_token(self.pos_embed, self.grid.extra), plan.order).to(
+        x = x + gather_tokens(by_token(self.pos_embed, self.grid.extra), plan.order).to(
             self.ln1.weight.dtype
         )
-        if plan.asked is not None:
+        if plan.query_tokens is not None:
             table = by_token(self.query_embed, self.grid.extra)
-            x = x + take(nn.functional.pad(table, (0, 0, 0, 1)), plan.asked)
-        return self.ln1(through(self.layers, x, plan.decoder, plan.read))
+            x = x + gather_tokens(nn.functional.pad(table, (0, 0, 0, 1)), plan.query_tokens)
+        return self.ln1(run_layers(self.layers, x, plan.decoder, plan.output_positions))

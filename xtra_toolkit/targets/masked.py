@@ -1,8 +1,8 @@
 """Masked patches: the output at a hidden position predicts that position (MAE, BEiT, SimMIM)."""
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks.mask import Mask
-from xtra_toolkit.plan import Links
+from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.plan import Links
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets.pixels import PixelTarget
 
@@ -13,16 +13,16 @@ class MaskedPatches(PixelTarget):
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """One group: the hidden positions, in sequence order."""
-        if mask.shown is None or mask.shown.all():
+        if mask.visible is None or mask.visible.all():
             raise ValueError(
                 "MaskedPatches predicts hidden tokens, and this mask shows every token; use a "
                 "mask that hides some (RandomShown), or predict what comes next (NextToken, "
                 "NextBlock)"
             )
-        if mask.shown.ndim > 1:
+        if mask.visible.ndim > 1:
             raise ValueError(
                 "MaskedPatches needs hidden tokens at the same sequence positions in every "
                 "image; let the mask order its tokens, the shown ones first"
             )
-        hidden = (~mask.shown).nonzero().view(1, -1, 1)
+        hidden = (~mask.visible).nonzero().view(1, -1, 1)
         return [Links(hidden, hidden)]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks.mask import Mask
-from xtra_toolkit.plan import Links
+from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.plan import Links
 
 
 class PixelTarget(nn.Module):
@@ -36,7 +36,7 @@ class PixelTarget(nn.Module):
         """The groups of predictions; ValueError where the mask cannot serve this target."""
         groups = self.pairs(mask, grid)
         for group in groups:
-            if self.normalises and group.targets.shape[-1] * self.width(grid) < 2:
+            if self.normalises and group.target_positions.shape[-1] * self.width(grid) < 2:
                 raise ValueError(
                     f"{type(self).__name__}: one token of {grid} holds a single value, and one "
                     "value has no variance to normalise by; set normalise=False or predict "

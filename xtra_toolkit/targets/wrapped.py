@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks.mask import Mask
-from xtra_toolkit.plan import Links
+from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.plan import Links
 from xtra_toolkit.targets.build import build_target
 
 

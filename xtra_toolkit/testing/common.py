@@ -18,14 +18,14 @@ BATCH = 128  # draws under one seed
 DRAWS = BATCH * len(SEEDS)
 
 
-def hold(condition: bool, sentence: str) -> None:
+def require(condition: bool, sentence: str) -> None:
     """AssertionError with a sentence, unless the condition holds; also under ``python -O``."""
     if not condition:
         raise AssertionError(sentence)
 
 
 @contextmanager
-def told(advice: str) -> Iterator[None]:
+def explain_errors(advice: str) -> Iterator[None]:
     """Whatever is raised inside becomes an AssertionError: the advice, and what was raised."""
     try:
         yield
@@ -53,7 +53,7 @@ def gen(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 def carried(name: str, config: dict, build: Callable[[dict], Any]) -> Any:
     """What ``build`` makes of the config after its way through JSON, as in a checkpoint."""
-    with told(
+    with explain_errors(
         f"{name}: its config {config} does not survive JSON, in which it travels; take numbers, "
         "strings, booleans, lists and dicts as arguments"
     ):
@@ -67,13 +67,13 @@ def draw_many(mask: Callable[..., Mask], grid: PatchGrid, seed: int) -> Mask:
     """
     generator = gen(seed)
     drawn = mask(grid, BATCH, generator)
-    fields = (drawn.order, drawn.step, drawn.shown, drawn.given)
-    if drawn.copies > 1 or any(value is not None and value.ndim > 1 for value in fields):
+    fields = (drawn.order, drawn.step, drawn.visible, drawn.context)
+    if drawn.masks_per_image > 1 or any(value is not None and value.ndim > 1 for value in fields):
         return drawn
     draws = [mask(grid, 1, generator) for _ in range(BATCH)]
-    for field in ("unit", "shown"):
+    for field in ("unit", "visible"):
         first, *others = (getattr(one, field) for one in draws)
         alike = first is None or all(torch.equal(first, other) for other in others)
-        hold(alike, f"`{field}` differs from draw to draw, and is compiled once")
-    rows = {field: [getattr(one, field) for one in draws] for field in ("order", "step", "given")}
+        require(alike, f"`{field}` differs from draw to draw, and is compiled once")
+    rows = {field: [getattr(one, field) for one in draws] for field in ("order", "step", "context")}
     return replace(drawn, **{f: torch.stack(v) for f, v in rows.items() if v[0] is not None})

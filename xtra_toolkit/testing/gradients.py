@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from xtra_toolkit.certificate import Planner, agree
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
-from xtra_toolkit.plan import compile_plan
+from xtra_toolkit.objective.compiler import CompiledObjective, check_structure
+from xtra_toolkit.objective.plan import compile_plan
 from xtra_toolkit.targets import build_target
-from xtra_toolkit.testing.common import CPU, DRAWS, SEEDS, draw_many, gen, hold, told
+from xtra_toolkit.testing.common import CPU, DRAWS, SEEDS, draw_many, explain_errors, gen, require
 
 WIDTH = 24
 
@@ -29,8 +29,8 @@ class Moved:
 
     group: int
     g: int
-    sources: Tensor
-    targets: Tensor
+    source_positions: Tensor
+    target_positions: Tensor
     tokens: Tensor
 
 
@@ -73,47 +73,49 @@ def moved_tokens(
         most: predictions of a group that are looked at, evenly spread. Default: all.
     """
     _draw_weights(model.double().eval())
-    grid, plan = model.backbone.grid, model.planner(1, CPU, gen(seed))
+    grid, plan = model.backbone.grid, model.objective(1, CPU, gen(seed))
     images = images_of(grid, 1).double().requires_grad_()
     for i, (group, out) in enumerate(
         zip(plan.groups, model.reconstruct(images, plan), strict=True)
     ):
-        live = torch.ones(out.shape[:2], dtype=torch.bool)
-        live = live if group.live is None else group.live.expand_as(live)
-        every = live.nonzero().tolist()
+        loss_mask = torch.ones(out.shape[:2], dtype=torch.bool)
+        loss_mask = loss_mask if group.loss_mask is None else group.loss_mask.expand_as(loss_mask)
+        every = loss_mask.nonzero().tolist()
         for row, g in every[:: -(-len(every) // most)] if most else every:
             (grad,) = torch.autograd.grad(out[row, g].square().sum(), images, retain_graph=True)
-            sources, targets = (of[row % len(of), g] for of in (group.sources, group.tokens))
+            sources, targets = (
+                of[row % len(of), g] for of in (group.source_positions, group.tokens)
+            )
             yield Moved(i, g, sources, targets, grid.patchify(grad)[0].abs().sum(-1) != 0)
 
 
-def check_draws(planner: Planner, name: str) -> None:
+def check_draws(objective: CompiledObjective, name: str) -> None:
     """All of some thousand draws (``DRAWS``) of a random mask stay within their certificate."""
-    for seed in SEEDS if planner.random else ():
-        with told(
+    for seed in SEEDS if objective.random else ():
+        with explain_errors(
             f"{name}: one of {DRAWS:,} draws leaves what was certified over other draws, under "
             f"seed {seed}; return its extreme draws from a method `extremes(grid)`, so that they "
             "are certified too"
         ):
-            drawn = draw_many(planner.mask, planner.grid, seed)
-            agree(replace(planner.structure, order=drawn.order), drawn)
-            compile_plan(drawn, planner.links, planner.grid, planner.bounds)
+            drawn = draw_many(objective.mask, objective.grid, seed)
+            check_structure(replace(objective.structure, order=drawn.order), drawn)
+            compile_plan(drawn, objective.links, objective.grid, objective.bounds)
 
 
 def check_gradients(model: MaskTargetPretrainer, name: str) -> None:
     """No pixel of a target moves its prediction, and every draw stays within its certificate."""
-    planner, grid = model.planner, model.backbone.grid
-    check_draws(planner, name)
+    objective, grid = model.objective, model.backbone.grid
+    check_draws(objective, name)
     for seed in SEEDS[:2]:
         for moved in moved_tokens(model, seed, most=16):
-            if planner.links[moved.group].sees_target:
+            if objective.links[moved.group].sees_target:
                 continue
-            leaks = moved.targets[moved.tokens[moved.targets]].tolist()
+            leaks = moved.target_positions[moved.tokens[moved.target_positions]].tolist()
             where = grid.name(leaks[0]) if leaks else ""
-            hold(
+            require(
                 not leaks,
                 f"{name}: the pixels of {where} move the prediction of {where} from positions "
-                f"{moved.sources.tolist()}, though the certificate says that they cannot; the mask "
+                f"{moved.source_positions.tolist()}, though the certificate says that they cannot; the mask "
                 "must attend alike in every call, so keep no state in it and in its predicate",
             )
 

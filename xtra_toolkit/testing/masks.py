@@ -7,31 +7,31 @@ from functools import cached_property
 
 import torch
 
-from xtra_toolkit.certificate import sample
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask, build_mask
-from xtra_toolkit.masks.drawing import StepGenerator
-from xtra_toolkit.plan import compile_features
+from xtra_toolkit.masks.rng import StepGenerator
+from xtra_toolkit.objective.compiler import sample
+from xtra_toolkit.objective.plan import compile_features
 from xtra_toolkit.testing.common import (
     CPU,
     GRID,
     SEEDS,
     carried,
     draw_many,
+    explain_errors,
     gen,
-    hold,
     one_thread,
-    told,
+    require,
 )
 from xtra_toolkit.testing.gradients import check_gradients, small_model
 
-FIELDS = ("order", "step", "unit", "shown", "given")
+FIELDS = ("order", "step", "unit", "visible", "context")
 BATCHES = (1, 2, 5)
 CUDA = [torch.device("cuda")] if torch.cuda.is_available() else []
 
 
 @dataclass(frozen=True)
-class Subject:
+class MaskSubject:
     """A mask under test, and the grid that it is tested on."""
 
     name: str
@@ -50,7 +50,7 @@ class Subject:
     @cached_property
     def draws(self) -> dict[int | None, Mask]:
         """Some thousand draws of a random mask, by seed, and what evaluation draws (None)."""
-        with told(f"{self.name}: no mask came out of (grid, batch, generator)"):
+        with explain_errors(f"{self.name}: no mask came out of (grid, batch, generator)"):
             random = getattr(self.new(), "random", True)
             many = {seed: draw_many(self.new(), self.grid, seed) for seed in SEEDS if random}
             return {None: self.draw(None), 0: self.draw(0), **many}
@@ -79,19 +79,19 @@ def check_mask(
             shows one twice, and means it.
         seconds: of processor time that drawing and certifying may take; generous, no benchmark.
     """
-    with told(f"{mask}: no mask can be built of this config"):
+    with explain_errors(f"{mask}: no mask can be built of this config"):
         name = type(build_mask(mask)).__name__
-    subject = Subject(name, mask, grid, whole)
+    subject = MaskSubject(name, mask, grid, whole)
     for check in CHECKS:
         check(subject)
     started = time.process_time()
-    with told(f"{name} cannot be certified"):
+    with explain_errors(f"{name} cannot be certified"):
         if target is None:
             sample(subject.new(), grid)
         else:
             model = small_model(mask, target, grid)
     took = time.process_time() - started
-    hold(
+    require(
         took <= seconds,
         f"{name}: drawing and certifying on {grid} took {took:.1f} s of processor time, more than "
         f"{seconds} s; draw with tensor operations instead of loops over tokens",
@@ -100,20 +100,20 @@ def check_mask(
         check_gradients(model, name)
 
 
-def rules(it: Subject) -> None:
+def rules(it: MaskSubject) -> None:
     """Whole numbers, never decreasing steps, no empty row: the rules of :class:`Mask`."""
     for mask in it.draws.values():
-        hold(isinstance(mask, Mask), f"{it.name}: it returned {type(mask)}; return a Mask")
-        with told(f"{it.name} broke a rule of Mask"):
+        require(isinstance(mask, Mask), f"{it.name}: it returned {type(mask)}; return a Mask")
+        with explain_errors(f"{it.name} broke a rule of Mask"):
             mask.check(it.grid, it.name)
-        hold(
+        require(
             mask.order.dtype == torch.long,
             f"{it.name}: `order` indexes tokens, so it must be of torch.long, not "
             f"{mask.order.dtype}; call .long()",
         )
 
 
-def tokens(it: Subject) -> None:
+def tokens(it: MaskSubject) -> None:
     """Each token once."""
     everything = torch.arange(it.grid.tokens + it.grid.extra)
     for seed, mask in it.draws.items() if it.whole else ():
@@ -123,14 +123,14 @@ def tokens(it: Subject) -> None:
             absent = sorted({*everything.tolist()} - {*order.tolist()})[:8]
             twice = [t for t in everything.tolist() if (order == t).sum() > 1][:8]
             wrong = f"leaves out {absent}" if absent else f"repeats {twice}"
-            hold(
+            require(
                 False,
                 f"{it.name}: `order` must hold each of the {len(everything)} tokens once; under "
                 f"seed {seed} it {wrong}; if that is meant, say whole=False",
             )
 
 
-def seeded(it: Subject) -> None:
+def seeded(it: MaskSubject) -> None:
     """The same seed draws the same, whatever else has been drawn in the process."""
     for seed in (None, 0, 1):
         drawn = []
@@ -139,34 +139,34 @@ def seeded(it: Subject) -> None:
                 torch.manual_seed(elsewhere)
                 drawn.append(it.draw(seed))
         given = "a generator of the same seed" if seed is not None else "no generator (evaluation)"
-        hold(
+        require(
             same(*drawn),
             f"{it.name}: it draws differently under {given}; take every random number from the "
             "generator that is passed, which may be None: "
-            "xtra_toolkit.masks.draws(generator).rand(batch, ...)",
+            "xtra_toolkit.masks.mask_rng(generator).rand(batch, ...)",
         )
     if not getattr(it.new(), "random", True):
-        hold(
+        require(
             same(it.draw(0), it.draw(1)) and same(it.draw(0), it.draw(None)),
             f"{it.name} says random = False and draws differently under two seeds; say True",
         )
 
 
-def stateless(it: Subject) -> None:
+def stateless(it: MaskSubject) -> None:
     """A draw is a function of its generator: a resumed run goes on as the other would have."""
     used = it.new()
     for seed in (5, 6, None):
         used(it.grid, 3, None if seed is None else gen(seed))
     for seed in (5, None):
         again = used(it.grid, 3, None if seed is None else gen(seed))
-        hold(
+        require(
             same(it.draw(seed), again),
             f"{it.name}: what it draws depends on what it drew before, so a resumed run would go "
             "on otherwise; keep nothing on self in __call__",
         )
 
 
-def batches(it: Subject) -> None:
+def batches(it: MaskSubject) -> None:
     """What is predicted together is the same for every batch; rows are of their own image."""
     draws = {batch: it.draw(0, batch) for batch in BATCHES}
     first = draws[BATCHES[0]]
@@ -174,17 +174,17 @@ def batches(it: Subject) -> None:
         for field in FIELDS:
             one, other = getattr(first, field), getattr(mask, field)
             rows = len(other) if other is not None and other.ndim == 2 else 1
-            hold(
-                rows in (1, batch * mask.copies),
+            require(
+                rows in (1, batch * mask.masks_per_image),
                 f"{it.name}: `{field}` has {rows} rows for a batch of {batch}; a field is (N,) "
                 "where the images share it, or (batch, N)",
             )
             alike = (one is None) == (other is None)
             if alike and one is not None:
                 alike = one.ndim == other.ndim and one.shape[-1] == other.shape[-1]
-                if field in ("unit", "shown") and other.ndim == 1:
+                if field in ("unit", "visible") and other.ndim == 1:
                     alike = alike and torch.equal(one, other)
-            hold(
+            require(
                 alike,
                 f"{it.name}: `{field}` of a batch of {batch} is not that of a batch of 1; what is "
                 "predicted together is compiled once, so it must not follow the batch",
@@ -193,14 +193,14 @@ def batches(it: Subject) -> None:
         drawn = [getattr(it.draw(seed, 5), field) for seed in range(8)]
         if any(value is None or value.ndim < 2 or len(value) == 1 for value in drawn):
             continue
-        hold(
+        require(
             any((v != v[:1]).any() for v in drawn) or all(torch.equal(drawn[0], v) for v in drawn),
             f"{it.name}: `{field}` is (batch, N), and every image of a batch draws the same; draw "
             "(batch, N) random numbers, or return (N,) where the batch is meant to share them",
         )
 
 
-def elastic(it: Subject) -> None:
+def elastic(it: MaskSubject) -> None:
     """An image's mask is its own: it does not change with the batch that the image is in."""
     images, parts = [11, 12, 13, 14, 15], (slice(0, 2), slice(2, 5))
     whole, *split = (
@@ -211,39 +211,41 @@ def elastic(it: Subject) -> None:
         for part, mask in zip(parts, split, strict=True):
             one, other = getattr(whole, field), getattr(mask, field)
             if one is not None and one.ndim == 2:
-                one = one.unflatten(0, (mask.copies, -1))
+                one = one.unflatten(0, (mask.masks_per_image, -1))
                 one = (one if one.shape[1] == 1 else one[:, part]).flatten(0, 1)
-            hold(
+            require(
                 one is other or torch.equal(one, other),
                 f"{it.name}: `{field}` of an image changes with the batch that the image is in, so "
                 "a run could not go on with other batches or processes; draw each image's numbers "
-                "by draws(generator).rand(batch, ...), and what the images share by "
-                "draws(generator).shared.rand(...)",
+                "by mask_rng(generator).rand(batch, ...), and what the images share by "
+                "mask_rng(generator).shared.rand(...)",
             )
 
 
-def features(it: Subject) -> None:
+def features(it: MaskSubject) -> None:
     """The mask of a probed encoder names each token once."""
-    hold(
+    require(
         callable(getattr(it.new(), "for_features", None)),
         f"{it.name}: it has no `for_features(grid)`, the mask that its encoder keeps when it is "
         "probed; return self(grid), or Bidirectional()(grid)",
     )
-    with told(f"{it.name}: `for_features` gives no mask that an encoder can be probed with"):
+    with explain_errors(
+        f"{it.name}: `for_features` gives no mask that an encoder can be probed with"
+    ):
         compile_features(it.new().for_features(it.grid).check(it.grid, it.name), it.grid)
 
 
-def round_trip(it: Subject) -> None:
+def round_trip(it: MaskSubject) -> None:
     """The config travels in checkpoints as JSON, and must come back as the same mask."""
     back = carried(it.name, it.config, build_mask)
-    hold(
+    require(
         all(same(it.draw(s), back(it.grid, 3, None if s is None else gen(s))) for s in (None, 0)),
         f"{it.name}: after its config {it.config} has been through JSON it is another mask; JSON "
         "makes lists of tuples and strings of keys, so treat them alike",
     )
 
 
-def devices(it: Subject) -> None:
+def devices(it: MaskSubject) -> None:
     """It can be built on the meta device, and draws on the generator's."""
     advice = (
         f"{it.name}: it holds tensors from __init__, which are empty where a model is built on the "
@@ -251,16 +253,16 @@ def devices(it: Subject) -> None:
     )
     with torch.device("meta"):
         factory = it.new()
-    with told(advice):
-        hold(same(it.draw(0), factory(it.grid, 3, gen(0))), advice)
+    with explain_errors(advice):
+        require(same(it.draw(0), factory(it.grid, 3, gen(0))), advice)
     for device in CUDA:
-        with told(
+        with explain_errors(
             f"{it.name}: it cannot draw on a GPU; give device=generator.device to every tensor "
             "that it makes"
         ):
             drawn = [it.new()(it.grid, 3, gen(0, device)).to(CPU) for _ in range(2)]
             drawn[0].check(it.grid, it.name)
-            hold(same(*drawn), f"{it.name}: the same seed draws differently on {device}")
+            require(same(*drawn), f"{it.name}: the same seed draws differently on {device}")
 
 
 CHECKS = (rules, tokens, seeded, stateless, batches, elastic, features, round_trip, devices)
@@ -271,9 +273,9 @@ def same(one: Mask, other: Mask) -> bool:
 
     def parts(mask: Mask) -> Iterator[torch.Tensor | None]:
         yield from (getattr(mask, field) for field in FIELDS)
-        yield mask.visible() if mask.attend is not None else None
+        yield mask.attention_mask() if mask.attend is not None else None
 
-    return one.copies == other.copies and all(
+    return one.masks_per_image == other.masks_per_image and all(
         (a is None) == (b is None) and (a is None or torch.equal(a, b))
         for a, b in zip(parts(one), parts(other), strict=True)
     )

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xtra_toolkit.certificate import sample
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.models import MaskTargetPretrainer
+from xtra_toolkit.objective.compiler import sample
 from xtra_toolkit.targets import build_target
-from xtra_toolkit.testing.common import CPU, GRID, carried, hold, one_thread, told
+from xtra_toolkit.testing.common import CPU, GRID, carried, explain_errors, one_thread, require
 from xtra_toolkit.testing.gradients import check_gradients, images_of, small_model
 from xtra_toolkit.testing.masks import CUDA
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4  # of the largest value: a batch of another size rounds otherwi
 
 
 @dataclass(frozen=True)
-class Subject:
+class TargetSubject:
     """A target under test in a small pretrainer, the mask and the grid that it is tested on."""
 
     name: str
@@ -60,19 +60,19 @@ def check_target(
         grid: on which. Keep it small: gradients are measured.
         seconds: of processor time that linking and certifying may take; generous, no benchmark.
     """
-    with told(f"{target}: no target can be built of this config"):
+    with explain_errors(f"{target}: no target can be built of this config"):
         name = type(build_target(target)).__name__
     interface(name, target, mask, grid)
     started = time.process_time()
-    with told(f"{name} cannot be certified with {mask}"):
+    with explain_errors(f"{name} cannot be certified with {mask}"):
         model = small_model(mask, target, grid)
     took = time.process_time() - started
-    hold(
+    require(
         took <= seconds,
         f"{name}: linking and certifying on {grid} took {took:.1f} s of processor time, more than "
         f"{seconds} s; link with tensor operations, and load nothing in links()",
     )
-    subject = Subject(name, target, mask, grid, model)
+    subject = TargetSubject(name, target, mask, grid, model)
     for check in CHECKS:
         check(subject)
     check_gradients(model, name)
@@ -82,39 +82,41 @@ def interface(name: str, target: dict, mask: dict, grid: PatchGrid) -> None:
     """A module with the four methods, whose links are whole numbers within the sequence."""
     built = build_target(target)
     absent = [m for m in METHODS if not callable(getattr(built, m, None))]
-    hold(
+    require(
         isinstance(built, nn.Module) and not absent,
         f"{name}: a target is an nn.Module with {', '.join(METHODS)}; this one lacks "
         f"{', '.join(absent) or 'nn.Module'}: derive from xtra_toolkit.targets.PixelTarget",
     )
-    with told(f"{name} finds nothing to predict under {mask}"):
+    with explain_errors(f"{name} finds nothing to predict under {mask}"):
         drawn = sample(build_mask(mask), grid)[0]
         links = built.links(drawn, grid)
     for link in links:
-        for field in ("sources", "targets"):
+        for field in ("source_positions", "target_positions"):
             at = getattr(link, field)
-            hold(
-                at.dtype == torch.long and at.ndim == 3 and at.shape[1] == link.sources.shape[1],
+            require(
+                at.dtype == torch.long
+                and at.ndim == 3
+                and at.shape[1] == link.source_positions.shape[1],
                 f"{name}: `{field}` of a link is {at.dtype} of shape {tuple(at.shape)}; it must be "
                 "torch.long of shape (1, predictions, positions), as many predictions in both",
             )
-            hold(
+            require(
                 bool((at >= 0).all() and (at < len(drawn)).all()),
                 f"{name}: `{field}` names position {int(at.max())} and {int(at.min())} of a "
                 f"sequence of {len(drawn)}; links hold sequence positions, not tokens",
             )
 
 
-def shapes(it: Subject) -> None:
+def shapes(it: TargetSubject) -> None:
     """(B, tokens, V) in raster order, V as wide as the head or class ids; normalise keeps it."""
     values, width = it.values(it.images()), it.model.target_generator.width(it.grid)
-    hold(
+    require(
         values.shape[:2] == (3, it.grid.tokens) and values.ndim == 3,
         f"{it.name}: values() of 3 images has shape {tuple(values.shape)}; it must be "
         f"(3, {it.grid.tokens}, V), the tokens in raster order",
     )
     ids = getattr(it.model.target_generator, "classes", False)
-    hold(
+    require(
         values.is_floating_point() if not ids else values.dtype == torch.long,
         f"{it.name}: values() gives {values.dtype}, and `classes` is {ids}; class ids are of "
         "torch.long and say classes = True, numbers are floating and say classes = False",
@@ -124,7 +126,7 @@ def shapes(it: Subject) -> None:
     else:
         right = values.shape[-1] == 1 and bool((values >= 0).all() and (values < width).all())
         wanted = f"one class id of each token, 0 to {width - 1}"
-    hold(
+    require(
         right,
         f"{it.name}: width() says {width}, so values() must give {wanted}; given: shape "
         f"{tuple(values.shape)}, {values.min():.3g} to {values.max():.3g}",
@@ -132,7 +134,7 @@ def shapes(it: Subject) -> None:
     flat = it.values(torch.zeros_like(it.images()))
     for kind, given in (("drawn images", values), ("images of one colour", flat)):
         out = it.model.target_generator.normalise(given.flatten(1)[:, None])
-        hold(
+        require(
             out.shape == (3, 1, given[0].numel()) and bool(out.isfinite().all()),
             f"{it.name}: normalise() of {kind} gives shape {tuple(out.shape)}, finite: "
             f"{bool(out.isfinite().all())}; it must keep (B, G, T * V) and be finite, so add an "
@@ -140,11 +142,11 @@ def shapes(it: Subject) -> None:
         )
 
 
-def repeatable(it: Subject) -> None:
+def repeatable(it: TargetSubject) -> None:
     """The same images have the same values, in training mode too, and after a resume."""
     it.model.train()
     first, again = it.values(it.images()), it.values(it.images())
-    hold(
+    require(
         torch.equal(first, again),
         f"{it.name}: values() gives other values when it is called again on the same images, in "
         "training mode; keep a teacher in evaluation mode (train() too) and draw nothing",
@@ -153,26 +155,26 @@ def repeatable(it: Subject) -> None:
         torch.manual_seed(1)
         resumed = it.new()
     resumed.load_state_dict(it.model.state_dict())
-    hold(
+    require(
         close(it.values(it.images(), resumed), first),
         f"{it.name}: a run that is resumed from a checkpoint predicts other values; what they "
         "follow from must be a parameter or a persistent buffer (register_buffer)",
     )
 
 
-def alone(it: Subject) -> None:
+def alone(it: TargetSubject) -> None:
     """What is predicted of an image does not follow from the others of its batch."""
     images = it.images()
     it.model.train()
     for i, together in enumerate(it.values(images)):
-        hold(
+        require(
             close(it.values(images[i : i + 1])[0], together),
             f"{it.name}: the values of image {i} depend on the other images of its batch; "
             "normalise within an image, and keep a teacher in evaluation mode",
         )
 
 
-def by_token(it: Subject) -> None:
+def by_token(it: TargetSubject) -> None:
     """A token's values follow from its own pixels, unless the target says ``local = False``."""
     target, grid = it.model.target_generator, it.grid
     if not getattr(target, "local", True):
@@ -186,7 +188,7 @@ def by_token(it: Subject) -> None:
         scale = before.abs().max().clamp(min=1e-12)
         moved = ((after - before).abs().amax(-1) > TOLERANCE * scale) & ~own
         pixel, token = moved.nonzero().tolist()[0] if moved.any() else (0, 0)
-        hold(
+        require(
             not moved.any(),
             f"{it.name}: the values of {grid.name(token)} depend on pixels of {grid.name(pixel)}, "
             "and the certificate would say that no prediction sees any of what it has to produce; "
@@ -194,18 +196,18 @@ def by_token(it: Subject) -> None:
         )
 
 
-def round_trip(it: Subject) -> None:
+def round_trip(it: TargetSubject) -> None:
     """The config survives JSON."""
     back = carried(it.name, it.config, it.new)
     back.load_state_dict(it.model.state_dict())
-    hold(
+    require(
         close(it.values(it.images(), back), it.values(it.images())),
         f"{it.name}: after its config {it.config} has been through JSON it predicts other values; "
         "JSON makes lists of tuples and strings of keys, so treat them alike",
     )
 
 
-def devices(it: Subject) -> None:
+def devices(it: TargetSubject) -> None:
     """It moves with the model: to float64, to the meta device, to a GPU where there is one."""
     loose = [
         name
@@ -213,24 +215,26 @@ def devices(it: Subject) -> None:
         for name, value in vars(module).items()
         if isinstance(value, Tensor)
     ]
-    hold(
+    require(
         not loose,
         f"{it.name}: `{', '.join(loose)}` is a plain tensor, and stays behind when the model moves "
         "to a GPU; use self.register_buffer(name, tensor)",
     )
     for place, dtype in ((CPU, torch.float64), *((device, torch.float32) for device in CUDA)):
-        with told(f"{it.name}: a training step fails on {place} in {dtype}; follow the images'"):
+        with explain_errors(
+            f"{it.name}: a training step fails on {place} in {dtype}; follow the images'"
+        ):
             model = it.new().to(place, dtype)
             loss = model.loss(it.images().to(place, dtype))["loss"]
             loss.backward()
-        hold(bool(loss.isfinite()), f"{it.name}: the loss is {loss} on {place} in {dtype}")
+        require(bool(loss.isfinite()), f"{it.name}: the loss is {loss} on {place} in {dtype}")
         values = it.values(it.images().to(place, dtype), model)
-        hold(
+        require(
             values.dtype in (dtype, torch.long),
             f"{it.name}: of {dtype} images values() gives {values.dtype}; follow the images, or "
             "give class ids of torch.long",
         )
-    with told(
+    with explain_errors(
         f"{it.name}: a step fails on the meta device, where large models are inspected without "
         "memory; make tensors on the images' device and ask for no value (.item(), if tensor:)"
     ):

@@ -95,7 +95,7 @@ class Checkpoint:
     @property
     def full(self) -> bool:
         """Does every token of the probed encoder see every other?"""
-        return bool(build_mask(self.mask).for_features(self.grid).visible().all())
+        return bool(build_mask(self.mask).for_features(self.grid).attention_mask().all())
 
     @property
     def encoder(self) -> dict[str, Tensor]:

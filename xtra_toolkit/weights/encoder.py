@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from xtra_toolkit.data.pillow import decode
+from xtra_toolkit.data.image_reading.pillow import decode
 from xtra_toolkit.masks.build import check_registered
 from xtra_toolkit.models.encoder_mask import KEY, unpack
 from xtra_toolkit.models.encoder_record import encoder_options

@@ -17,7 +17,7 @@ benchmark = "Camelyon17"
 num_classes = 2
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/camelyon17_v1.0",
     expects="patches/*/*.png, and train.txt, val.txt as "

@@ -17,7 +17,7 @@ benchmark = "Cars"
 num_classes = 196
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.StanfordCars",
     data_root="data/cars",
     expects="cars_train/*.jpg, cars_test/*.jpg, devkit/cars_train_annos.mat and "

@@ -15,7 +15,7 @@ benchmark = "CIFAR-10"
 num_classes = 10
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CIFAR10",
     data_root="data/cifar10",
     download=False,

@@ -15,7 +15,7 @@ benchmark = "CIFAR-100"
 num_classes = 100
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CIFAR100",
     data_root="data/cifar100",
     download=False,

@@ -16,7 +16,7 @@ benchmark = "DTD"
 num_classes = 47
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.DTD",
     data_root="data/dtd",
     expects="images/CLASS/*.jpg and imdb/imdb.mat",

@@ -18,7 +18,7 @@ benchmark = "EuroSAT"
 num_classes = 10
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/eurosat",
     expects="CLASS/*.jpg of 10 classes, and train.txt, val.txt as "

@@ -18,7 +18,7 @@ benchmark = "fMoW"
 num_classes = 62
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/fmow_v1.1",
     expects="images/rgb_img_*.png, and train.txt, val.txt as "

@@ -15,7 +15,7 @@ benchmark = "Food101"
 num_classes = 101
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.Food101",
     data_root="data/food-101",
     expects="images/CLASS/*.jpg and meta/train.txt, meta/test.txt",

@@ -19,7 +19,7 @@ benchmark = "ImageNet-1k"
 num_classes = 1000
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.ImageNet",
     data_root="data/imagenet",
     expects="train/ and val/, each with 1000 folders of images, n01440764 to n15075141",

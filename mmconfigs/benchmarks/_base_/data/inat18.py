@@ -18,7 +18,7 @@ benchmark = "iNat18"
 num_classes = 8142
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/inat18",
     expects="train_val2018/CLASS/ID/*.jpg, and train.txt, val.txt as "

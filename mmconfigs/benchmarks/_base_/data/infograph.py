@@ -15,7 +15,7 @@ benchmark = "Infograph"
 num_classes = 345
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/infograph",
     expects="infograph/CLASS/*.jpg and infograph_train.txt, infograph_test.txt, as published",

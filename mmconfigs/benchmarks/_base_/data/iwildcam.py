@@ -17,7 +17,7 @@ benchmark = "iWildCam"
 num_classes = 182
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/iwildcam_v2.0",
     expects="train/*.jpg, and train.txt, val.txt as `xtra dataset iwildcam FOLDER` writes them",

@@ -18,7 +18,7 @@ benchmark = "PCAM"
 num_classes = 2
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/pcam",
     expects="train/*.png, val/*.png, and train.txt, val.txt as "

@@ -16,7 +16,7 @@ benchmark = "Pets"
 num_classes = 37
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.OxfordIIITPet",
     data_root="data/pets",
     expects="images/*.jpg and annotations/trainval.txt, annotations/test.txt",

@@ -17,7 +17,7 @@ benchmark = "RxRx1"
 num_classes = 1139
 
 data = dict(
-    type="xtra_toolkit.Seeded",
+    type="xtra_toolkit.SeededDataset",
     dataset="mmpretrain.CustomDataset",
     data_root="data/rxrx1_v1.0",
     expects="images/EXPERIMENT/PLATE/*.png, and train.txt, val.txt as "

@@ -1,0 +1,95 @@
+"""What a comparison runs: lengths, schedules, and what may be added later."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from helpers import photographs
+from mmengine.config import Config
+
+from xtra_toolkit.comparison import plan as planning
+from xtra_toolkit.comparison import pretraining
+from xtra_toolkit.comparison.pretraining import FOLDER, PACKED, run_options
+from xtra_toolkit.visualization.objectives.build import build
+from xtra_toolkit.visualization.objectives.cost import flops
+
+SMALL = Path(__file__).parents[2] / "mmconfigs" / "small"
+CONFIGS = planning.read_configs(
+    tuple(SMALL / f"cifar10_{name}.py" for name in ("xtra", "aim", "mae")), ()
+)
+XTRA = CONFIGS["cifar10_xtra"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("1h30m", 5400), ("0.5h", 1800)])
+def test_a_budget_is_minutes_hours_or_days(text, seconds):
+    assert planning.parse_duration(text) == seconds
+
+
+def test_a_budget_without_a_unit_is_refused():
+    with pytest.raises(ValueError, match="'90' was given as a budget; write minutes"):
+        planning.parse_duration("90")
+
+
+def test_equal_compute_is_equal_flops_in_whole_batches():
+    images = planning.images_for(CONFIGS, 2, 0, "compute", images=50_000)
+    costs = {name: images[name] * sum(flops(build(config))) for name, config in CONFIGS.items()}
+    assert all(count % 64 == 0 for count in images.values())
+    for cost in costs.values():
+        assert cost == pytest.approx(costs["cifar10_xtra"], rel=2e-3)
+    assert set(planning.images_for(CONFIGS, 2, 0, "images", images=6400).values()) == {6400}
+
+
+def test_a_budget_becomes_images_by_what_one_image_costs(monkeypatch):
+    monkeypatch.setattr(planning, "seconds_per_image", lambda config: 0.01)
+    # 60 % of two hours, for three configs and two seeds, at a hundredth of a second an image
+    assert set(planning.images_for(CONFIGS, 2, 7200, "images").values()) == {72_000}
+    # 30 % of them, for ten fine-tunings with 5,000 labels
+    assert planning.tune_epochs_for(XTRA, 10, 5000, 7200) == 4
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(150_000, 3), (100_032, 3), (32_000, 1)])
+def test_warm_up_and_decay_keep_their_share_of_a_run(tmp_path, images, epochs):
+    options = run_options(XTRA, {PACKED: "packed"}, 50_000, images, tmp_path)
+    assert options["train_cfg.max_epochs"] == epochs
+    assert options["param_scheduler.0.end"] == pytest.approx(0.1 * epochs)
+    assert options["param_scheduler.1.end"] == pytest.approx(epochs)
+    each = options.get("train_dataloader.dataset.indices", 50_000)
+    assert each * epochs == pytest.approx(images, abs=64 * epochs)
+
+
+def test_a_config_that_reads_files_gets_a_list_of_a_part_of_them(tmp_path, monkeypatch):
+    photographs.write(tmp_path / "photos", 12)
+    monkeypatch.setattr(pretraining, "LEAST_STEPS", 1)
+    config = Config.fromfile(SMALL.parent / "xtra_vit-b16.py")
+    config.train_cfg.global_batch = 1
+    options = run_options(config, {FOLDER: str(tmp_path / "photos")}, 12, 5, tmp_path)
+    lines = Path(options["train_dataloader.dataset.ann_file"]).read_text().splitlines()
+    assert len(set(lines)) == 5
+    assert all((tmp_path / "photos" / line).is_file() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("data", "images", "sentence"),
+    [
+        ({FOLDER: "x"}, 50_000, "reads its images with xtra_toolkit.PackedImages"),
+        ({PACKED: "x"}, 640, "takes 64 images a step.*20 steps are the least"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(tmp_path, data, images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run_options(XTRA, data, 50_000, images, tmp_path)
+
+
+def test_seeds_and_configs_may_be_added_and_nothing_else_changed(tmp_path):
+    plan = planning.Plan("photos", 2, dict(xtra=6400), 1000, [100], 5)
+    more = planning.Plan("photos", 4, dict(xtra=6400, aim=6400), 1000, [100], 5)
+    more.check(asdict(plan), tmp_path)
+    other = planning.Plan("photos", 2, dict(xtra=3200), 1000, [100], 6)
+    with pytest.raises(ValueError, match="differs in tune_epochs, images of xtra"):
+        other.check(asdict(plan), tmp_path)
+
+
+def test_a_failed_run_is_reported_by_its_own_error(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text("Traceback\nValueError: no images.\nsubprocess.CalledProcessError: mim\n")
+    assert pretraining._reason(log) == "ValueError: no images"

@@ -1,0 +1,96 @@
+"""Probes of frozen features, and fine-tuning."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from xtra_toolkit.comparison import probes
+from xtra_toolkit.comparison.finetuning import classifier_config, fine_tune
+from xtra_toolkit.data import Digits
+from xtra_toolkit.data.datasets.packed_images import write_packed
+
+DEMO = Path(__file__).parents[2] / "mmconfigs" / "demo" / "xtra_digits.py"
+
+
+def clusters(count, width=8, classes=4, noise=0.1):
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.randint(classes, (count,), generator=generator)
+    x = torch.eye(width)[labels] + noise * torch.randn(count, width, generator=generator)
+    return probes.Labelled(x, labels)
+
+
+@pytest.fixture
+def config():
+    return Config.fromfile(DEMO)
+
+
+@pytest.fixture
+def packed(tmp_path):
+    for split, count in (("train", 60), ("test", 40)):
+        data = [Digits(split).get_data_info(i) for i in range(count)]
+        labels = np.array([sample["gt_label"] for sample in data])
+        images = (sample["img"] for sample in data)
+        write_packed(tmp_path, split, images, labels, [str(i) for i in range(10)])
+    return tmp_path
+
+
+@pytest.mark.parametrize("probe", [probes.linear, probes.nearest])
+def test_clusters_are_told_apart_and_noise_is_not(probe):
+    assert probe(clusters(200), clusters(100)) == 100
+    noise = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    assert probe(clusters(200), probes.Labelled(noise, clusters(400).y)) < 50
+
+
+def test_the_attentive_probe_finds_the_token_that_tells():
+    def tokens(count):
+        pooled = clusters(count, noise=0.02)
+        x = 0.1 * torch.randn(count, 6, 8, generator=torch.Generator().manual_seed(count))
+        x[:, 3] += 2 * pooled.x
+        return probes.Labelled(x.half(), pooled.y)
+
+    assert probes.attentive(tokens(400), tokens(100), heads=2, batch=40) > 95
+
+
+def test_settings_are_chosen_on_training_images_alone(monkeypatch):
+    """Other test labels change the accuracy, never what was fitted."""
+    fitted, fit = [], probes._fit_attentive
+    monkeypatch.setattr(
+        probes, "_fit_attentive", lambda *args: fitted.append(args[3]) or fit(*args)
+    )
+    tokens = probes.Labelled(clusters(100).x[:, None].half(), clusters(100).y)
+    wrong = tokens._replace(y=(tokens.y + 1) % 4)
+    scores = [probes.attentive(tokens, test, 2, 4, 20) for test in (tokens, wrong)]
+    assert fitted[0] == fitted[2] == probes.RATES and fitted[1] == fitted[3]
+    assert scores[0] > scores[1]
+
+
+def test_a_random_encoder_is_drawn_from_its_seed(config, packed):
+    images = probes.load_images(config, packed, "test")
+    first, again, other = (
+        probes.pool(probes.tokens_of(probes.build_encoder(config, None, seed), images)).x
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.shape == (40, 64)
+
+
+def test_fine_tuning_learns_and_is_not_run_twice(config, packed, tmp_path):
+    made = classifier_config(config, packed, range(60), epochs=8, rate=3e-3)
+    accuracy = fine_tune(made, tmp_path / "run")
+    assert accuracy > 25  # of ten classes
+    assert json.loads((tmp_path / "run" / "accuracy.json").read_text())["accuracy"] == accuracy
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert fine_tune(made, tmp_path / "run") == accuracy
+    assert (tmp_path / "run" / "train.log").read_text() == log
+
+
+def test_a_mask_may_be_changed_for_training_with_labels(config, packed):
+    made = classifier_config(
+        config, packed, range(60), 1, mask=dict(type="xtra_toolkit.Bidirectional")
+    )
+    assert made.model.backbone.mask.type == "xtra_toolkit.Bidirectional"
+    assert made.train_dataloader.dataset.pipeline == config.train_dataloader.dataset.pipeline

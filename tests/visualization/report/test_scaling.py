@@ -1,0 +1,157 @@
+"""Pretraining loss against accuracy: which points there are, and their rank correlation."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from helpers import made_up_runs as made_up
+
+from xtra_toolkit.visualization.report.facts import columns
+from xtra_toolkit.visualization.report.ranks import ranks, spearman
+from xtra_toolkit.visualization.report.runs import find_runs
+from xtra_toolkit.visualization.report.scaling import TRAINING, VALIDATION, correlations, points
+
+ATTENTIVE = dict(
+    type="mmpretrain.ImageClassifier",
+    head=dict(type="xtra_toolkit.SweepHead", probe=dict(type="xtra_toolkit.AttentiveProbe")),
+)
+
+
+def read(*work_dirs):
+    runs = find_runs(work_dirs)
+    shown = columns([run for run in runs if run.pretrains])
+    return shown, [run for run in runs if not run.pretrains]
+
+
+def validated(accuracies, losses=None, name="probe/linear_top1"):
+    """An iteration and a validation for each epoch."""
+    records = []
+    for n, accuracy in enumerate(accuracies):
+        records.append(made_up.step(100 * (n + 1), 1 - n / 10))
+        metrics = {name: accuracy} | ({} if losses is None else {"val/loss": losses[n]})
+        records.append(made_up.validation(n + 1, **metrics))
+    return records
+
+
+def probe(folder, checkpoint, accuracy, benchmark="Birds", epochs=(50, 100), **head):
+    backbone = dict(
+        type="xtra_toolkit.MaskedViT", frozen_stages=2, init_cfg=dict(checkpoint=str(checkpoint))
+    )
+    config = dict(
+        benchmark=benchmark,
+        model=ATTENTIVE | dict(backbone=backbone, head=ATTENTIVE["head"] | head),
+        train_cfg=dict(max_epochs=epochs[-1]),
+        resume=False,
+    )
+    records = [made_up.step(10, 2.0)]
+    records += [made_up.validation(epoch, **{"accuracy/top1": accuracy}) for epoch in epochs]
+    made_up.start(folder, config, records)
+
+
+@pytest.mark.parametrize("levels", [3, 8, 1000])
+def test_rank_correlation_is_scipy_s_with_ties_and_without(levels):
+    scipy = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(levels)
+    for n in (3, 4, 17, 200):
+        x, y = rng.integers(0, levels, (2, n)).astype(float)
+        x[0], x[1], y[0], y[1] = -1, -2, -3, -1  # not all equal
+        np.testing.assert_array_equal(ranks(x), scipy.rankdata(x))
+        assert spearman(x, y) == pytest.approx(scipy.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_where_an_order_says_nothing_there_is_no_correlation():
+    assert spearman(np.array([1.0, 2.0]), np.array([2.0, 1.0])) is None
+    assert spearman(np.ones(5), np.arange(5.0)) is None
+
+
+def test_points_pair_each_validation_s_loss_and_accuracy(tmp_path):
+    made_up.start(tmp_path, made_up.pretraining(), validated([10, 30, 20], [0.9, 0.5, 0.7]))
+    found = points(*read(tmp_path))
+    assert [(p.step, p.loss, p.accuracy) for p in found] == [
+        (100, 0.9, 10),
+        (200, 0.5, 30),
+        (300, 0.7, 20),
+    ]
+    assert {p.loss_of for p in found} == {VALIDATION} and {p.measure for p in found} == {
+        "linear probe"
+    }
+    ((_, said, _),) = correlations(found, ["run"])
+    assert said == "−1.000, n = 3; validation loss"
+
+
+def test_without_a_validation_loss_for_all_the_training_loss_is_taken_for_all(tmp_path):
+    made_up.start(tmp_path / "a", made_up.pretraining(), validated([10, 30, 20]))
+    made_up.start(tmp_path / "b", made_up.pretraining(), validated([10, 30, 20], [0.9, 0.5, 0.7]))
+    found = points(*read(tmp_path))
+    assert {p.loss_of for p in found} == {TRAINING} and len(found) == 6
+    assert found[2].loss == pytest.approx(0.9)  # the mean of 1.0, 0.9, 0.8
+
+
+def test_a_checkpoint_s_benchmark_is_a_point_of_the_run_that_wrote_it(tmp_path):
+    made_up.start(tmp_path / "xtra", made_up.pretraining(), validated([10, 20], [0.9, 0.7]))
+    made_up.start(tmp_path / "aim", made_up.pretraining(made_up.TOKEN, "NextToken"))
+    probe(tmp_path / "p1", tmp_path / "xtra" / "epoch_1.pth", 40.0)
+    probe(tmp_path / "p2", "xtra/iter_200.pth", 60.0)  # as it was named where it was trained
+    probe(tmp_path / "p3", tmp_path / "elsewhere" / "epoch_2.pth", 70.0)
+    probe(tmp_path / "p4", tmp_path / "xtra" / "epoch_2.pth", 80.0, epochs=(50,))
+    config = tmp_path / "p4" / "20250101_120000" / "vis_data" / "config.py"
+    config.write_text(config.read_text().replace("50", "100"))  # of 100: not finished
+    shown, benchmarks = read(tmp_path)
+    found = [p for p in points(shown, benchmarks) if p.measure == "Birds, attentive"]
+    assert [(shown[p.run].name, p.step, p.loss, p.accuracy) for p in found] == [
+        ("xtra", 100, 0.9, 40.0),
+        ("xtra", 200, 0.7, 60.0),
+    ]
+    ((_, said, _),) = correlations(found, ["aim", "xtra"])
+    assert said.startswith("none, n = 2: too few points")
+
+
+def test_losses_of_different_objectives_are_not_ranked_together(tmp_path):
+    for name, mask, target in (
+        ("a", made_up.BLOCK, "NextBlock"),
+        ("b", made_up.BLOCK, "NextBlock"),
+        ("c", made_up.TOKEN, "NextToken"),
+    ):
+        records = validated([10, 20, 30, 40], [0.9, 0.8, 0.7, 0.6])
+        made_up.start(tmp_path / name, made_up.pretraining(mask, target), records)
+    said = correlations(points(*read(tmp_path)), ["a", "b", "c"])
+    assert [(what.split(",")[0], words) for what, words, inner in said[:-1] if not inner] == [
+        ("BlockCausal(block_size=2) × NextBlock", "−1.000, n = 8; validation loss"),
+        ("TokenCausal × NextToken", "−1.000, n = 4; validation loss"),
+    ]
+    assert said[-1][0] == "all objectives" and said[-1][1].startswith("none")
+    assert [what for what, _, inner in said if inner] == ["a", "b", "the last points of these runs"]
+
+
+@pytest.mark.parametrize(
+    "other", [dict(head=dict(loss="l1")), dict(backbone=dict(patch_size=8, img_size=32))]
+)
+def test_another_loss_or_grid_is_another_objective(tmp_path, other):
+    made_up.start(tmp_path / "a", made_up.pretraining(), validated([10], [0.9]))
+    config = made_up.pretraining()
+    config["model"].update(other)
+    made_up.start(tmp_path / "b", config, validated([10], [0.9]))
+    assert len({p.objective for p in points(*read(tmp_path))}) == 2
+
+
+def test_what_is_not_finite_is_no_point(tmp_path):
+    records = validated([10, float("nan"), 30], [float("nan"), 0.8, 0.7])
+    made_up.start(tmp_path, made_up.pretraining(), records)
+    found = points(*read(tmp_path))
+    assert [(p.step, p.loss_of) for p in found] == [(100, TRAINING), (300, TRAINING)]
+
+
+def test_accuracies_among_few_classes_and_among_many_are_not_pooled(tmp_path):
+    for name, classes in (("a", 10), ("b", 10), ("c", 1000)):
+        records = validated([10, 20], [0.9, 0.8])
+        records = [r | {"probe/classes": classes} if "val/loss" in r else r for r in records]
+        made_up.start(tmp_path / name, made_up.pretraining(), records)
+        checkpoint = tmp_path / name / "epoch_1.pth"
+        probe(tmp_path / f"of_{name}", checkpoint, 40.0, num_classes=classes)
+    measures = Counter(p.measure for p in points(*read(tmp_path)))
+    assert measures == {
+        "linear probe, 10 classes": 4,
+        "linear probe, 1000 classes": 2,
+        "Birds, attentive, 10 classes": 2,
+        "Birds, attentive, 1000 classes": 1,
+    }

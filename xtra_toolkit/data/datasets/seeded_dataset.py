@@ -1,0 +1,65 @@
+"""Data sets of other packages, with the keys that ``GlobalBatchLoop`` needs."""
+
+import functools
+import os.path
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from xtra_toolkit.data.seeding import SeededSamples
+from xtra_toolkit.registry import DATASETS
+
+ABSENT = (OSError, RuntimeError, AssertionError)  # what they raise for missing files
+
+
+@DATASETS.register_module()
+def SeededDataset(dataset: str, expects: str = "", data_root: str = "", **kwargs: Any) -> Dataset:
+    """A registered data set, its augmentation a function of the key (seed, epoch, index).
+
+    The result is an instance of that class with ``SeededSamples`` before it, so ``metainfo``,
+    ``get_cat_ids``, ``full_init`` and tools like ``browse_dataset`` find what they know.
+
+    Args:
+        dataset: its registered name with the package, such as ``'mmpretrain.DTD'``.
+        expects: what lies where below ``data_root``, for the message when it does not.
+        data_root: the folder; ``~`` is the home folder.
+        **kwargs: of that class, such as ``split`` and ``pipeline``.
+
+    Raises:
+        ValueError: no such class; or the folder is absent or not laid out as the class needs.
+    """
+    kind = DATASETS.get(dataset)
+    if not isinstance(kind, type):
+        raise ValueError(
+            f"No data set {dataset!r} is registered. Give the package with the name, as in "
+            "'mmpretrain.DTD'."
+        )
+    try:
+        if not os.path.isdir(root := os.path.expanduser(data_root)):
+            raise FileNotFoundError("there is no such folder")
+        return seeded_class(kind)(data_root=root, **kwargs)
+    except ABSENT as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        raise ValueError(
+            f"{dataset} cannot be read from {os.path.abspath(root)!r}: {cause}. Expected "
+            f"there: {expects or 'see the documentation of the class'}. Nothing was downloaded. "
+            "Name another folder with --cfg-options "
+            "train_dataloader.dataset.data_root=/path val_dataloader.dataset.data_root=/path."
+        ) from error
+
+
+@functools.cache
+def seeded_class(kind: type) -> type:
+    """``kind`` with ``SeededSamples`` before it, under its own name."""
+    members = {"__module__": kind.__module__, "__reduce_ex__": _reduce, "__doc__": kind.__doc__}
+    return type(kind.__name__, (SeededSamples, kind), members)
+
+
+def _reduce(dataset: Dataset, protocol: int) -> tuple[Callable, tuple, dict]:
+    """For workers that are spawned: pickle finds no class that was made while running."""
+    return _empty, (type(dataset).__bases__[1],), dataset.__dict__
+
+
+def _empty(kind: type) -> Dataset:
+    return object.__new__(seeded_class(kind))

@@ -1,0 +1,102 @@
+"""MMPretrain's random resized crop and flip, fast: drawn first, then decoded as far as needed."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmpretrain.datasets.transforms import RandomResizedCrop as _RandomResizedCrop
+
+from xtra_toolkit.data.image_reading.decoding import Jpeg
+from xtra_toolkit.data.image_reading.pillow import MAX_PIXELS, decode, refuse_larger
+from xtra_toolkit.data.image_reading.resampling import resize
+from xtra_toolkit.data.transforms.loading import unreadable
+from xtra_toolkit.registry import TRANSFORMS
+
+# Pixels that a reduced image keeps for each of the result, along each side. libjpeg's scaling lets
+# through what Pillow's filter would not: so not where an image is reduced 4 times or less.
+SPARE = 2.25
+
+
+@TRANSFORMS.register_module()
+class RandomResizedCrop(_RandomResizedCrop):
+    """MMPretrain's ``RandomResizedCrop`` with Pillow's bicubic: its draws, in half the time.
+
+    After ``ReadImage`` it draws from the size in the file's header and decodes at 1/2, 1/4 or 1/8
+    where that leaves the box 2.25 times the pixels that the result needs; the box stays the one
+    drawn, to a fraction of a pixel. After a transform that gives ``img`` it crops that.
+
+    Args:
+        scale: height and width of the result, or the one number for both.
+        max_pixels: of an image; one whose header tells of more is not decoded. What that is in
+            memory is said of ``LoadImage``.
+        **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts`` as there.
+
+    Raises:
+        UnreadableImage: a ValueError; the file is truncated, no image or too large; it names the
+            file and the cause.
+    """
+
+    def __init__(self, scale: int | tuple[int, int], max_pixels: int = MAX_PIXELS, **kwargs: Any):
+        super().__init__(scale, **kwargs, interpolation="bicubic", backend="torch")
+        self.max_pixels = max_pixels
+
+    def transform(self, results: dict) -> dict:
+        """Sets ``img``, uint8 (*scale, 3), BGR, from ``img_bytes`` or ``img``."""
+        if "img" in results:
+            img = np.atleast_3d(results["img"])
+            crop = resize(img, self._draw(img.shape[:2]), self.scale)
+        else:
+            try:
+                crop, results["ori_shape"] = self._decode_and_crop(results.pop("img_bytes"))
+            except Exception as error:  # Pillow alone raises OSError, ValueError, SyntaxError, ...
+                raise unreadable(results["img_path"], error) from error
+        results["img"], results["img_shape"] = crop, crop.shape[:2]
+        return results
+
+    def _decode_and_crop(self, data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
+        jpeg = Jpeg.of(data)
+        img = decode(data, self.max_pixels) if jpeg is None else None
+        shape = img.shape[:2] if jpeg is None else jpeg.shape
+        refuse_larger(shape, self.max_pixels)
+        box, factor = self._draw(shape), 1
+        if jpeg is not None:
+            factor = self._factor(box)
+            try:
+                img = jpeg.decode(factor, bottom=box[0] + box[2])
+            except ValueError:  # Pillow decides whether it is broken
+                img, factor = decode(data, self.max_pixels), 1
+        box = box if factor == 1 else jpeg.scaled(box, factor)
+        return resize(img, box, self.scale), shape
+
+    def _draw(self, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Top, left, height and width."""
+        return self.rand_crop_params(SimpleNamespace(shape=shape))  # all that it reads
+
+    def _factor(self, box: tuple[int, int, int, int]) -> int:
+        spare = min(side / out for side, out in zip(box[2:], self.scale, strict=True)) / SPARE
+        return next((factor for factor in (8, 4, 2) if factor <= spare), 1)
+
+
+@TRANSFORMS.register_module()
+class RandomFlip(BaseTransform):
+    """MMCV's ``RandomFlip`` from left to right: its draws, without ``numpy.random.choice``.
+
+    That takes 0.1 ms, a tenth of all that an image needs, to draw one number.
+
+    Args:
+        prob: how often.
+    """
+
+    def __init__(self, prob: float = 0.5):
+        self.prob = prob
+
+    def transform(self, results: dict) -> dict:
+        """Flips ``img``, (H, W, C)."""
+        results["flip"] = bool(np.random.random_sample() < self.prob)
+        results["flip_direction"] = "horizontal" if results["flip"] else None
+        if results["flip"]:
+            img = torch.from_numpy(np.ascontiguousarray(results["img"]))
+            results["img"] = img.flip(1).numpy()  # a seventh of the time that NumPy takes
+        return results

@@ -1,0 +1,102 @@
+"""Reading an image file, or saying which one cannot be read; the order of the channels."""
+
+from mmcv.transforms import BaseTransform
+from mmengine import fileio
+
+from xtra_toolkit.data.image_reading.pillow import MAX_PIXELS, MODE, decode
+from xtra_toolkit.registry import TRANSFORMS
+
+
+class UnreadableImage(ValueError):
+    """Of an image file; ``path`` and ``cause`` say of which and why."""
+
+    path: str
+    cause: str
+
+
+def unreadable(path: str, error: Exception) -> UnreadableImage:
+    """The sentence for a file that cannot be read."""
+    cause = f"{type(error).__name__}: {error}"
+    found = UnreadableImage(
+        f"Cannot read the image {path!r}: {cause}. Replace the file or take it out of the data set."
+    )
+    found.path, found.cause = path, cause
+    return found
+
+
+@TRANSFORMS.register_module()
+class ReadImage(BaseTransform):
+    """The bytes of the file, ``img_bytes``, for ``RandomResizedCrop``, which decodes them.
+
+    A data set that gives ``img_bytes`` itself, as ``Shards`` does, has read them already.
+
+    Args:
+        backend_args: of ``mmengine.fileio.get``, for files that lie elsewhere than on a disk.
+
+    Raises:
+        UnreadableImage: a ValueError; the file is absent; it names the file and the cause.
+    """
+
+    def __init__(self, backend_args: dict | None = None):
+        self.backend = fileio.get_file_backend(backend_args=backend_args or dict(backend="local"))
+
+    def transform(self, results: dict) -> dict:
+        if "img_bytes" in results:
+            return results
+        try:
+            results["img_bytes"] = self.backend.get(results["img_path"])
+        except Exception as error:  # each backend has its own
+            raise unreadable(results["img_path"], error) from error
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadImage(ReadImage):
+    """What MMCV's ``LoadImageFromFile`` gives, ``img``, ``img_shape``, ``ori_shape``, by Pillow.
+
+    OpenCV, MMCV's default, gives no cause for what it cannot decode, and before version 5 it
+    completes a truncated JPEG without a word. ``img`` is uint8 of shape (H, W, 3), BGR, turned as
+    its EXIF says.
+
+    Args:
+        color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of (H, W).
+        max_pixels: of an image; one that has more is not decoded. A process needs 5 to 10 bytes a
+            pixel to decode one, 17 for a WebP: 1 GB, 1.7 GB, at the default.
+        backend_args: as of ``ReadImage``.
+
+    Raises:
+        UnreadableImage: a ValueError; the file is absent, truncated, no image or too large; it
+            names the file and the cause.
+    """
+
+    def __init__(
+        self,
+        color_type: str = "color",
+        max_pixels: int = MAX_PIXELS,
+        backend_args: dict | None = None,
+    ):
+        super().__init__(backend_args)
+        if color_type not in MODE:
+            raise ValueError(f"LoadImage has the color_type {', '.join(MODE)}, not {color_type!r}.")
+        self.color_type, self.max_pixels = color_type, max_pixels
+
+    def transform(self, results: dict) -> dict:
+        data = super().transform(results).pop("img_bytes")
+        try:
+            results["img"] = decode(data, self.max_pixels, self.color_type)
+        except Exception as error:  # Pillow alone raises OSError, ValueError, SyntaxError, ...
+            raise unreadable(results["img_path"], error) from error
+        results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class RGBToBGR(BaseTransform):
+    """Swaps the channels of ``img``, (H, W, 3): for data sets that hold their images in memory.
+
+    MMPretrain's CIFAR gives RGB where files are read as BGR; after this all are treated alike.
+    """
+
+    def transform(self, results: dict) -> dict:
+        results["img"] = results["img"][..., ::-1].copy()
+        return results

@@ -1,0 +1,146 @@
+"""kNN accuracy of an encoder: nothing is trained, so it can also watch a pretraining run.
+
+    test_cfg = dict(type="xtra_toolkit.KNNTestLoop", bank_dataloader=dict(...))
+    val_cfg = dict(type="xtra_toolkit.KNNValLoop", bank_dataloader=dict(...))
+
+with ``mmpretrain.Accuracy`` as the evaluator.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import get_world_size
+from torch import Tensor
+
+from xtra_toolkit.evaluation.features import label_of, read_batch
+from xtra_toolkit.evaluation.inference import InferenceTestLoop, InferenceValLoop
+from xtra_toolkit.evaluation.knn_vote import Bank, in_order, vote
+from xtra_toolkit.registry import LOOPS
+from xtra_toolkit.utils.progress import watched
+
+
+class _Neighbours:
+    """What the two loops share: a bank in front of the loop, votes in it."""
+
+    stage: str
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        bank_dataloader: dict,
+        k: int = 20,
+        temperature: float = 0.07,
+        **kwargs: Any,
+    ):
+        super().__init__(runner, dataloader, evaluator, **kwargs)
+        self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        self.k, self.temperature = k, temperature
+        self.bank = self.classes = None
+        _check(self.bank_dataloader, self.dataloader, k)
+
+    def run(self) -> dict:
+        """The metrics; the bank is dropped afterwards."""
+        try:
+            return super().run()
+        finally:
+            self.bank = None
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Classifies a batch by its neighbours."""
+        if idx == 0:  # no earlier: by now the hooks have put averaged weights in their place
+            self.bank = self._fill()
+        self.runner.call_hook(f"before_{self.stage}_iter", batch_idx=idx, data_batch=data_batch)
+        features, samples = self._features(data_batch)
+        shares = vote(features, self.bank, self.classes, self.k, self.temperature)
+        for sample, share in zip(samples, shares, strict=True):
+            sample.set_pred_score(share)
+        self.evaluator.process(data_samples=samples, data_batch=data_batch)
+        self.runner.call_hook(
+            f"after_{self.stage}_iter", batch_idx=idx, data_batch=data_batch, outputs=samples
+        )
+
+    def _features(self, data_batch: dict) -> tuple[Tensor, list]:
+        feature, samples = read_batch(self.runner.model, data_batch, self.dtype, self.devices)
+        return F.normalize(feature, dim=1), samples
+
+    def _fill(self) -> Bank:
+        """The bank, gathered from all processes."""
+        features, labels = [], []
+        for data_batch in watched(self.bank_dataloader, "kNN bank"):
+            feature, samples = self._features(data_batch)
+            features.append(feature)
+            labels.append(torch.cat([label_of(sample) for sample in samples]).to(feature.device))
+        images = len(self.bank_dataloader.dataset)
+        bank = Bank(*(in_order(torch.cat(parts), images) for parts in (features, labels)))
+        names = _classes(self.bank_dataloader)
+        self.classes = len(names) if names else int(bank.labels.max()) + 1
+        self.runner.logger.info(
+            f"kNN: a bank of {images} images, {bank.features.shape[1]} values each, "
+            f"{self.classes} classes; the {self.k} nearest vote"
+        )
+        return bank
+
+
+@LOOPS.register_module()
+class KNNValLoop(_Neighbours, InferenceValLoop):
+    """Validation by the k nearest neighbours, of a pretrainer or a classifier.
+
+    The model needs no head: its ``extract_feat`` is used, under the encoder's own mask. Every
+    process holds the whole bank on its device, 3.9 GB for ImageNet's 1.28 M images of 768
+    values, a good twice that while it is put together. ``dataset.indices=list(range(0, 1281167,
+    10))`` in ``bank_dataloader`` takes every tenth; a number alone would take the first classes.
+
+    Args:
+        runner: MMEngine's runner.
+        dataloader: the images to classify.
+        evaluator: ``mmpretrain.Accuracy``, or another that reads ``pred_score``.
+        bank_dataloader: config of the labelled images that vote, without augmentation.
+        k: how many vote.
+        temperature: an image at cosine c votes with exp(c / temperature).
+        **kwargs: ``dtype`` and ``devices`` of :class:`InferenceValLoop`.
+
+    Raises:
+        ValueError: fewer than k images in the bank, or no labels; other classes than
+            ``dataloader``'s; a sampler that cannot be gathered from several processes; another
+            dtype.
+    """
+
+    stage = "val"
+
+
+@LOOPS.register_module()
+class KNNTestLoop(_Neighbours, InferenceTestLoop):
+    """The same for ``mim test``; arguments as of :class:`KNNValLoop`."""
+
+    stage = "test"
+
+
+def _check(bank: Any, dataloader: Any, k: int) -> None:
+    images = len(bank.dataset)
+    if not 1 <= k <= images:
+        raise ValueError(
+            f"kNN with k={k} needs at least that many images in its bank (and one at least), and "
+            f"bank_dataloader has {images}: give it the training images, or lower k."
+        )
+    ours, theirs = _classes(bank), _classes(dataloader)
+    if ours and theirs and tuple(ours) != tuple(theirs):
+        odd = sorted(set(ours) ^ set(theirs))
+        raise ValueError(
+            f"The bank has {len(ours)} classes and the images to classify {len(theirs)}"
+            + (f"; only one of them has {odd[:3]}" if odd else ", in another order")
+            + ". Labels are numbers, so both need the same classes."
+        )
+    if get_world_size() > 1 and not getattr(bank.sampler, "round_up", False):
+        raise ValueError(
+            f"On several processes the bank is gathered in equal shares, which the sampler "
+            f"{type(bank.sampler).__name__} does not give: set bank_dataloader.sampler="
+            "dict(type='mmengine.DefaultSampler', shuffle=False)."
+        )
+
+
+def _classes(dataloader: Any) -> tuple | None:
+    return (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")

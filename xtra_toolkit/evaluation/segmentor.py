@@ -1,0 +1,109 @@
+"""Linear segmentation: what the feature maps of an encoder know about each pixel.
+
+Shape legend: B images, M feature maps, D width, (rows, cols) the grid, (H, W) a map's pixels.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmpretrain.registry import MODELS as MMPRETRAIN
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from xtra_toolkit.evaluation.segmentation_dataset import IGNORED
+from xtra_toolkit.registry import MODELS
+
+
+@MODELS.register_module()
+class LinearSegmentor(BaseModel):
+    """BatchNorm and a 1x1 convolution on the concatenated feature maps of a backbone.
+
+    The head of DINOv2's linear segmentation (facebookresearch/dinov2 at 7c503b3, linear_head.py),
+    on one map or on several depths. Logits are enlarged bilinearly to the segmentation map.
+
+    Args:
+        backbone: config of the encoder, ``out_type='featmap'``; its ``out_indices`` say which
+            depths, its ``frozen_stages`` whether it is trained.
+        num_classes: of the segmentation maps; 255 is no class.
+        data_preprocessor: as in MMPretrain.
+
+    Raises:
+        ValueError: another out_type; in ``loss``, a class number that is too high.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        num_classes: int,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        data_preprocessor = data_preprocessor or dict(type="mmpretrain.ClsDataPreprocessor")
+        super().__init__(data_preprocessor, init_cfg)
+        self.backbone = MMPRETRAIN.build(backbone)
+        out_type = getattr(self.backbone, "out_type", None)
+        if out_type != "featmap":
+            raise ValueError(
+                f"LinearSegmentor reads the feature maps of a ViT, and this "
+                f"{type(self.backbone).__name__} has out_type={out_type!r}: set "
+                "model.backbone.out_type='featmap'."
+            )
+        self.num_classes = num_classes
+        width = self.backbone.embed_dims * len(self.backbone.out_indices)
+        self.head = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, num_classes, 1))
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = "tensor"
+    ) -> object:
+        """Images (B, C, height, width) to what ``mode`` says: 'tensor', 'loss' or 'predict'."""
+        logits = self.head(torch.cat(self.extract_feat(inputs), 1))
+        if mode == "tensor":
+            return logits
+        if mode == "loss":
+            return self.loss(logits, data_samples)
+        if mode == "predict":
+            size = tuple(inputs.shape[2:])
+            return self.predict(logits, data_samples or [DataSample() for _ in inputs], size)
+        raise ValueError(f"the modes are 'tensor', 'loss' and 'predict', not {mode!r}")
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """M feature maps (B, D, rows, cols), one for each of the backbone's ``out_indices``."""
+        return self.backbone(inputs)
+
+    def loss(self, logits: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Cross entropy, the mean over the pixels that have a class."""
+        seg_maps = torch.stack([self._seg_map(sample) for sample in data_samples])
+        seg_maps = seg_maps.to(logits.device).long()
+        logits = enlarge(logits, seg_maps.shape[1:])
+        total = F.cross_entropy(logits, seg_maps, ignore_index=IGNORED, reduction="sum")
+        return dict(loss=total / (seg_maps != IGNORED).sum().clamp(min=1))
+
+    def predict(
+        self, logits: Tensor, data_samples: list[DataSample], size: tuple[int, int]
+    ) -> list[DataSample]:
+        """Adds ``pred_seg_map`` (H, W), in the size of ``gt_seg_map`` or else of the input."""
+        for sample, logit in zip(data_samples, logits, strict=True):
+            own = size
+            if "gt_seg_map" in sample:
+                sample.gt_seg_map = self._seg_map(sample)
+                own = sample.gt_seg_map.shape
+            sample.pred_seg_map = enlarge(logit[None], own).argmax(1)[0]
+            sample.set_metainfo(dict(num_classes=self.num_classes))
+        return data_samples
+
+    def _seg_map(self, sample: DataSample) -> Tensor:
+        seg_map = np.ascontiguousarray(sample.gt_seg_map)  # a flip leaves negative strides
+        wrong = seg_map[(seg_map >= self.num_classes) & (seg_map != IGNORED)]
+        if wrong.size:
+            raise ValueError(
+                f"The segmentation map {sample.get('seg_map_path', '')!r} holds the class "
+                f"{wrong.max()}; model.num_classes={self.num_classes} allows 0 to "
+                f"{self.num_classes - 1}, and {IGNORED} for pixels without a class."
+            )
+        return torch.from_numpy(seg_map)
+
+
+def enlarge(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(B, classes, rows, cols) to (B, classes, *size), bilinear, in float32."""
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""Helpers that several rooms share: files, progress bars, checkpoints on disk."""

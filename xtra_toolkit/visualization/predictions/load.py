@@ -1,0 +1,77 @@
+"""A pretrainer out of its config and checkpoint, and image files as it takes them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmpretrain.registry import MODELS
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from xtra_toolkit.data import LoadImage
+from xtra_toolkit.visualization.objectives.build import read_config
+from xtra_toolkit.weights.read import read_state
+
+COLOURS = {1: "grayscale", 3: "color"}  # as MMCV names what it decodes to, by channels
+
+
+def load_model(config: Path, checkpoint: Path) -> nn.Module:
+    """The pretrainer that a config describes with the weights of its run, to evaluate.
+
+    Nothing in the checkpoint is executed.
+
+    Raises:
+        ValueError: the config holds no pretrainer, or the checkpoint is not of its model.
+    """
+    cfg = read_config(config)
+    cfg.model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
+    model = MODELS.build(cfg.model)
+    state, own = read_state(checkpoint), model.state_dict().keys()
+    missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
+    if missing or unknown:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of the model in {config}: {_some('lacks', missing)}"
+            f"{' and ' if missing and unknown else ''}{_some('has, unknown to it,', unknown)}; "
+            "name the config that it was trained with, or convert it first (xtra convert)"
+        )
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _some(verb: str, names: list[str]) -> str:
+    return f"it {verb} {len(names)} tensors, the first {names[0]!r}" if names else ""
+
+
+def read_images(paths: list[Path], model: nn.Module) -> Tensor:
+    """(B, C, height, width), scaled and cropped at the centre to the model's size, normalised.
+
+    Raises:
+        ValueError: a file is no image, or the model takes neither grey nor colour.
+    """
+    grid = model.objective.grid
+    if grid.channels not in COLOURS:
+        raise ValueError(
+            f"the model takes images of {grid.channels} channels; image files are read as grey (1) "
+            "or colour (3)"
+        )
+    load, size = LoadImage(color_type=COLOURS[grid.channels]), (grid.cols, grid.rows)
+    size = tuple(tokens * side for tokens, side in zip(size, grid.patch[::-1], strict=True))
+    fitted = []
+    for path in paths:
+        image = Image.fromarray(load(dict(img_path=str(path)))["img"].squeeze())
+        fitted.append(np.array(ImageOps.fit(image, size, Image.Resampling.BICUBIC)))
+    stack = torch.from_numpy(np.stack(fitted)).view(len(paths), *size[::-1], grid.channels)
+    device = next(model.parameters()).device
+    data = dict(inputs=stack.permute(0, 3, 1, 2).to(device), data_samples=None)
+    return model.data_preprocessor(data)["inputs"]
+
+
+def to_pixels(images: Tensor, preprocessor: nn.Module) -> np.ndarray:
+    """The way back: (B, height, width, 4) uint8, RGBA, transparent where there is NaN."""
+    if getattr(preprocessor, "_enable_normalize", False):
+        images = images * preprocessor.std + preprocessor.mean
+    if not getattr(preprocessor, "_channel_conversion", False):
+        images = images.flip(1)  # files are read as BGR
+    alpha = images[:, :1].isnan().logical_not() * 255
+    pixels = images.nan_to_num().round().clamp(0, 255).expand(-1, 3, -1, -1)
+    return torch.cat([pixels, alpha], 1).byte().permute(0, 2, 3, 1).cpu().numpy()
