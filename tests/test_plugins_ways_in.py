@@ -62,7 +62,7 @@ def test_the_page_has_every_file():
 
 def test_a_file(place):
     objective = built(place / "row_digits.py").objective
-    assert objective.pair == "RowCausal × NextBlock" and objective.bounds.num_computed == 56
+    assert objective.name == "RowCausal × NextBlock" and objective.bounds.num_computed == 56
 
 
 def test_an_installed_package(place, monkeypatch):
@@ -71,11 +71,11 @@ def test_an_installed_package(place, monkeypatch):
     monkeypatch.syspath_prepend(place / "site")
     plugins.load_plugins()
     assert not plugins.FAILED
-    assert built(place / "installed_digits.py").objective.pair == "RowCausal × NextBlock"
+    assert built(place / "installed_digits.py").objective.name == "RowCausal × NextBlock"
 
 
 def test_a_scope(place):
-    assert built(place / "scope_digits.py").objective.pair == "Columns × NextContrast"
+    assert built(place / "scope_digits.py").objective.name == "Columns × NextContrast"
 
 
 def test_the_kits_test(place):

@@ -1,8 +1,7 @@
-"""Installed plugins: importing this module loads the entry points ``xtra_toolkit.plugins``.
+"""Load the installed plugins, the entry points ``xtra_toolkit.plugins``.
 
-It is the last of every registry's locations: a config finds what a plugin registers in every
-process, and a plugin may import all of this package. One that fails does not break the others;
-it is named with its cause in a warning, and in the message about an unknown mask or target.
+A plugin that fails does not break the others: a warning and the message about an unknown mask or
+target name it with its cause.
 """
 
 import logging
@@ -141,6 +140,3 @@ def failures(kind: str = "") -> str:
 
 def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-load_plugins()

@@ -14,21 +14,23 @@ from mmengine.registry import Registry
 
 def _child(name: str, *locations: str) -> Registry:
     parent = getattr(mmengine_registry, name)
-    places = [f"xtra_toolkit.{place}" for place in (*locations, "weights.loader", "plugins")]
+    places = [
+        f"xtra_toolkit.{place}" for place in (*locations, "weights.loader", "installed_plugins")
+    ]
     return Registry(parent.name, parent=parent, scope="xtra_toolkit", locations=places)
 
 
 def _build_mask(cfg: dict, *args: Any, **kwargs: Any) -> Callable:
-    from xtra_toolkit.masks.build import build_mask  # it imports torch
-
-    return build_mask(cfg)
+    """Build a mask with the function that ``xtra_toolkit.masks`` puts here when it is imported."""
+    MASKS.import_from_location()
+    return MASKS.build_func(cfg)
 
 
 MASKS = Registry(
     "mask",
     build_func=_build_mask,
     scope="xtra_toolkit",
-    locations=["xtra_toolkit.masks", "xtra_toolkit.plugins"],
+    locations=["xtra_toolkit.masks", "xtra_toolkit.installed_plugins"],
 )
 ORDERS = Registry("order", scope="xtra_toolkit", locations=["xtra_toolkit.masks"])
 MODELS = _child("MODELS", "models", "targets", "evaluation")

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xtra_toolkit.masks import mask_rng
+from xtra_toolkit.masks import UnitOrder, mask_rng
 from xtra_toolkit.registry import ORDERS
 
 
 @ORDERS.register_module()
-class Spiral:
+class Spiral(UnitOrder):
     """From the top left corner along the edge, inwards; or from the centre outwards.
 
     Args:
@@ -37,7 +37,7 @@ class Spiral:
 
 
 @ORDERS.register_module()
-class Hilbert:
+class Hilbert(UnitOrder):
     """Hilbert's curve: neighbours in the order are neighbours on the image.
 
     Raises:
@@ -63,7 +63,7 @@ class Hilbert:
 
 
 @ORDERS.register_module()
-class CentreOut:
+class CentreOut(UnitOrder):
     """By distance from the centre, the nearest first (SemAIM); ties in raster order."""
 
     random = False
@@ -76,7 +76,7 @@ class CentreOut:
 
 
 @ORDERS.register_module()
-class RandomOrder:
+class RandomOrder(UnitOrder):
     """A random order, one for the batch or one for each image (SAIM, RandSAC).
 
     With 2×2 units, as of ``BlockCausal`` with blocks of half the grid, these are D-iGPT's
@@ -101,7 +101,7 @@ class RandomOrder:
 
 
 @ORDERS.register_module()
-class BySaliency:
+class BySaliency(UnitOrder):
     """The most salient units first, by a map that you supply, the same for all images.
 
     Args:

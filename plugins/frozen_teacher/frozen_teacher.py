@@ -40,6 +40,7 @@ class FrozenTeacher(WrappedTarget):
 
     classes = False
     local = False
+    pixels = False
 
     def __init__(
         self,

@@ -10,13 +10,13 @@ from mmengine.model import ExponentialMovingAverage, is_model_wrapper
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
-from xtra_toolkit.masks import Bidirectional, Mask, mask_rng
+from xtra_toolkit.masks import Bidirectional, Mask, MaskFactory, mask_rng
 from xtra_toolkit.registry import HOOKS, MASKS, MODELS
 from xtra_toolkit.targets import MaskedPatches
 
 
 @MASKS.register_module()
-class MultiBlock:
+class MultiBlock(MaskFactory):
     """Some tokens are shown, and each of several blocks is predicted in a sequence of its own.
 
     One pass of the encoder over the context serves all blocks (``Mask.copies``). Where the
@@ -88,6 +88,7 @@ class LatentPatches(MaskedPatches):
             without the final norm (data2vec: 6).
     """
 
+    pixels = False
     local = False  # the teacher sees the whole image
     needs_hooks = ("UpdateTeacher",)  # without it the teacher would stay at random weights
 

@@ -15,12 +15,12 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import Mask
+from xtra_toolkit.masks import Mask, MaskFactory
 from xtra_toolkit.registry import HOOKS, MASKS
 
 
 @MASKS.register_module()
-class MultiscaleBlocks:
+class MultiscaleBlocks(MaskFactory):
     """Cells in raster order, each cut into blocks of its own size: a quadtree of the image.
 
     attend = block(k) <= block(q). Cells are blocks of the largest size; the sizes are spread over
@@ -63,7 +63,7 @@ class MultiscaleBlocks:
 
 
 @MASKS.register_module()
-class NestedBlocks:
+class NestedBlocks(MaskFactory):
     """Block-causal with blocks of one size at a time, inside units that stay the same.
 
     attend = block(k) <= block(q). What is predicted together is a block of the largest size, in

@@ -3,12 +3,12 @@
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import Mask
+from xtra_toolkit.masks import Mask, MaskFactory
 from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class SlidingWindow:
+class SlidingWindow(MaskFactory):
     """Raster order; each token sees the last ``window`` tokens, its own included.
 
     attend = q - window < k <= q. This is no ordered partition (what a token saw, a later one does

@@ -11,7 +11,7 @@ from sliding_window import SlidingWindow
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import TokenCausal
 from xtra_toolkit.objective.compiler import certify_objective
-from xtra_toolkit.objective.plan import Links
+from xtra_toolkit.objective.links import Links
 from xtra_toolkit.targets import MaskedPatches, NextToken
 from xtra_toolkit.testing import check_mask
 

@@ -7,14 +7,21 @@ import xtra_toolkit.attention as door
 from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose
 from xtra_toolkit.attention import xformers as xf
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.masks import (
+    BlockCausal,
+    Mask,
+    MaskFactory,
+    PrefixCausal,
+    RandomShown,
+    TokenCausal,
+)
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 GRID = PatchGrid(8, 8, (8, 8))
 
 
-class Window:
+class Window(MaskFactory):
     """A mask that is no ordered partition."""
 
     random = False

@@ -13,6 +13,7 @@ from xtra_toolkit.masks import (
     RandomShown,
     Reordered,
     TokenCausal,
+    UnitOrder,
     WithPrefix,
     build_mask,
 )
@@ -36,14 +37,19 @@ def same(one, other):
     return True
 
 
-def backwards(rows, cols, batch=1, generator=None):
-    return torch.arange(rows * cols).flip(0)
+class Backwards(UnitOrder):
+    """The last unit first."""
+
+    random = False
+
+    def __call__(self, rows, cols, batch=1, generator=None):
+        return torch.arange(rows * cols).flip(0)
 
 
-backwards.random = False
+backwards = Backwards()
 
 
-class PerImage:
+class PerImage(UnitOrder):
     """Another order for each image."""
 
     random = True
@@ -172,7 +178,7 @@ def test_the_answer_follows_the_question_and_sees_no_target(registered):
 def test_a_question_has_one_target_and_a_unit_as_many_sources_as_targets(registered):
     with pytest.raises(ValueError, match="position 0 is a positioned source twice"):
         certify_objective(BlockCausal(2), NextBlock(look_ahead=2, positioned=True), GRID)
-    with pytest.raises(ValueError, match=r"as many of the one as of the other"):
+    with pytest.raises(ValueError, match=r"as many sources as targets"):
         certify_objective(BlockCausal(2, ragged=True), NextBlock(positioned=True), PatchGrid(3, 3))
     assert certify_objective(TokenCausal(), NextToken(positioned=True), GRID)
 

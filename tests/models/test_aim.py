@@ -7,10 +7,13 @@ import torch
 from helpers.builds import AIM, arch, pretrainer, randomise
 from safetensors.torch import load_file
 
+from xtra_toolkit.attention.pattern import Pattern
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Bidirectional, PrefixCausal, TokenCausal
 from xtra_toolkit.models.positions import sincos
-from xtra_toolkit.objective.plan import Features, Pattern, compile_features, compute_kv_lengths
+from xtra_toolkit.objective.draw import compile_features
+from xtra_toolkit.objective.plan import Features
+from xtra_toolkit.objective.reach import compute_kv_lengths
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "aim_trunk.safetensors")
 NAMES = {

@@ -8,10 +8,18 @@ import torch
 from helpers.builds import AIM, MAE, MASKS, TARGETS, XTRA, pretrainer, randomise
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.masks import (
+    BlockCausal,
+    Mask,
+    MaskFactory,
+    PrefixCausal,
+    RandomShown,
+    TokenCausal,
+)
 from xtra_toolkit.models.prediction_head import gather_outputs
-from xtra_toolkit.objective.compiler import certify_objective, closure
-from xtra_toolkit.objective.plan import Links
+from xtra_toolkit.objective.compiler import certify_objective
+from xtra_toolkit.objective.links import Links
+from xtra_toolkit.objective.reach import closure
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken, PixelTarget, WrappedTarget
 from xtra_toolkit.testing import moved_tokens, small_model
 
@@ -153,7 +161,7 @@ def test_values_that_depend_on_other_tokens_are_in_the_certificate(wrap):
     )
 
 
-class Twice:
+class Twice(MaskFactory):
     """Token 0 stands at the start and again at the end of the sequence."""
 
     random = False
@@ -168,7 +176,7 @@ def test_a_leak_is_found_by_token_not_by_position():
         certify_objective(Twice(), NextToken(), PatchGrid(4, 4))
 
 
-class Window:
+class Window(MaskFactory):
     """A sliding window, which is no ordered partition: the general path."""
 
     random = False
@@ -255,7 +263,7 @@ def test_the_prefix_is_never_scored_and_its_last_output_is_the_first_that_is():
     assert group.loss_mask[0].tolist() == [i >= 4 for i in range(15)]
 
 
-class Drawn:
+class Drawn(MaskFactory):
     """A random mask out of a function of (grid, generator)."""
 
     random = True
@@ -296,7 +304,7 @@ BASE = TokenCausal()(PatchGrid(4, 4))
     ("changed", "sentence"),
     [
         (dict(step=torch.zeros(16, dtype=torch.long)), "leaks"),
-        (dict(context=torch.arange(16) == 5), "gives what others predict"),
+        (dict(context=torch.arange(16) == 5), "makes context of what others predict"),
         (dict(step=torch.arange(16) * 2), None),
     ],
 )
@@ -376,7 +384,7 @@ def test_what_a_fixed_mask_gives_is_dropped_with_what_only_it_reads(given):
 
 
 def test_a_row_of_a_predicate_that_sees_only_hidden_tokens_is_refused():
-    class Blind:
+    class Blind(MaskFactory):
         random = False
 
         def __call__(self, grid, batch=1, generator=None):
@@ -394,7 +402,7 @@ def test_the_certificate_says_where_the_model_is_not_told_the_order():
     assert "not told" not in certify_objective(RandomShown(), MaskedPatches(), grid).certificate
 
 
-class Fixed:
+class Fixed(MaskFactory):
     """A mask out of a drawn one."""
 
     random = False

@@ -7,10 +7,18 @@ import pytest
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import Bidirectional, BlockCausal, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.masks import (
+    Bidirectional,
+    BlockCausal,
+    MaskFactory,
+    PrefixCausal,
+    RandomShown,
+    TokenCausal,
+    UnitOrder,
+)
 from xtra_toolkit.masks.rng import mask_rng
-from xtra_toolkit.objective import compiler as certificate
-from xtra_toolkit.objective import plan
+from xtra_toolkit.objective import draw, reach
+from xtra_toolkit.objective.links import gather_positions
 from xtra_toolkit.registry import MASKS, ORDERS
 from xtra_toolkit.testing import check_mask, masks
 
@@ -36,11 +44,14 @@ CASES = [
 def an_order(monkeypatch):
     """Orders come with plugins."""
     monkeypatch.setattr(ORDERS, "_module_dict", dict(ORDERS.module_dict))
-    ORDERS.register_module(name="Backwards", module=lambda: backwards)
+    ORDERS.register_module(name="Backwards", module=Backwards)
 
 
-def backwards(rows, cols, batch, generator):
-    return torch.arange(rows * cols).flip(0)
+class Backwards(UnitOrder):
+    """The last unit first."""
+
+    def __call__(self, rows, cols, batch, generator):
+        return torch.arange(rows * cols).flip(0)
 
 
 @pytest.mark.parametrize(("mask", "target"), CASES)
@@ -161,7 +172,7 @@ class OneStream(Changed):
         return replace(mask, order=torch.rand(self.batch, 16, generator=g).argsort(1))
 
 
-class NoFeatures:
+class NoFeatures(MaskFactory):
     random = False
 
     def __call__(self, grid, batch=1, generator=None):
@@ -250,7 +261,7 @@ BROKEN = [
     (FollowsTheBatch, "`unit` of a batch of 2 is not that of a batch of 1"),
     (Squeezes, "`order` of a batch of 2 is not that of a batch of 1"),
     (OneDrawForAll, r"every image of a batch draws the same; draw \(batch, N\) random"),
-    (OneStream, r"`order` of an image changes with the batch.*draws\(generator\).rand\(batch"),
+    (OneStream, r"`order` of an image changes with the batch.*mask_rng\(generator\).rand\(batch"),
     (NoFeatures, r"it has no `for_features\(grid\)`.*return self\(grid\)"),
     (HalfOfTheFeatures, "`for_features` gives no mask that an encoder.*8 different tokens"),
     (Tensors, "holds tensors from __init__.*make them in __call__"),
@@ -259,7 +270,7 @@ BROKEN = [
     (NowAndThen, r"one of 2,048 draws leaves what was certified.*seed 110.*`extremes\(grid\)`"),
     (SeldomLeaks, r"one of 2,048 draws leaves .*RuntimeError: a draw of the mask leaks"),
     (SeldomHides, r"`visible` must hold as many tokens in each image, .*; given: 14 to 15"),
-    (SeesAll, "cannot be certified .ValueError: SeesAll × NextBlock: .* can see patch"),
+    (SeesAll, "cannot be certified .ObjectiveRefusedError: SeesAll × NextBlock: .* can see patch"),
 ]
 GIVEN = {Tuples: dict(size=(1, 1))}
 TARGET = {OneDrawForAll: MASKED}
@@ -301,13 +312,12 @@ def test_tokens_may_be_left_out_or_shown_twice_where_that_is_declared(register):
 def test_a_blind_certificate_is_caught_by_gradients(monkeypatch):
     """Blocks × NextToken leaks; with every check of it switched off, the pixels still move it."""
 
-    def blind(link, tokens, loss_mask, kv_lengths, first):
-        return plan.at(kv_lengths, link.source_positions).amax(-1), torch.zeros_like(
-            tokens, dtype=torch.bool
-        )
+    def blind(links, tokens, loss_mask, kv_lengths, first):
+        lengths = gather_positions(kv_lengths, links.source_positions).amax(-1)
+        return reach.Reach(lengths, torch.zeros_like(tokens, dtype=torch.bool))
 
-    monkeypatch.setattr(plan, "reads_and_leaks", blind)
-    monkeypatch.setattr(certificate, "reads_and_leaks", blind)
+    monkeypatch.setattr(reach, "staircase_reach", blind)
+    monkeypatch.setattr(draw, "staircase_reach", blind)
     config = dict(type="xtra_toolkit.BlockCausal", block_size=2)
     with pytest.raises(AssertionError, match=r"pixels of patch \(0, 1\) move the prediction of"):
         check_mask(config, dict(type="xtra_toolkit.NextToken"))

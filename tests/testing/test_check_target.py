@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.objective.plan import Links
+from xtra_toolkit.objective.links import Links
 from xtra_toolkit.registry import MODELS
-from xtra_toolkit.targets import NextToken
+from xtra_toolkit.targets import NextToken, Target
 from xtra_toolkit.testing import check_target
 
 TOKENS = dict(type="xtra_toolkit.TokenCausal")
@@ -45,7 +45,7 @@ def test_ours(target, mask, grid):
     check_target(target, mask, grid)
 
 
-class NoWidth(nn.Module):
+class NoWidth(Target):
     def links(self, mask, grid): ...
     def values(self, images, grid): ...
     def normalise(self, values): ...
@@ -179,9 +179,12 @@ class Rounds(NextToken):
 
 
 BROKEN = [
-    (NoWidth, "a target is an nn.Module with .*this one lacks width: derive from"),
-    (Flat, r"`sources` of a link is torch.int64 of shape \(1, 11\).*\(1, predictions, positions"),
-    (Beyond, "`targets` names position 12 .*links hold sequence positions, not tokens"),
+    (NoWidth, "a target implements .*this one lacks width: derive from"),
+    (
+        Flat,
+        r"`source_positions` of a link is torch.int64 of shape \(1, 11\).*\(1, predictions, positions",
+    ),
+    (Beyond, "`target_positions` names position 12 .*links hold sequence positions, not tokens"),
     (Sees, r"cannot be certified with .*the prediction of patch \(0, 0\)"),
     (Slow, "more than 0.01 s; link with tensor operations"),
     (Image, r"values\(\) of 3 images has shape \(3, 3, 6, 8\); it must be \(3, 12, V\)"),

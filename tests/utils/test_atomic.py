@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.made_up_runs import pretraining, start, training
 from PIL import Image
-from report.made_up import pretraining, start, training
 
 from xtra_toolkit.cli import main
 from xtra_toolkit.utils.atomic import replacing

@@ -98,6 +98,7 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
 def plugins() -> Iterator[str]:
     """Installed plugins, and why one failed."""
+    import xtra_toolkit.installed_plugins  # noqa: F401, loads them
     from xtra_toolkit.plugins import FAILED, installed
 
     for name in sorted({*installed(), *FAILED}) or ["none"]:

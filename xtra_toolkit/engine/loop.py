@@ -26,6 +26,7 @@ from xtra_toolkit.data.seeding import draw_seeds, seed_step
 from xtra_toolkit.engine.accumulation import Accumulated, accumulation_of, mean_logs
 from xtra_toolkit.engine.compile_loss import compile_loss
 from xtra_toolkit.engine.timeouts import explained_timeouts
+from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
 
 
@@ -157,7 +158,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         """Tells the model what random masks the micro-batches of a step will have."""
         runner = self.runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if self.accumulation == 1 or not hasattr(model, "counting"):
+        if self.accumulation == 1 or not isinstance(model, MaskTargetPretrainer):
             return nullcontext()
         keys, size = self.dataloader.sampler.keys(step), self.dataloader.batch_size
         starts = range(0, len(keys), size)
@@ -242,9 +243,11 @@ def _global_batch_sampler(dataloader: dict) -> dict:
 def _refuse_missing_hooks(runner: Any) -> None:
     """A target may name the hooks without which it is not what it says (``needs_hooks``)."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    target = getattr(model, "target_generator", None)
+    if not isinstance(model, MaskTargetPretrainer):
+        return
+    target = model.target_generator
     running = {type(hook).__name__ for hook in runner.hooks}
-    absent = [name for name in getattr(target, "needs_hooks", ()) if name not in running]
+    absent = [name for name in target.needs_hooks if name not in running]
     if absent:
         raise ValueError(
             f"{type(target).__name__} needs the hook {absent[0]}, and none runs; add it to "

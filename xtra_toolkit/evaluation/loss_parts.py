@@ -8,12 +8,12 @@ import math
 
 import torch
 from mmengine.dist import all_reduce
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.compiler import CompiledObjective
 from xtra_toolkit.objective.plan import Group
-from xtra_toolkit.targets.pixels import PixelTarget
+from xtra_toolkit.objective.target import Target
 
 RANGES = 16  # at most
 BANDS = 8  # of 1/16 cycle per pixel each; the last takes all above
@@ -70,10 +70,9 @@ class Bands:
         self.names = [f"loss_band/{b}" for b in self.present]
 
     @staticmethod
-    def serve(target: nn.Module, grid: PatchGrid) -> bool:
+    def serve(target: Target, grid: PatchGrid) -> bool:
         """Are the target's values pixels, and has a patch more than its mean?"""
-        own = isinstance(target, PixelTarget) and type(target).values is PixelTarget.values
-        return own and max(grid.patch) > 1
+        return target.pixels and target.local and max(grid.patch) > 1
 
     def of(self, residual: Tensor, weight: Tensor) -> Tensor:
         """(B, G, T * V) and (B, G) to each present band's weighted mean of squares."""

@@ -8,16 +8,19 @@ from xtra_toolkit.masks.prefix_causal import PrefixCausal
 from xtra_toolkit.masks.random_shown import RandomShown
 from xtra_toolkit.masks.rng import mask_rng
 from xtra_toolkit.masks.token_causal import TokenCausal
-from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.masks.unit_order import UnitOrder
+from xtra_toolkit.objective.mask import Mask, MaskFactory
 
 __all__ = [
     "Bidirectional",
     "BlockCausal",
     "Mask",
+    "MaskFactory",
     "PrefixCausal",
     "RandomShown",
     "Reordered",
     "TokenCausal",
+    "UnitOrder",
     "WithPrefix",
     "build_mask",
     "mask_rng",

@@ -3,12 +3,12 @@
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.mask import Mask, MaskFactory
 from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class Bidirectional:
+class Bidirectional(MaskFactory):
     """All steps equal: attend = True. A class token comes first."""
 
     random = False

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.rng import mask_rng
-from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.mask import Mask, MaskFactory
 from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class BlockCausal:
+class BlockCausal(MaskFactory):
     """Blocks one after another; a token sees its own block and all earlier ones.
 
     attend = block(k) <= block(q), the tokens of a block next to each other in the sequence.

@@ -1,27 +1,32 @@
 """From a config to a mask factory, with a sentence where that fails."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 from mmengine.registry import Registry
 
-from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.mask import MaskFactory
+from xtra_toolkit.plugins import failures, find
 from xtra_toolkit.registry import MASKS, ORDERS
 
 
-def build_mask(cfg: dict | Callable) -> Callable[..., Mask]:
+def build_mask(cfg: dict | MaskFactory) -> MaskFactory:
     """A mask factory from ``dict(type='BlockCausal', block_size=4)``; a factory is passed on."""
-    from xtra_toolkit.plugins import find  # late: it imports plugins, and they this package
-
-    if callable(cfg) and not isinstance(cfg, type):
+    if isinstance(cfg, MaskFactory):
         return cfg
-    if not hasattr(cfg, "get") or not cfg.get("type"):
+    if not isinstance(cfg, dict) or not cfg.get("type"):
         raise ValueError(f"a mask must be a dict with a `type`, or a mask factory; given: {cfg!r}")
     args = copy.deepcopy(dict(cfg))
     kind = args.pop("type")
     factory = kind if callable(kind) else find(MASKS, kind)
     if factory is None:
         raise ValueError(f"unknown mask {kind!r}; {known_masks(kind)}")
+    if not (isinstance(factory, type) and issubclass(factory, MaskFactory)):
+        raise ValueError(
+            f"{kind!r} is registered as a mask but does not extend xtra_toolkit.masks.MaskFactory, "
+            "which declares what the toolkit asks of a mask; derive it from that class"
+        )
     try:
         return factory(**args)
     except TypeError as error:
@@ -29,6 +34,13 @@ def build_mask(cfg: dict | Callable) -> Callable[..., Mask]:
             f"mask {kind!r} cannot be made of {args}: {error}; a config that inherits another "
             "mask's arguments needs _delete_=True"
         ) from error
+
+
+def _build_from_registry(cfg: dict, *args: Any, **kwargs: Any) -> MaskFactory:
+    return build_mask(cfg)
+
+
+MASKS.build_func = _build_from_registry  # the registry cannot import this module
 
 
 def check_registered(
@@ -77,8 +89,6 @@ def _registered(kind: object, registries: Iterable[Registry]) -> bool:
 
 def known_masks(kind: str = "") -> str:
     """The names that a config may use, and what failed to load and may be why ``kind`` is not."""
-    from xtra_toolkit.plugins import failures
-
     names = sorted(MASKS.module_dict)
     for scope, registry in sorted(MASKS.children.items()):
         names += [f"{scope}.{name}" for name in sorted(registry.module_dict)]

@@ -15,12 +15,13 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.build import build_mask
 from xtra_toolkit.masks.rng import fixed, mask_rng
-from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.registry import MASKS, ORDERS
+from xtra_toolkit.masks.unit_order import UnitOrder, build_order
+from xtra_toolkit.objective.mask import Mask, MaskFactory
+from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class Reordered:
+class Reordered(MaskFactory):
     """The units of a mask in another order; each sees itself and those before it.
 
     Args:
@@ -31,9 +32,9 @@ class Reordered:
             images the source must be told where its target lies (``positioned=True``).
     """
 
-    def __init__(self, mask: dict | Callable[..., Mask], order: dict | Callable[..., Tensor]):
+    def __init__(self, mask: dict | MaskFactory, order: dict | UnitOrder | Callable[..., Tensor]):
         self.mask, self.order = build_mask(mask), build_order(order)
-        self.random = getattr(self.order, "random", True)
+        self.random = self.order.random
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
@@ -70,7 +71,7 @@ class Reordered:
 
 
 @MASKS.register_module()
-class WithPrefix:
+class WithPrefix(MaskFactory):
     """The first units of a mask see each other in full and are given, as in AIM's prefix.
 
     :class:`PrefixCausal` is this of TokenCausal.
@@ -83,7 +84,7 @@ class WithPrefix:
 
     random = True
 
-    def __init__(self, mask: dict | Callable[..., Mask], low: int = 1, high: int | None = None):
+    def __init__(self, mask: dict | MaskFactory, low: int = 1, high: int | None = None):
         self.mask, self.low, self.high = build_mask(mask), low, high
 
     def __call__(
@@ -106,6 +107,16 @@ class WithPrefix:
         """Full attention, as AIM."""
         return Bidirectional()(grid)
 
+    def with_context(self, grid: PatchGrid, units: int) -> Mask:
+        """Make the mask whose prefix has ``units`` units; raise a ValueError if none is drawn so."""
+        low, high = self.bounds(grid)
+        if not low <= units <= high:
+            raise ValueError(
+                f"{units} units were given, and the mask was trained on prefixes of {low} to "
+                f"{high} units"
+            )
+        return self.of(grid, torch.tensor([[units]]))
+
     def extremes(self, grid: PatchGrid) -> list[Mask]:
         """The shortest and the longest prefix, for the certificate."""
         return [self.of(grid, torch.tensor([[length]])) for length in self.bounds(grid)]
@@ -124,10 +135,10 @@ class WithPrefix:
 
 
 @lru_cache(maxsize=64)
-def units_of(factory: Callable[..., Mask], grid: PatchGrid) -> tuple[Tensor, ...]:
+def units_of(factory: MaskFactory, grid: PatchGrid) -> tuple[Tensor, ...]:
     """Tokens of each unit of a fixed mask, which must come one after another, else ValueError."""
     name = type(factory).__name__
-    if getattr(factory, "random", True):
+    if factory.random:
         raise ValueError(f"{name} draws at random, and only a fixed mask can be composed")
     with torch.device("cpu"):
         mask = factory(grid).check(grid, name)
@@ -146,9 +157,7 @@ def units_of(factory: Callable[..., Mask], grid: PatchGrid) -> tuple[Tensor, ...
 
 
 @lru_cache(maxsize=64)
-def in_raster_order(
-    factory: Callable[..., Mask], grid: PatchGrid
-) -> tuple[int, int, tuple[Tensor, ...]]:
+def in_raster_order(factory: MaskFactory, grid: PatchGrid) -> tuple[int, int, tuple[Tensor, ...]]:
     """Rows and columns that units make by their first tokens, and the units in raster order."""
     units = units_of(factory, grid)
     corner = sorted((divmod(int(unit.min()), grid.cols), i) for i, unit in enumerate(units))
@@ -163,7 +172,7 @@ def in_raster_order(
 
 @lru_cache(maxsize=64)
 def sequence_of(
-    factory: Callable[..., Mask], grid: PatchGrid, device: torch.device
+    factory: MaskFactory, grid: PatchGrid, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """(N,) tokens of the units one after another, and (N,) whose number each is."""
     units = units_of(factory, grid)
@@ -172,21 +181,6 @@ def sequence_of(
 
 
 @lru_cache(maxsize=64)
-def table_of(factory: Callable[..., Mask], grid: PatchGrid, device: torch.device) -> Tensor:
+def table_of(factory: MaskFactory, grid: PatchGrid, device: torch.device) -> Tensor:
     """(units, T) tokens of units of one size, in raster order."""
     return torch.stack(in_raster_order(factory, grid)[2]).to(device)
-
-
-def build_order(cfg: dict | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An order from its config, for instance ``dict(type='xtra_toolkit.Spiral')``, or itself."""
-    if callable(cfg):
-        return cfg
-    args = dict(cfg)
-    factory = ORDERS.get(args.pop("type", None) or "")
-    if factory is None:
-        known = ", ".join(sorted(ORDERS.module_dict)) or "none; the plugin block_orders has some"
-        raise ValueError(f"unknown order {cfg!r}; known orders: {known}")
-    try:
-        return factory(**args)
-    except TypeError as error:
-        raise ValueError(f"order {cfg['type']!r} cannot be made of {args}: {error}") from error

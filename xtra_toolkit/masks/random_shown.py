@@ -5,12 +5,12 @@ import torch
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.rng import mask_rng
-from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.mask import Mask, MaskFactory
 from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class RandomShown:
+class RandomShown(MaskFactory):
     """A random order per image; its first tokens are shown and given, the others hidden.
 
     attend = True among the shown in the encoder, among all in the decoder. A class token comes

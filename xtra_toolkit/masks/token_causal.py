@@ -3,12 +3,12 @@
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.mask import Mask, MaskFactory
 from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class TokenCausal:
+class TokenCausal(MaskFactory):
     """Steps 0, 1, 2 … in raster order: attend = k <= q.
 
     A token without pixels comes first: iGPT's start token, whose output predicts patch 0.

@@ -18,7 +18,8 @@ from xtra_toolkit.models.encoder_record import describe_encoder
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
 from xtra_toolkit.models.loading import refuse_other_shapes, refuse_strangers
 from xtra_toolkit.models.positions import by_token, position_table
-from xtra_toolkit.objective.plan import Features, Plan, compile_features
+from xtra_toolkit.objective.draw import compile_features
+from xtra_toolkit.objective.plan import Features, Plan
 from xtra_toolkit.registry import MODELS
 
 

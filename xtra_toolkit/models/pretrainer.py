@@ -15,10 +15,13 @@ from mmpretrain.registry import MODELS as MMPRETRAIN
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.models.layers import gather_tokens
-from xtra_toolkit.objective.compiler import Planner
+from xtra_toolkit.models.prediction_head import PredictionHead
+from xtra_toolkit.objective.compiler import Outline, compile_objective
 from xtra_toolkit.objective.plan import Plan
+from xtra_toolkit.objective.target import Target
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets import build_target
 
@@ -56,41 +59,53 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         init_cfg: dict | None = None,
     ):
         recompute = dict(with_cp=True) if with_cp else {}
+        # the encoder saves the config of the mask in its checkpoints, for probing
         backbone = MMPRETRAIN.build(dict(backbone, mask=mask, **recompute))
-        grid, factory = backbone.grid, backbone.encoder_mask.factory
         target = build_target(target_generator)
-        if hasattr(target, "bind"):
-            target.bind(backbone)
-        with torch.device("cpu"):  # also where the model is built on the meta device
-            sample = factory(grid).check(grid, type(factory).__name__)
-            positioned = any(link.positioned for link in target.links(sample, grid))
-        width, layers, has_masked_tokens = backbone.embed_dims, 0, sample.visible is not None
+        target.bind(backbone)
+        outline = compile_objective(build_mask(mask), target, backbone.grid).or_raise()
+        neck = self._build_neck(neck, backbone, outline, recompute)
+        width, layers = backbone.embed_dims, 0
         if neck is not None:
-            derived = dict(
-                in_channels=width,
-                grid=grid,
-                has_masked_tokens=has_masked_tokens,
-                positioned=positioned,
-            )
-            neck = MMPRETRAIN.build(dict(neck, **derived, **recompute))
             width, layers = neck.width, neck.num_layers
-        _check_neck(type(factory).__name__, neck, has_masked_tokens, positioned)
-        planner = Planner(factory, target, grid, (backbone.num_layers, layers))
-        values = target.width(grid)
-        shapes = [
-            (link.source_positions.shape[-1] * width, link.target_positions.shape[-1] * values)
-            for link in planner.links
-        ]
-        head = MMPRETRAIN.build(dict(head, shapes=shapes))
-        _check_loss(target, head)
+        objective = outline.certify((backbone.num_layers, layers)).or_raise()
+        head = MMPRETRAIN.build(dict(head, shapes=objective.head_shapes(width)))
+        _check_head(target, head)
         if data_preprocessor is None:  # BaseSelfSupervisor's default needs MMPretrain's scope
             data_preprocessor = dict(type="mmpretrain.SelfSupDataPreprocessor")
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
         self.backbone.encoder_mask.note_images(self.data_preprocessor)
-        self.planner, self._counts = planner, None
-        print_log(planner.certificate, logger="current")
+        self.objective, self._counts = objective, None
+        print_log(objective.certificate, logger="current")
+
+    @staticmethod
+    def _build_neck(
+        neck: dict | None, backbone: nn.Module, outline: Outline, recompute: dict
+    ) -> nn.Module | None:
+        hides, positioned = outline.has_masked_tokens, outline.positioned
+        name = type(outline.mask).__name__
+        if neck is None:
+            if hides or positioned:
+                raise ValueError(
+                    f"{name} hides tokens, or the target is told positions, and without a neck "
+                    "nothing stands in their place; give one (ViTDecoder)"
+                )
+            return None
+        derived = dict(
+            in_channels=backbone.embed_dims,
+            grid=backbone.grid,
+            has_masked_tokens=hides,
+            positioned=positioned,
+        )
+        neck = MMPRETRAIN.build(dict(neck, **derived, **recompute))
+        if hides and not neck.num_layers:
+            raise ValueError(
+                f"{name} hides tokens, and the decoder has no attention (heads=None), so nothing "
+                "would reach a hidden position; give it heads"
+            )
+        return neck
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> dict:
         """Images (B, C, height, width), normalised, to ``dict(loss=scalar)``."""
@@ -100,7 +115,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         self, inputs: Tensor, data_samples: list[DataSample] | None = None
     ) -> list[DataSample]:
         """The validation loss of the batch, under the masks of evaluation, in each sample."""
-        loss = self._loss(inputs, self.planner(len(inputs), inputs.device))["loss"]
+        loss = self._loss(inputs, self.objective(len(inputs), inputs.device))["loss"]
         samples = data_samples or [DataSample() for _ in inputs]
         return [sample.set_field(loss, "pretrain_loss") or sample for sample in samples]
 
@@ -142,9 +157,9 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     def plan(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> Plan:
         """The plan of a training batch; random masks follow the seeds of its samples."""
         generator = None
-        if self.planner.random:
+        if self.objective.random:
             generator = _generator(data_samples, "cpu" if inputs.is_meta else inputs.device)
-        plan = self.planner(len(inputs), inputs.device, generator)
+        plan = self.objective(len(inputs), inputs.device, generator)
         if self._counts is not None and isinstance(generator, StepGenerator):
             groups = zip(plan.groups, self._counts, strict=True)
             plan.groups = [replace(group, count=count) for group, count in groups]
@@ -160,9 +175,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         Args:
             micro_batches: of this process, the ``draw_seed`` and ``step_seed`` of each image.
         """
-        varies = self.planner.random and not all(self.planner.bounds.all_in_loss)
-        counted = varies and hasattr(self.head, "count")
-        self._counts = self._count(micro_batches) if counted else None
+        varies = self.objective.random and not all(self.objective.bounds.all_in_loss)
+        self._counts = self._count(micro_batches) if varies else None
         try:
             yield
         finally:
@@ -173,7 +187,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         """Of each group, what the head divides by, the mean over micro-batches and processes."""
         device, counts = self.data_preprocessor.device, []
         for samples in micro_batches:
-            plan = self.planner(len(samples), device, _generator(samples, device))
+            plan = self.objective(len(samples), device, _generator(samples, device))
             images = len(samples) * plan.masks_per_image
             loss_masks = [group.loss_mask for group in plan.groups if group.loss_mask is not None]
             counts.append(
@@ -182,7 +196,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         mean = torch.stack(counts).mean(0)
         all_reduce(mean, "mean")
         means = iter(mean)
-        return [None if whole else next(means) for whole in self.planner.bounds.all_in_loss]
+        return [None if whole else next(means) for whole in self.objective.bounds.all_in_loss]
 
     def _loss(self, inputs: Tensor, plan: Plan) -> dict:
         with torch.no_grad():
@@ -190,26 +204,16 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         return self.head.loss(self.decode(inputs, plan), plan, target_values)
 
 
-def _check_neck(
-    mask: str, neck: nn.Module | None, has_masked_tokens: bool, positioned: bool
-) -> None:
-    if neck is None and (has_masked_tokens or positioned):
+def _check_head(target: Target, head: nn.Module) -> None:
+    if not isinstance(head, PredictionHead):
         raise ValueError(
-            f"{mask} hides tokens, or the target is told positions, and without a neck nothing "
-            "stands in their place; give one (ViTDecoder)"
+            f"head.type is {type(head).__name__}; a head must extend "
+            "xtra_toolkit.models.PredictionHead, whose loss and count the pretrainer calls"
         )
-    if neck is not None and has_masked_tokens and not neck.num_layers:
-        raise ValueError(
-            f"{mask} hides tokens, and the decoder has no attention (heads=None), so nothing "
-            "would reach a hidden position; give it heads"
-        )
-
-
-def _check_loss(target: nn.Module, head: nn.Module) -> None:
-    classes, name = getattr(target, "classes", False), type(target).__name__
-    if getattr(head, "classes", classes) == classes:
+    if target.classes == head.classes:
         return
-    if classes:
+    name = type(target).__name__
+    if target.classes:
         raise ValueError(f"{name} gives class ids; set head.loss='cross_entropy'")
     raise ValueError(
         f"{name} gives values, and the head's loss compares class ids; set head.loss to 'mse', "

@@ -1,4 +1,4 @@
-"""Mask: an ordered partition of the tokens. The currency of this package."""
+"""Mask: an order of the tokens and a step for each; and the contract of a mask factory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -11,25 +11,26 @@ from xtra_toolkit.grid import PatchGrid
 
 @dataclass(frozen=True)
 class Mask:
-    """An order of the tokens and a step for each; True means *may attend*, everywhere.
+    """An order of the tokens and a step for each. True means *may attend*, everywhere.
 
-    Position q of the sequence may attend to position k where ``step[k] <= step[q]``. A leading
-    dimension B stands where images differ. The fields are design, not history:
+    Position q of the sequence may attend to position k where ``step[k] <= step[q]``. A field has a
+    leading dimension B where images differ. N is the number of positions.
 
     Args:
-        order: (N,) or (B, N) token at each position; numbers from ``grid.tokens`` on have no
-            pixels. A mask may leave tokens out, or show one twice.
-        step: (N,) or (B, N) whole numbers, never decreasing along the sequence.
-        unit: (N,) whole numbers, never decreasing: what is predicted together. Default: every
-            position alone.
-        shown: (N,) or (B, N) bool, whose pixels enter the encoder; equally many in each image.
-            Default: all.
-        given: (N,) or (B, N) bool. A prediction whose tokens are all given does not count; one that
-            is given in part counts whole. Default: none.
-        attend: ``(query position, key position) -> bool``, elementwise on broadcast tensors, for
-            a mask that is no ordered partition; it replaces the rule of the steps.
-        copies: masks of each image over one pass of the encoder, which must see the same in all
-            of them (I-JEPA). B is then copies × images, the first mask of all images first.
+        order: (N,) or (B, N) token at each position. Numbers from ``grid.tokens`` on are tokens
+            without pixels. A mask may leave tokens out, or hold one twice.
+        step: (N,) or (B, N) integers, never decreasing along the sequence.
+        unit: (N,) integers, never decreasing: the tokens of a unit are predicted together.
+            Default: each position is a unit.
+        visible: (N,) or (B, N) bool, tokens whose pixels enter the encoder, equally many in each
+            image. Default: all.
+        context: (N,) or (B, N) bool, tokens that are never predicted. A prediction is left out of
+            the loss where all its tokens are context. Default: none.
+        attend: ``(query position, key position) -> bool`` on broadcast tensors, for a mask that is
+            no ordered partition. It replaces the rule of the steps.
+        masks_per_image: Number of masks that share one pass of the encoder over an image (I-JEPA);
+            they must have the same visible tokens. B is then ``masks_per_image`` times the number
+            of images, the first mask of all images first.
     """
 
     order: Tensor
@@ -44,7 +45,7 @@ class Mask:
         return self.order.shape[-1]
 
     def to(self, device: torch.device | str) -> "Mask":
-        """The same mask on another device."""
+        """Return the same mask on another device."""
         moved = {
             f.name: getattr(self, f.name).to(device)
             for f in fields(self)
@@ -53,15 +54,32 @@ class Mask:
         return replace(self, **moved)
 
     def attention_mask(self) -> Tensor:
-        """(B or 1, N, N) bool in sequence order: may position q (row) attend to k (column)?"""
+        """Return (B or 1, N, N) bool: whether position q (row) may attend to position k (column)."""
         if self.attend is not None:
             at = torch.arange(len(self), device=self.order.device)
             return self.attend(at[:, None], at[None, :]).expand(1, len(self), len(self))
         step = torch.atleast_2d(self.step)
         return step[:, None, :] <= step[:, :, None]
 
+    def visible_or_all(self) -> Tensor:
+        """Return (N,) or (B, N) bool, ``visible`` or all True."""
+        if self.visible is None:
+            return torch.ones(len(self), dtype=torch.bool, device=self.order.device)
+        return self.visible
+
+    def of_image(self, image: int) -> "Mask":
+        """Return the masks of one image of the batch, (masks_per_image, N) where fields differ."""
+        rows = {
+            f.name: value[
+                image % (len(value) // self.masks_per_image) :: len(value) // self.masks_per_image
+            ]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor) and value.ndim == 2
+        }
+        return replace(self, **rows)
+
     def check(self, grid: PatchGrid, name: str = "the mask") -> "Mask":
-        """Hold the rules above on the host; ValueError names the first that is broken."""
+        """Check the rules above on the host; raise a ValueError that names the first broken one."""
         n, tokens = len(self), grid.tokens + grid.extra
         self._check_types(name)
         for field in ("step", "unit", "visible", "context"):
@@ -111,8 +129,8 @@ class Mask:
             raise ValueError(f"{name}: fields must be (N,) or (B, N) of one batch; given: {shapes}")
         if any(batch % self.masks_per_image for batch in batches):
             raise ValueError(
-                f"{name}: masks_per_image={self.masks_per_image} masks an image need (copies × images, N) fields; "
-                f"given: {batches.pop()} rows"
+                f"{name}: masks_per_image={self.masks_per_image} needs fields of shape (masks_per_image × "
+                f"images, N); given: {batches.pop()} rows"
             )
 
 
@@ -120,3 +138,46 @@ def _kind_of(value: Tensor) -> str:
     if value.dtype == torch.bool:
         return "bool"
     return "whole" if not value.dtype.is_floating_point else "float"
+
+
+class MaskFactory:
+    """Base class of all masks. Every member that the toolkit uses is declared here.
+
+    A subclass implements :meth:`__call__` and :meth:`for_features`. Register it in
+    ``xtra_toolkit.registry.MASKS``.
+    """
+
+    random: bool = True
+    """Whether two calls may differ. A mask that never draws sets this to False: it is compiled
+    once, and its ``for_features`` and order are kept."""
+
+    def __call__(
+        self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
+    ) -> Mask:
+        """Make the mask of a batch. Called in each step if the mask is random.
+
+        Args:
+            grid: The grid of the images.
+            batch: Number of images.
+            generator: What to draw from, through :func:`xtra_toolkit.masks.mask_rng`, on the device
+                where the mask is needed. None: the draw of evaluation, always the same.
+        """
+        raise NotImplementedError
+
+    def for_features(self, grid: PatchGrid) -> Mask:
+        """Make the mask under which the encoder is probed. It must name every token once."""
+        raise NotImplementedError
+
+    def extremes(self, grid: PatchGrid) -> list[Mask]:
+        """Return draws at the ends of the distribution. They are certified besides sampled ones."""
+        return []
+
+    def with_context(self, grid: PatchGrid, units: int) -> Mask:
+        """Make the mask whose first ``units`` units are context. Continuation calls this.
+
+        The default is evaluation's draw: a mask without a prefix is continued from any unit.
+
+        Raises:
+            ValueError: The mask was not trained with so many.
+        """
+        return self(grid, 1, None)

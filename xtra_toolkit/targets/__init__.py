@@ -1,5 +1,6 @@
 """Targets: what is predicted, from where."""
 
+from xtra_toolkit.objective.target import Target
 from xtra_toolkit.targets.build import build_target
 from xtra_toolkit.targets.colour import NextColour
 from xtra_toolkit.targets.masked import MaskedPatches
@@ -13,6 +14,7 @@ __all__ = [
     "NextColour",
     "NextToken",
     "PixelTarget",
+    "Target",
     "WrappedTarget",
     "build_target",
 ]

@@ -28,6 +28,7 @@ class NextColour(NextToken):
     """
 
     classes = True
+    pixels = False
 
     def __init__(self, clusters: str):
         super().__init__(normalise=False)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.objective.links import Links
 from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.objective.plan import Links
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets.pixels import PixelTarget
 

@@ -1,32 +1,24 @@
 """Pixel values as a target, raw or normalised per unit: what XTRA, AIM and MAE predict."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.objective.links import Links
 from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.objective.plan import Links
+from xtra_toolkit.objective.target import Target
 
 
-class PixelTarget(nn.Module):
+class PixelTarget(Target):
     """Base of targets that are pixels; a subclass says which position predicts which.
 
     Args:
         normalise: subtract the mean of a link's values and divide by their standard deviation
             (unbiased variance, eps 1e-6 inside the root), as XTRA, AIM and MAE do.
-
-    Attributes:
-        classes: whether the values are class ids. Default: False.
-        local: whether the values of a token follow from its own pixels alone. A target whose
-            values depend on pixels of other tokens (a filtered image, a teacher's features) sets
-            it to False: the leak check compares tokens, so a prediction may see a part of what
-            such values are made of, and the certificate says so. ``normalise``, which is given the
-            tokens of one prediction, does not count. Default: True.
     """
 
     eps = 1e-6
-    classes = False
-    local = True
+    pixels = True
 
     def __init__(self, normalise: bool = True):
         super().__init__()

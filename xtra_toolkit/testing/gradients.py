@@ -8,8 +8,8 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
-from xtra_toolkit.objective.compiler import CompiledObjective, check_structure
-from xtra_toolkit.objective.plan import compile_plan
+from xtra_toolkit.objective.compiler import CompiledObjective
+from xtra_toolkit.objective.draw import check_structure, compile_plan
 from xtra_toolkit.targets import build_target
 from xtra_toolkit.testing.common import CPU, DRAWS, SEEDS, draw_many, explain_errors, gen, require
 
@@ -37,7 +37,7 @@ class Moved:
 def small_model(mask: dict, target: dict, grid: PatchGrid) -> MaskTargetPretrainer:
     """A pretrainer of 2 + 2 narrow layers for a pair of configs; ValueError where it is refused."""
     built = build_target(target)
-    loss = "cross_entropy" if getattr(built, "classes", False) else "mse"
+    loss = "cross_entropy" if built.classes else "mse"
     size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
     shape = dict(embed_dims=WIDTH, num_layers=2, num_heads=2, feedforward_channels=2 * WIDTH)
     return MaskTargetPretrainer(

@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import Mask, build_mask
+from xtra_toolkit.masks import Mask, MaskFactory, build_mask
 from xtra_toolkit.masks.rng import StepGenerator
-from xtra_toolkit.objective.compiler import sample
-from xtra_toolkit.objective.plan import compile_features
+from xtra_toolkit.objective.compiler import draw_samples
+from xtra_toolkit.objective.draw import compile_features
 from xtra_toolkit.testing.common import (
     CPU,
     GRID,
@@ -51,7 +51,7 @@ class MaskSubject:
     def draws(self) -> dict[int | None, Mask]:
         """Some thousand draws of a random mask, by seed, and what evaluation draws (None)."""
         with explain_errors(f"{self.name}: no mask came out of (grid, batch, generator)"):
-            random = getattr(self.new(), "random", True)
+            random = self.new().random
             many = {seed: draw_many(self.new(), self.grid, seed) for seed in SEEDS if random}
             return {None: self.draw(None), 0: self.draw(0), **many}
 
@@ -87,7 +87,7 @@ def check_mask(
     started = time.process_time()
     with explain_errors(f"{name} cannot be certified"):
         if target is None:
-            sample(subject.new(), grid)
+            draw_samples(subject.new(), grid)
         else:
             model = small_model(mask, target, grid)
     took = time.process_time() - started
@@ -145,7 +145,7 @@ def seeded(it: MaskSubject) -> None:
             "generator that is passed, which may be None: "
             "xtra_toolkit.masks.mask_rng(generator).rand(batch, ...)",
         )
-    if not getattr(it.new(), "random", True):
+    if not it.new().random:
         require(
             same(it.draw(0), it.draw(1)) and same(it.draw(0), it.draw(None)),
             f"{it.name} says random = False and draws differently under two seeds; say True",
@@ -225,7 +225,7 @@ def elastic(it: MaskSubject) -> None:
 def features(it: MaskSubject) -> None:
     """The mask of a probed encoder names each token once."""
     require(
-        callable(getattr(it.new(), "for_features", None)),
+        type(it.new()).for_features is not MaskFactory.for_features,
         f"{it.name}: it has no `for_features(grid)`, the mask that its encoder keeps when it is "
         "probed; return self(grid), or Bidirectional()(grid)",
     )

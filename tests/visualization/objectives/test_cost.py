@@ -9,7 +9,7 @@ import torch
 from xtra_toolkit.visualization.objectives import cost
 from xtra_toolkit.visualization.objectives.build import build, read_config
 
-ROOT = Path(__file__).parents[2] / "mmconfigs"
+ROOT = Path(__file__).parents[3] / "mmconfigs"
 
 
 def parts(config, *options):

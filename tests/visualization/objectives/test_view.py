@@ -4,9 +4,16 @@ import pytest
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import BlockCausal, Mask, PrefixCausal, RandomShown, TokenCausal
+from xtra_toolkit.masks import (
+    BlockCausal,
+    Mask,
+    MaskFactory,
+    PrefixCausal,
+    RandomShown,
+    TokenCausal,
+)
 from xtra_toolkit.masks.rng import mask_rng
-from xtra_toolkit.objective.compiler import certify_objective
+from xtra_toolkit.objective.compiler import Refusal, certify_objective, compile_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.visualization.objectives.prediction import leaking, names, pick
 from xtra_toolkit.visualization.objectives.text import braille
@@ -129,7 +136,7 @@ def test_a_window_reaches_two_further_with_each_layer(depth):
     assert found.reads.sum() == min(15, 2 * sum(depth) + 1)
 
 
-class TwoMasks:
+class TwoMasks(MaskFactory):
     """Two masks an image over one encoder pass, as I-JEPA."""
 
     random = True
@@ -151,10 +158,10 @@ def test_the_second_mask_of_an_image_has_predictions_of_its_own():
 
 
 def test_the_first_leak_is_found():
-    mask, target = BlockCausal(2)(GRID), NextToken()
-    found = leaking(mask, target.links(mask, GRID), GRID, (1, 1))
+    refusal = compile_objective(BlockCausal(2), NextToken(), GRID).certify((1, 1))
+    found = leaking(refusal)
     assert (found.number, found.leaks) == (0, [1])
-    assert leaking(TokenCausal()(GRID), target.links(mask, GRID), GRID, (1, 1)) is None
+    assert leaking(Refusal("nothing to predict", GRID)) is None
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def built(name, **backbone):
 def test_the_cache_meets_a_whole_pass_over_what_was_continued(name, images):
     task = Continuation(built(name), given=3)
     free = task.free_running(images)
-    given = ~task.visible(images).isnan()
+    given = ~task.shown(images).isnan()
     assert torch.equal(free[given], images[given]) and not given.all()
     # each unit was predicted from those before it: with those as the truth nothing moves
     torch.testing.assert_close(task.teacher_forced(free), free, rtol=0, atol=1e-5)
@@ -52,7 +52,7 @@ def test_the_cache_meets_a_whole_pass_over_what_was_continued(name, images):
 def test_the_cache_meets_whole_passes_with_noise_for_what_is_to_come(name, size, images):
     model = built(name)
     task, grid = Continuation(model, given=60 // size), model.backbone.grid
-    patches = torch.where((known := grid.patchify(task.visible(images))).isnan(), 9.0, known)
+    patches = torch.where((known := grid.patchify(task.shown(images))).isnan(), 9.0, known)
     with torch.no_grad():
         for at in range(60, 64, size):
             predicted = model.reconstruct(grid.unpatchify(patches), task.plan)[0][:, at // size - 1]
@@ -79,7 +79,7 @@ def test_each_step_computes_its_new_positions_alone(name, steps, images):
 def test_what_comes_later_never_changes_an_earlier_output(name, images):
     model = built(name)
     task = Continuation(model, given=3)
-    other = torch.where(task.visible(images).isnan(), torch.randn_like(images), images)
+    other = torch.where(task.shown(images).isnan(), torch.randn_like(images), images)
     with torch.no_grad():
         before, after = (model.decode(x, task.plan) for x in (images, other))
     known = task.known
@@ -91,7 +91,7 @@ def test_a_start_token_makes_an_image_of_nothing(images):
     model = randomise(pretrainer("token", TOKEN, with_cls_token=True))
     task = Continuation(model, given=0)
     free = task.free_running(images)
-    assert task.visible(images).isnan().all()
+    assert task.shown(images).isnan().all()
     torch.testing.assert_close(free[0], free[1], rtol=0, atol=1e-6)
     torch.testing.assert_close(task.teacher_forced(free), free, rtol=0, atol=1e-5)
 
@@ -148,7 +148,7 @@ def test_units_out_of_range_are_refused(name, given, sentence):
 def test_other_prefixes_than_trained_ones_are_refused():
     mask = dict(type="xtra_toolkit.PrefixCausal", low=8, high=16)
     model = pretrainer(mask, TOKEN)
-    with pytest.raises(ValueError, match="was trained on prefixes of 8 to 16, and continues such"):
+    with pytest.raises(ValueError, match="was trained on prefixes of 8 to 16 units"):
         Continuation(model, given=7)
     assert Continuation(model, given=8).known == 8
 

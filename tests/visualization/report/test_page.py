@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from xtra_toolkit.cli import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium")
 COUNT = """
 const images = [...document.images];

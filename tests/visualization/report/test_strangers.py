@@ -6,7 +6,7 @@ import os
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from report.made_up import pictures, pretraining, start, step
+from helpers.made_up_runs import pictures, pretraining, start, step
 
 from xtra_toolkit.cli import main
 from xtra_toolkit.visualization.report.allowed_parts import check_parts
@@ -104,7 +104,7 @@ def test_the_parts_of_the_shipped_configs_are_known():
 
     from mmengine.config import Config
 
-    for path in sorted((Path(__file__).parents[2] / "mmconfigs").glob("*_vit-*.py")):
+    for path in sorted((Path(__file__).parents[3] / "mmconfigs").glob("*_vit-*.py")):
         check_parts(Config.fromfile(path).model)
 
 
@@ -113,7 +113,7 @@ def test_what_mmengine_writes_is_read_as_mmengine_reads_it(tmp_path):
 
     from mmengine.config import Config
 
-    shipped = Config.fromfile(Path(__file__).parents[2] / "mmconfigs" / "xtra_vit-b16.py")
+    shipped = Config.fromfile(Path(__file__).parents[3] / "mmconfigs" / "xtra_vit-b16.py")
     shipped.odd = {"a-b": (1, -2.5, None, True), 3: [{"x": "it's"}, float("inf")]}
     shipped.dump(tmp_path / "config.py")
     config, notes = read_config(tmp_path / "config.py")

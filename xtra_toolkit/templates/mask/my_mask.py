@@ -3,12 +3,12 @@
 import torch
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import Mask
+from xtra_toolkit.masks import Mask, MaskFactory
 from xtra_toolkit.registry import MASKS
 
 
 @MASKS.register_module()
-class MyMask:
+class MyMask(MaskFactory):
     """Strips of columns; a token sees its own strip and all to the left of it.
 
     attend = strip(k) <= strip(q), the tokens of a strip next to each other in the sequence.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask
-from xtra_toolkit.objective.plan import Links
+from xtra_toolkit.objective.links import Links
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets import PixelTarget
 
@@ -18,6 +18,8 @@ class MyTarget(PixelTarget):
     Args:
         normalise: by the mean and the standard deviation of a unit's values.
     """
+
+    pixels = False  # its values are no pixels, so they cannot be drawn
 
     def __init__(self, normalise: bool = False):
         super().__init__(normalise)

@@ -1,7 +1,6 @@
 """A pretraining config, built on the meta device: nothing is allocated, ViT-H takes a second."""
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +10,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 import xtra_toolkit.models  # noqa: F401, registers them
-from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
-from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.objective.plan import Links
-from xtra_toolkit.targets import build_target
 
 
 def open_config(path: Path, options: Sequence[str] = ()) -> Config:
@@ -72,30 +67,3 @@ def build(config: Config) -> MaskTargetPretrainer:
 def depth_of(model: MaskTargetPretrainer) -> tuple[int, int]:
     """Layers of encoder and decoder that carry anything between tokens."""
     return model.backbone.num_layers, model.neck.num_layers if model.with_neck else 0
-
-
-def refused(config: Config) -> tuple[Mask, list[Links], PatchGrid, tuple[int, int]] | None:
-    """A refused pair's mask, links, grid and depth; None where there is not even a mask.
-
-    There are no links where the target refuses the mask.
-    """
-    model, links = config.model, []
-    try:
-        with torch.device("meta"):
-            backbone = MODELS.build(dict(model.backbone, mask=model.mask))
-        grid, factory = backbone.grid, backbone.encoder_mask.factory
-        mask = factory(grid, 1, None).check(grid, type(factory).__name__)
-    except ValueError:
-        return None
-    with contextlib.suppress(ValueError):
-        target = build_target(model.target_generator)
-        if hasattr(target, "bind"):
-            target.bind(backbone)
-        links = target.links(mask, grid)
-    neck = model.get("neck") or {}
-    return (
-        mask,
-        links,
-        grid,
-        (backbone.num_layers, neck.get("depth", 0) if neck.get("heads") else 0),
-    )

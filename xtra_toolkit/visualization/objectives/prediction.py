@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.objective.compiler import trace_reach
+from xtra_toolkit.objective.compiler import Refusal
+from xtra_toolkit.objective.links import Links, compute_loss_mask
 from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.objective.plan import Links, compute_loss_mask, visible_of
+from xtra_toolkit.objective.reach import trace_reach
 from xtra_toolkit.visualization.objectives.view import row_of
 
 
@@ -102,26 +103,22 @@ def pick(
     )
 
 
-def leaking(
-    mask: Mask, links: list[Links], grid: PatchGrid, depth: tuple[int, int]
-) -> Prediction | None:
-    """The first prediction that can see what it has to produce."""
-    before = 0
-    for copy in range(mask.masks_per_image):
-        for link in links:
-            one = _only(link, copy, slice(None))
-            leaks = trace_reach(row_of(mask, copy), one, grid, depth)[2].any(-1).flatten()
-            if leaks.any():
-                return pick(mask, links, grid, depth, before + int(leaks.nonzero()[0]))
-            before += len(leaks)
-    return None
+def leaking(refusal: Refusal) -> Prediction | None:
+    """Return the prediction that sees its target; None if the pair is refused for another reason."""
+    leak, links = refusal.leak, refusal.links
+    if leak is None:
+        return None
+    counts = [group.source_positions.shape[1] for group in links]
+    number = leak.row * sum(counts) + sum(counts[: leak.group]) + leak.prediction
+    return pick(refusal.mask, links, refusal.grid, refusal.depth, number)
 
 
 def reaches(mask: Mask, link: Links, grid: PatchGrid, depth: tuple[int, int]) -> Tensor:
     """(T,) bool: tokens whose pixels reach the one prediction of a link."""
-    reads, seen, _ = trace_reach(replace(mask, context=None), link, grid, depth)
+    found = trace_reach(replace(mask, context=None), link, grid, depth)
+    seen = found.seen
     if seen is None:  # a staircase: a prefix of the sequence
-        seen = (torch.arange(len(mask)) < reads.flatten()[0]) & visible_of(mask)
+        seen = (torch.arange(len(mask)) < found.lengths.flatten()[0]) & mask.visible_or_all()
     tokens = torch.zeros(grid.tokens + grid.extra, dtype=torch.bool)
     tokens[mask.order[seen.flatten()]] = True
     return tokens

@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from xtra_toolkit.models import MaskTargetPretrainer
+from xtra_toolkit.objective.compiler import ObjectiveRefusedError, Refusal
 from xtra_toolkit.visualization.objectives import text
-from xtra_toolkit.visualization.objectives.build import build, depth_of, read_config, refused
+from xtra_toolkit.visualization.objectives.build import build, depth_of, read_config
 from xtra_toolkit.visualization.objectives.cost import FLOPS, ModelPart, backends, parts
 from xtra_toolkit.visualization.objectives.prediction import Prediction, leaking, pick
 from xtra_toolkit.visualization.objectives.title import pair
@@ -80,8 +81,8 @@ def summary_of(config: Config, path: Path, predict: int | None = None, seed: int
     MMLogger.get_instance("xtra_show", log_level="ERROR")  # building prints the certificate
     try:
         model = build(config)
-    except ValueError as refusal:
-        return _refused(config, refusal)
+    except ObjectiveRefusedError as error:
+        return _refused(config, error.refusal)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the model of {path} cannot be built: {error.args[0]}") from error
     return _certified(config, model, predict, seed)
@@ -114,18 +115,15 @@ def _certified(
     return Summary(pair(config.model), notes, view, prediction, parts(model, device))
 
 
-def _refused(config: dict, refusal: ValueError) -> Summary:
-    found = refused(config)
-    if found is None:
-        raise ValueError(str(refusal)) from refusal
-    mask, links, grid, depth = found
-    prediction = leaking(mask, links, grid, depth)
-    row = 0 if prediction is None else prediction.row
-    notes = [("refused", str(refusal))]
+def _refused(config: dict, refusal: Refusal) -> Summary:
+    if refusal.mask is None:
+        raise ObjectiveRefusedError(refusal)
+    prediction = leaking(refusal)
+    notes = [("refused", refusal.reason)]
     if prediction is not None:
-        notes.append(("leak", prediction.sentence(grid)))
-    view = View.of(mask, grid, row=row)
-    return Summary(pair(config.model), notes, view, prediction, refusal=str(refusal))
+        notes.append(("leak", prediction.sentence(refusal.grid)))
+    view = View.of(refusal.mask, refusal.grid, row=0 if prediction is None else prediction.row)
+    return Summary(pair(config.model), notes, view, prediction, refusal=refusal.reason)
 
 
 def dead(view: View) -> str:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.objective.plan import visible_of
 
 # a pair of an attention matrix; of two that meet in raster order the greater counts
 BLIND, DEAD, DECODER, BOTH = range(4)
@@ -74,12 +73,12 @@ class View:
     @property
     def hidden(self) -> Tensor:
         """(T,) bool: tokens of the sequence whose pixels enter the encoder nowhere."""
-        return (self.steps >= 0) & ~self._any(visible_of(self.mask))
+        return (self.steps >= 0) & ~self._any(self.mask.visible_or_all())
 
     @property
     def sequence(self) -> Tensor:
         """(N, N), row attends to column: BLIND, DEAD (never computed), DECODER alone, or BOTH."""
-        attention_mask, visible = self.mask.attention_mask()[0], visible_of(self.mask)
+        attention_mask, visible = self.mask.attention_mask()[0], self.mask.visible_or_all()
         pairs = torch.where(visible[:, None] & visible, BOTH, DECODER) * attention_mask
         dead = torch.arange(len(self.mask)) >= self.num_computed
         return pairs.masked_fill(attention_mask & (dead[:, None] | dead), DEAD)

@@ -7,13 +7,12 @@ and they see everything cached and each other, without a mask.
 Shape legend: B images, T tokens of a unit, V values of a token; positions are the sequence's.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from xtra_toolkit.masks import Mask, WithPrefix
-from xtra_toolkit.objective.plan import compile_plan, compute_kv_lengths
+from xtra_toolkit.objective.draw import compile_plan
+from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.reach import compute_kv_lengths
 from xtra_toolkit.visualization.predictions.key_value_cache import cached
 from xtra_toolkit.visualization.predictions.pixels import filled, predicted
 from xtra_toolkit.visualization.predictions.unit_sequence import chain, only, refuse_mask, step_plan
@@ -34,11 +33,14 @@ class Continuation:
     def __init__(self, model: nn.Module, given: int | None = None):
         objective, device = model.objective, next(model.parameters()).device
         self.model, self.grid, self.target = model, objective.grid, model.target_generator
-        self.pair = objective.pair
+        self.pair = objective.name
         refuse_mask(objective.structure, self.pair)
         self.units = chain(objective.links, self.pair)
         self._count(objective.structure, given)
-        mask = self._mask(objective.mask).to(device)
+        try:
+            mask = objective.mask.with_context(self.grid, self.given).to(device)
+        except ValueError as error:
+            raise ValueError(f"--given {self.given}: {self.pair}: {error}") from error
         self.links = [link.to(device) for link in objective.links]
         self.plan = compile_plan(mask, self.links, self.grid, objective.bounds)
         self.order, self.stops = mask.order, compute_kv_lengths(mask)[0].tolist()
@@ -95,18 +97,6 @@ class Continuation:
         self.lead = int(position[unit == unit[-1]][0])  # where the last of those starts
         self.first = self.given - lead
         self.known = self.units[self.first].start
-
-    def _mask(self, factory: Callable[..., Mask]) -> Mask:
-        """For all images: where a mask has a prefix it is what is given; else evaluation's draw."""
-        if not isinstance(factory, WithPrefix):
-            return factory(self.grid, 1, None)
-        low, high = factory.bounds(self.grid)
-        if not low <= self.given <= high:
-            raise ValueError(
-                f"--given {self.given} units; {self.pair} was trained on prefixes of {low} to "
-                f"{high}, and continues such"
-            )
-        return factory.of(self.grid, torch.tensor([[self.given]]))
 
     def _reads(self, i: int) -> int:
         return max(self.stops[source] for source in self.units[i].source_positions)

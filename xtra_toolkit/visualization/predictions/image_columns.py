@@ -9,7 +9,8 @@ from matplotlib.colors import to_rgba
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.objective.plan import Plan, gather_positions
+from xtra_toolkit.objective.links import gather_positions
+from xtra_toolkit.objective.plan import Plan
 from xtra_toolkit.visualization.objectives.objective_panels import GREY, STEPS
 from xtra_toolkit.visualization.predictions.image_panels import OWN
 from xtra_toolkit.visualization.predictions.load import to_pixels

@@ -56,7 +56,7 @@ def panels(
     if model.objective.has_masked_tokens:
         if given is not None or stats is not None:
             raise ValueError(
-                f"{model.objective.pair} reconstructs what its mask hides, and continues nothing; "
+                f"{model.objective.name} reconstructs what its mask hides, and continues nothing; "
                 "leave out --given and --stats"
             )
         return reconstruction(model, images)
@@ -70,13 +70,13 @@ def continuation(
     normalised, task = model.target_generator.normalises, Continuation(model, given)
     if normalised and stats is None:
         raise ValueError(
-            f"{model.objective.pair} predicts units less their mean and by their standard deviation, "
+            f"{model.objective.name} predicts units less their mean and by their standard deviation, "
             "which a unit to come does not have yet; borrow those of the unit before it "
             "(--stats previous; the picture says so), or train on raw pixels (normalise=False)"
         )
     if not normalised and stats is not None:
         raise ValueError(
-            f"{model.objective.pair} predicts raw pixels and needs no statistics; leave out --stats"
+            f"{model.objective.name} predicts raw pixels and needs no statistics; leave out --stats"
         )
     if normalised and not task.given:
         raise ValueError("no unit is given whose mean could be borrowed; --given 1 or more")

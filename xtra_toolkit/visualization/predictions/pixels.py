@@ -73,8 +73,8 @@ def true_pixels(model: nn.Module, images: Tensor) -> Tensor:
         ValueError: it predicts no pixels.
     """
     target, grid = model.target_generator, model.objective.grid
-    truth = target.filter(images) if hasattr(target, "filter") else images
-    if hasattr(target, "restore") and target.width(grid) == grid.values:
+    truth = target.filter(images)
+    if target.pixels and target.width(grid) == grid.values:
         values, patches = target.values(images, grid), grid.patchify(truth)
         if values.shape == patches.shape and torch.equal(values.to(patches), patches):
             return truth

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from xtra_toolkit.attention import Pattern
+from xtra_toolkit.objective.links import Links
 from xtra_toolkit.objective.mask import Mask
-from xtra_toolkit.objective.plan import Group, Links, Plan
+from xtra_toolkit.objective.plan import Group, Plan
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""Target: the contract of a target, which says what is predicted, and from where."""
+
+from torch import Tensor, nn
+
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.objective.links import Links
+from xtra_toolkit.objective.mask import Mask
+
+
+class Target(nn.Module):
+    """Base class of all targets. Every member that the toolkit uses is declared here.
+
+    A subclass implements :meth:`links`, :meth:`width` and :meth:`values`; the other members have
+    defaults. A target is an ``nn.Module``, so that it may hold buffers (colour clusters) or a
+    teacher. Register it in ``xtra_toolkit.registry.MODELS``.
+    """
+
+    classes: bool = False
+    """Whether :meth:`values` returns class ids; the head's loss must then be 'cross_entropy'."""
+
+    normalises: bool = False
+    """Whether :meth:`normalise` removes the statistics of a unit. Continuation, which has to put
+    them back (:meth:`restore`), reads this."""
+
+    local: bool = True
+    """Whether the values of a token depend on the pixels of this token alone. The certificate
+    compares tokens; where this is False it says that a prediction may see a part of its target
+    through other tokens."""
+
+    needs_hooks: tuple[str, ...] = ()
+    """Names of hooks without which the target is wrong (for example a teacher's update). The
+    training loop refuses to start without them."""
+
+    pixels: bool = False
+    """Whether the values of a token are the pixels of its patch in the image that :meth:`filter`
+    returns. Pictures, continuation and the loss by spatial frequency need this."""
+
+    def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
+        """Return the groups of predictions.
+
+        It is called once, when the objective is compiled, with one draw of the mask. Links are
+        sequence positions, so they hold for every draw.
+
+        Raises:
+            ValueError: The mask cannot serve this target.
+        """
+        raise NotImplementedError
+
+    def width(self, grid: PatchGrid) -> int:
+        """Return how many values the head predicts for one token; the head's shape follows."""
+        raise NotImplementedError
+
+    def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
+        """Compute what is predicted.
+
+        It is called in each step, without gradients.
+
+        Args:
+            images: (B, C, height, width), as they leave the data preprocessor.
+            grid: The grid of the images.
+
+        Returns:
+            (B, tokens, V) in raster order; (B, tokens, 1) class ids if :attr:`classes` is set.
+        """
+        raise NotImplementedError
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Return the values of links, (B, G, T * V), as the loss compares them."""
+        return values
+
+    def restore(self, prediction: Tensor, like: Tensor) -> Tensor:
+        """Invert :meth:`normalise`, with the statistics of ``like``; pictures call this.
+
+        Args:
+            prediction: (..., T * V) as the loss compares it.
+            like: (..., values) pixels whose mean and standard deviation are used.
+
+        Raises:
+            NotImplementedError: The values are not pixels (see :attr:`pixels`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} predicts no pixels")
+
+    def filter(self, images: Tensor) -> Tensor:
+        """Return the images that the predictions reconstruct: filtered ones for a filtered target.
+
+        Pictures call this; (B, C, height, width) in and out.
+        """
+        return images
+
+    def bind(self, backbone: nn.Module) -> None:
+        """Receive the encoder, once, before :meth:`links` is called (a teacher copies it)."""
