@@ -6,13 +6,14 @@ I-JEPA: arXiv 2301.08243, facebookresearch/ijepa at 52c1ae9. data2vec: arXiv 220
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
-from mmengine.model import ExponentialMovingAverage, is_model_wrapper
+from mmengine.model import ExponentialMovingAverage
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
 from xtra_toolkit.masks import Bidirectional, Mask, MaskFactory, mask_rng
 from xtra_toolkit.registry import HOOKS, MASKS, MODELS
 from xtra_toolkit.targets import MaskedPatches
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @MASKS.register_module()
@@ -153,7 +154,7 @@ class UpdateTeacher(Hook):
     @staticmethod
     def parts(runner) -> tuple:  # noqa: ANN001
         """The target and the encoder."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         if not hasattr(model.target_generator, "teacher"):
             name = type(model.target_generator).__name__
             raise ValueError(

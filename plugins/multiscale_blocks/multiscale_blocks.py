@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask, MaskFactory
 from xtra_toolkit.registry import HOOKS, MASKS
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @MASKS.register_module()
@@ -146,7 +146,7 @@ class BlockSizeCurriculum(Hook):
 
     @staticmethod
     def _mask(runner: Any) -> Any:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         return model.objective.mask
 
 

@@ -182,7 +182,7 @@ BROKEN = [
     (NoWidth, "a target implements .*this one lacks width: derive from"),
     (
         Flat,
-        r"`source_positions` of a link is torch.int64 of shape \(1, 11\).*\(1, predictions, positions",
+        r"`source_positions` of a link is torch.int64 of shape \(1, 11\).*\(1, predictions",
     ),
     (Beyond, "`target_positions` names position 12 .*links hold sequence positions, not tokens"),
     (Sees, r"cannot be certified with .*the prediction of patch \(0, 0\)"),

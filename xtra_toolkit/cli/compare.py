@@ -1,10 +1,11 @@
 """``xtra compare``: objectives beside each other on one's own images, within a budget of time."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import click
+
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 
 @click.command()
@@ -60,8 +61,7 @@ def compare(
     """
     if not redraw and not (configs and data):
         raise click.UsageError("name at least one config, and the images with --data")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.cli.report import write_page
         from xtra_toolkit.comparison.compare import start
         from xtra_toolkit.comparison.report import write_report

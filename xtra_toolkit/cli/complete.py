@@ -1,12 +1,12 @@
 """``xtra complete``: images that a pretrainer continues, or reconstructs."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from xtra_toolkit.cli.show import check_picture
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -52,8 +52,7 @@ def complete(
     check_picture(out)
     if out.resolve() in [image.resolve() for image in images]:
         raise click.UsageError(f"{out} is one of the images; name another file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         import torch
 
         from xtra_toolkit.visualization.predictions.image_panels import panels

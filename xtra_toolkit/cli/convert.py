@@ -2,13 +2,13 @@
 
 import importlib
 import json
-import warnings
 from pathlib import Path
 
 import click
 
 from xtra_toolkit.utils.atomic import replacing
 from xtra_toolkit.utils.progress import progress
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -144,8 +144,7 @@ def convert(
     """
     if target.exists() and not force:
         raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.weights.checkpoint import STOCK, Checkpoint
         from xtra_toolkit.weights.read import read_state
         from xtra_toolkit.weights.record import normalisation

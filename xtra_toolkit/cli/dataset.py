@@ -1,11 +1,11 @@
 """``xtra dataset``: the lists of images of a benchmark, from its published metadata."""
 
-import warnings
 from pathlib import Path
 
 import click
 
 from xtra_toolkit.utils.atomic import replacing
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 NAMES = ("camelyon17", "eurosat", "fmow", "inat18", "iwildcam", "pcam", "rxrx1")
 
@@ -22,8 +22,7 @@ def dataset(name: str, source: Path, force: bool) -> None:
 
     The readers follow the public documentation; they were never run on the real data.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.evaluation.published_datasets import READERS
 
     lists = {split: source / f"{split}.txt" for split in ("train", "val")}

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from xtra_toolkit.utils.atomic import replacing
 from xtra_toolkit.utils.progress import watched
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ENDINGS = (".safetensors", ".npy", ".parquet")
@@ -67,8 +67,7 @@ def features(
     print(probe.score(data["features"], data["labels"]))
     """
     check_out(out, force)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         import torch
 
         from xtra_toolkit.data.datasets.listing import list_images

@@ -1,7 +1,6 @@
 """``xtra index``: the list of a folder's images, so that no training has to look for them."""
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 
 from xtra_toolkit.utils.atomic import replacing
 from xtra_toolkit.utils.progress import progress
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 
 @click.command()
@@ -42,8 +42,7 @@ def index(folder: Path, out: Path | None, with_label: bool, shards: bool, force:
         raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
     if not target.absolute().parent.is_dir():
         raise click.UsageError(f"{target}: there is no folder {target.absolute().parent}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.data.datasets import shards as tar
 
     with progress("images found") as found:

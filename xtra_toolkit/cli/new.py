@@ -3,10 +3,11 @@
 import importlib.util
 import keyword
 import re
-import warnings
 from pathlib import Path
 
 import click
+
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 SKELETONS = Path(__file__).parents[1] / "templates"
 
@@ -53,8 +54,7 @@ def check(name: str, cls: str) -> None:
         raise ValueError(f"{Path(name).resolve()} exists; choose another name or folder")
     if importlib.util.find_spec(name):
         raise ValueError(f"a module {name!r} is installed already; choose another name")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.registry import MASKS, MODELS
 
         for registry in (MASKS, MODELS):

@@ -1,12 +1,12 @@
 """``xtra probe``: how well a trained encoder's features tell the classes of a folder apart."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from xtra_toolkit.utils.progress import progress, watched
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 if TYPE_CHECKING:
     from xtra_toolkit.data.datasets.listing import Listing
@@ -51,8 +51,7 @@ def probe(
     papers. There is no augmentation: to compare with published figures use the configs in
     mmconfigs/benchmarks.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         import torch
         from mmengine.logging import MMLogger
 

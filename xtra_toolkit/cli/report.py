@@ -1,9 +1,10 @@
 """``xtra report``: runs as a page, finished benchmark runs as the paper's table."""
 
-import warnings
 from pathlib import Path
 
 import click
+
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 PAGE = "report.html"
 
@@ -46,8 +47,7 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
     objective is built of parts that this package and the installed plugins registered, or described
     from its log. What cannot be read is left out with a sentence.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.visualization.report.runs import find_runs
         from xtra_toolkit.visualization.report.table import markdown, write_csv
 

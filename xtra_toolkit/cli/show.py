@@ -1,9 +1,10 @@
 """``xtra show``: what a pretraining config does, printed and drawn."""
 
-import warnings
 from pathlib import Path
 
 import click
+
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 SUFFIXES = (".pdf", ".png", ".svg")
 
@@ -40,8 +41,7 @@ def show(
     CONFIG is code: it is executed, and so must come from somebody you trust. The runs of others are
     shown by xtra report, which executes nothing.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from xtra_toolkit.visualization.objectives.summary import summarise
 
     if out is not None:

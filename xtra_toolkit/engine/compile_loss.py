@@ -8,7 +8,8 @@ nor gradient hooks, and FlexibleRunner does not pass the option on at all.
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
+
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 def compile_loss(runner: Any) -> None:
@@ -25,7 +26,7 @@ def compile_loss(runner: Any) -> None:
     if not options:
         return
     vars(runner.model).pop("train_step", None)  # that which MMEngine's Runner has compiled
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap_model(runner.model)
     arguments = options if isinstance(options, dict) else {}
     model.loss = torch.compile(model.loss, **arguments)
     runner.logger.info("The loss is compiled in the first steps, which are slow.")

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
@@ -28,6 +27,7 @@ from xtra_toolkit.engine.compile_loss import compile_loss
 from xtra_toolkit.engine.timeouts import explained_timeouts
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @LOOPS.register_module()
@@ -65,8 +65,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
             raise ValueError(
                 f"The data set {type(self.dataloader.dataset).__name__} takes no keys (seed, "
                 "epoch, index). Use xtra_toolkit.ImageFolder, wrap a registered data set as "
-                "dict(type='xtra_toolkit.SeededDataset', dataset='mmpretrain.CUB', ...), or derive a "
-                "class from xtra_toolkit.data.SeededSamples and yours, in this order."
+                "dict(type='xtra_toolkit.SeededDataset', dataset='mmpretrain.CUB', ...), or derive "
+                "a class from xtra_toolkit.data.SeededSamples and yours, in this order."
             )
         self.dataloader = Accumulated(self.dataloader, self.accumulation)
         self._max_iters = self._max_epochs * len(self.dataloader)
@@ -157,7 +157,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
     def _counting(self, step: int) -> AbstractContextManager:
         """Tells the model what random masks the micro-batches of a step will have."""
         runner = self.runner
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         if self.accumulation == 1 or not isinstance(model, MaskTargetPretrainer):
             return nullcontext()
         keys, size = self.dataloader.sampler.keys(step), self.dataloader.batch_size
@@ -208,7 +208,7 @@ def _refuse_second_counts(runner: Any) -> None:
 
 def _refuse_activation_checkpointing(runner: Any) -> None:
     """Refuse MMEngine's option, which wraps ``forward``, for an encoder called by ``encode``."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap_model(runner.model)
     modules = (getattr(runner, "cfg", None) or {}).get("activation_checkpointing")
     if modules and hasattr(getattr(model, "backbone", None), "encode"):
         raise ValueError(
@@ -242,7 +242,7 @@ def _global_batch_sampler(dataloader: dict) -> dict:
 
 def _refuse_missing_hooks(runner: Any) -> None:
     """A target may name the hooks without which it is not what it says (``needs_hooks``)."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap_model(runner.model)
     if not isinstance(model, MaskTargetPretrainer):
         return
     target = model.target_generator

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from xtra_toolkit.engine.master_adamw import MasterAdamW
 from xtra_toolkit.registry import OPTIM_WRAPPERS
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 class CastWithGradient(torch.autograd.Function):
@@ -123,7 +123,7 @@ class MasterWeightsOptimWrapper(OptimWrapper):
 
 def _places(model: nn.Module) -> Iterator[tuple[dict, str, nn.Parameter]]:
     """Where the float32 parameters of a model stand, but for those of its target."""
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap_model(model)
     target = getattr(model, "target_generator", None)
     apart = set(target.modules()) if isinstance(target, nn.Module) else set()
     for module in model.modules():

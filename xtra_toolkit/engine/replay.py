@@ -14,6 +14,7 @@ from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.utils import _pytree as pytree
 
 from xtra_toolkit.utils.delayed_read import agreed
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 class Batch(NamedTuple):
@@ -79,7 +80,7 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
     The step is made again without its update. All processes must call it, as a loss may reduce
     over them.
     """
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrap_model(model)
     sharded = isinstance(model, FullyShardedDataParallel)
     model = model if sharded else inner  # it has the weights
     spoiled = [name for name, p in inner.named_parameters() if not p.isfinite().all()]
@@ -98,7 +99,7 @@ def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tupl
 
 def _replay(model: nn.Module, wrapper: Any, batch: Batch, sharded: bool) -> str | None:
     places, step = [], Backward(wrapper, sharded)
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrap_model(model)
     uncompiled = torch.compiler.set_stance("force_eager")  # a compiled loss calls no hooks
     with batch.drawn_again(), watched(inner, places), uncompiled:
         model.train_step(batch.data, step)

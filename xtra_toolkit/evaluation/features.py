@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xtra_toolkit.evaluation.inference import inference
 from xtra_toolkit.evaluation.knn_vote import pooled_feature
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 def read_batch(
     model: nn.Module, data_batch: dict, dtype: str, devices: Sequence[str]
 ) -> tuple[Tensor, list]:
     """Pooled features of a batch, (B, D) in float32, and its data samples, in inference mode."""
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap_model(model)
     data = model.data_preprocessor(data_batch, False)
     with inference(model, dtype, devices):
         return pooled_feature(model, data["inputs"]), data["data_samples"]

@@ -14,6 +14,7 @@ from torch import nn
 
 from xtra_toolkit.engine.autocast import AutocastOptimWrapper
 from xtra_toolkit.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -33,7 +34,7 @@ class SweepOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """The wrapper of a model's parameters."""
-        model = getattr(model, "module", model)
+        model = unwrap_model(model)
         own = {p for m in model.modules() if hasattr(m, "own_lr") for p in m.parameters()}
         odd = [n for n, p in model.named_parameters() if p.requires_grad and p not in own]
         if odd:

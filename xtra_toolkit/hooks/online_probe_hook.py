@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -28,6 +27,7 @@ from xtra_toolkit.evaluation.probe_validation import ProbeValidation
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.delayed_read import OneStepLate
 from xtra_toolkit.utils.preserve_state import untouched
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 RECENT = 20  # batches that the training accuracy is taken over
 
@@ -95,7 +95,7 @@ class OnlineProbe(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Leaves other models alone; takes up a resumed head, which a validation may want first."""
-        self._off = not isinstance(_inner(runner.model), BaseSelfSupervisor)
+        self._off = not isinstance(unwrap_model(runner.model), BaseSelfSupervisor)
         self._resumed = bool(runner.iter)
         self._saved = self._saved if runner.iter else None  # load_from brings one too
         if self._saved and not self._off:
@@ -164,7 +164,7 @@ class OnlineProbe(Hook):
         model = runner.model
         if isinstance(model, DistributedDataParallel):
             model = model.module  # nothing to synchronise; other wrappers hold the weights apart
-        inner = _inner(model)
+        inner = unwrap_model(model)
         with untouched(inner), torch.no_grad(), context:
             images = inner.data_preprocessor(data_batch, False)["inputs"]
             images = images[0] if isinstance(images, list | tuple) else images  # of several views
@@ -227,7 +227,3 @@ class OnlineProbe(Hook):
         right, loss, count = map(sum, zip(*self._recent, strict=True))
         runner.message_hub.update_scalar("train/probe/train_top1", 100 * right / count)
         runner.message_hub.update_scalar("train/probe/loss", loss / count)
-
-
-def _inner(model: torch.nn.Module) -> torch.nn.Module:
-    return model.module if is_model_wrapper(model) else model

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +14,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.preserve_state import gathered, untouched
+from xtra_toolkit.utils.unwrap import unwrap_model
 from xtra_toolkit.visualization.predictions.image_columns import columns
 from xtra_toolkit.visualization.predictions.load import COLOURS
 from xtra_toolkit.visualization.predictions.pixels import true_pixels
@@ -58,7 +58,7 @@ class ReconstructionHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Reads the images, and sees whether the target can be drawn."""
         self.images, self.drawn = None, runner.iter
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model = unwrap_model(runner.model)
         self.sharded = isinstance(runner.model, FullyShardedDataParallel)
         if not (self.count and isinstance(self.model, MaskTargetPretrainer)):
             return

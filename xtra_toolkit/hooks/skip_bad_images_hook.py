@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from xtra_toolkit.data.datasets.skip_bad_images import SkipsBadImages
 from xtra_toolkit.registry import HOOKS
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @HOOKS.register_module()
@@ -47,7 +47,7 @@ class SkipBadImages(Hook):
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.listed = set(filter(None, map(_path_of, lines)))
         self.logger = runner.logger
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         model.data_preprocessor.register_forward_pre_hook(self._count)
 
     def after_train_epoch(self, runner: Any) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from xtra_toolkit.evaluation.loss_parts import Bands, Ranges, link_weights
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.preserve_state import gathered, untouched
+from xtra_toolkit.utils.unwrap import unwrap_model
 from xtra_toolkit.visualization.loss_parts_plot import plot
 from xtra_toolkit.visualization.predictions.sheet import rgb
 
@@ -56,7 +56,7 @@ class SplitLoss(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Finds the parts; leaves other models alone."""
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model = unwrap_model(runner.model)
         self.works = isinstance(self.model, MaskTargetPretrainer)
         if self.works:
             objective, target = self.model.objective, self.model.target_generator

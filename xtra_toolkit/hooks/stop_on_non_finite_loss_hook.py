@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor
 from torch.distributed.fsdp._common_utils import clean_tensor_name
@@ -22,6 +21,7 @@ from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.atomic_backend import AtomicBackend
 from xtra_toolkit.utils.delayed_read import OneStepLate, agreed
 from xtra_toolkit.utils.newest_checkpoint import named_in
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @HOOKS.register_module()
@@ -57,7 +57,7 @@ class StopOnNonFiniteLoss(Hook):
         for one in wrapper.values() if several else [wrapper]:
             self._listen(one)
             one.optimizer.register_step_pre_hook(self._before_update)
-        preprocessor = _unwrapped(runner.model).data_preprocessor
+        preprocessor = unwrap_model(runner.model).data_preprocessor
         preprocessor.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def after_train_iter(
@@ -82,7 +82,7 @@ class StopOnNonFiniteLoss(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Refuses weights that are not finite."""
-        for name, _ in _unwrapped(runner.model).named_parameters():
+        for name, _ in unwrap_model(runner.model).named_parameters():
             name = clean_tensor_name(name)  # also where sharded
             saved = checkpoint["state_dict"].get(name)
             if isinstance(saved, Tensor) and not saved.isfinite().all():
@@ -169,10 +169,6 @@ def gradients(optimizer: Optimizer) -> Iterator[Tensor]:
             for holder in (param, bf16_copies.get(param)):
                 if holder is not None and holder.grad is not None:
                     yield holder.grad
-
-
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _advice(runner: Any) -> str:

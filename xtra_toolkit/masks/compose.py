@@ -108,7 +108,7 @@ class WithPrefix(MaskFactory):
         return Bidirectional()(grid)
 
     def with_context(self, grid: PatchGrid, units: int) -> Mask:
-        """Make the mask whose prefix has ``units`` units; raise a ValueError if none is drawn so."""
+        """Make the mask of a prefix of ``units`` units, or raise a ValueError."""
         low, high = self.bounds(grid)
         if not low <= units <= high:
             raise ValueError(

@@ -54,7 +54,7 @@ class Mask:
         return replace(self, **moved)
 
     def attention_mask(self) -> Tensor:
-        """Return (B or 1, N, N) bool: whether position q (row) may attend to position k (column)."""
+        """Return (B or 1, N, N) bool: whether position q (row) may attend to k (column)."""
         if self.attend is not None:
             at = torch.arange(len(self), device=self.order.device)
             return self.attend(at[:, None], at[None, :]).expand(1, len(self), len(self))
@@ -129,8 +129,8 @@ class Mask:
             raise ValueError(f"{name}: fields must be (N,) or (B, N) of one batch; given: {shapes}")
         if any(batch % self.masks_per_image for batch in batches):
             raise ValueError(
-                f"{name}: masks_per_image={self.masks_per_image} needs fields of shape (masks_per_image × "
-                f"images, N); given: {batches.pop()} rows"
+                f"{name}: masks_per_image={self.masks_per_image} needs fields of shape "
+                f"(masks_per_image × images, N); given: {batches.pop()} rows"
             )
 
 

@@ -5,8 +5,8 @@ import os
 
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 from helpers.made_up_runs import pictures, pretraining, start, step
+from PIL import Image
 
 from xtra_toolkit.cli import main
 from xtra_toolkit.visualization.report.allowed_parts import check_parts

@@ -49,7 +49,8 @@ class Prediction:
         text = (
             f"prediction {self.number} (of 0 to {self.count - 1}): the output"
             f"{'s' * (len(self.source_positions) > 1)} at {_places(self.source_positions)}, "
-            f"{names(self.from_tokens, grid)},{told} predict{'s' * (len(self.source_positions) == 1)} "
+            f"{names(self.from_tokens, grid)},{told} "
+            f"predict{'s' * (len(self.source_positions) == 1)} "
             f"{names(self.of_tokens, grid)} and read{'s' * (len(self.source_positions) == 1)} "
             f"{int(self.reads.sum())} of {len(self.reads)} tokens"
         )
@@ -67,7 +68,7 @@ def pick(
 
     Args:
         mask, links: a draw of one image and what is predicted under it.
-        depth: layers of encoder and decoder, see :class:`~xtra_toolkit.objective.compiler.certify_objective`.
+        depth: layers of encoder and decoder, see ``certify_objective``.
         number: None for the middle one of those that count.
     """
     every = [
@@ -104,7 +105,7 @@ def pick(
 
 
 def leaking(refusal: Refusal) -> Prediction | None:
-    """Return the prediction that sees its target; None if the pair is refused for another reason."""
+    """Return the prediction that sees its target; None if there is another reason."""
     leak, links = refusal.leak, refusal.links
     if leak is None:
         return None

@@ -70,8 +70,8 @@ def continuation(
     normalised, task = model.target_generator.normalises, Continuation(model, given)
     if normalised and stats is None:
         raise ValueError(
-            f"{model.objective.name} predicts units less their mean and by their standard deviation, "
-            "which a unit to come does not have yet; borrow those of the unit before it "
+            f"{model.objective.name} predicts units less their mean and by their standard "
+            "deviation, which a unit to come does not have yet; borrow those of the unit before it "
             "(--stats previous; the picture says so), or train on raw pixels (normalise=False)"
         )
     if not normalised and stats is not None:
