@@ -151,14 +151,13 @@ def test_env_names_versions_devices_back_ends_and_plugins(name, processor, monke
 
 
 def test_env_names_a_plugin_that_failed(monkeypatch):
-    from importlib.metadata import EntryPoint, EntryPoints
+    from importlib.metadata import EntryPoint
 
-    from xtra_toolkit.cli import env
-    from xtra_toolkit.plugins import FAILED
+    from xtra_toolkit import plugins
 
-    points = EntryPoints([EntryPoint("spiral", "absent", "xtra_toolkit.plugins")])
-    monkeypatch.setattr(env, "entry_points", lambda group: points)
-    monkeypatch.setitem(FAILED, "spiral", "ImportError: no such module")
+    point = EntryPoint("spiral", "absent", "xtra_toolkit.plugins")
+    monkeypatch.setattr(plugins, "installed", lambda: {"spiral": point})
+    monkeypatch.setitem(plugins.FAILED, "spiral", "ImportError: no such module")
     assert "plugin        spiral, failed: ImportError: no such module" in xtra("env").output
 
 

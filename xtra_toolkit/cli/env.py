@@ -55,7 +55,8 @@ def backends() -> Iterator[str]:
     """For training inputs of each kind and precision: what auto takes, who serves, why not."""
     import torch
 
-    from xtra_toolkit.attention import BACKENDS, SHORT, choose, processor
+    from xtra_toolkit.attention import BACKENDS, choose, processor
+    from xtra_toolkit.attention.dispatch import SHORT
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inputs = training_inputs(device)

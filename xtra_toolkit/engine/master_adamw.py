@@ -40,12 +40,12 @@ class MasterAdamW(AdamW):
             )
         optimizer.__class__ = cls
         optimizer._patch_step_function()  # torch's hooks of step, for this class's own step too
-        optimizer.__dict__.update(_no_halves())
+        optimizer.__dict__.update(_no_copies())
         return optimizer
 
     def __getstate__(self) -> dict:
         """Return torch's state. A copy makes its own halves; torch copies no gradients either."""
-        return {**super().__getstate__(), **_no_halves()}
+        return {**super().__getstate__(), **_no_copies()}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of all groups."""
@@ -170,8 +170,8 @@ class MasterAdamW(AdamW):
             yield buffer[: len(part)].copy_(part)
 
 
-def _no_halves() -> dict:
-    return dict(bf16_masks_per_image={}, _seen={}, _parts={}, _divisor=None)
+def _no_copies() -> dict:
+    return dict(bf16_copies={}, _seen={}, _parts={}, _divisor=None)
 
 
 def chunks(values: Tensor) -> tuple[Tensor, ...]:

@@ -67,7 +67,7 @@ def read_config(path: Path) -> tuple[Config, list[str]]:
 def _assigned(statement: ast.stmt) -> str:
     """The name that a statement gives a value to."""
     match statement:
-        case ast.Assign(target_positions=[ast.Name(id=name)]) if name not in RESERVED_KEYS:
+        case ast.Assign(targets=[ast.Name(id=name)]) if name not in RESERVED_KEYS:
             return name
     raise ValueError
 
