@@ -29,8 +29,9 @@ def classifier_config(
 ) -> Config:
     """Return a config of MMPretrain that trains the encoder of a pretraining config with labels.
 
-    The augmentation is that of pretraining; the features are the mean of the patch tokens after
-    the final norm. The optimizer is AdamW; its rate warms up over a tenth of the run and decays as
+    The augmentation is that of pretraining; the head is linear on the mean of the patch tokens after
+    the final norm, batch-normalised as in MAE's linear probe: without that a run with few labels
+    spends its steps on the features' common mean, whether pretrained or not. The optimizer is AdamW; its rate warms up over a tenth of the run and decays as
     a cosine.
 
     Args:
@@ -87,7 +88,7 @@ def _classifier(
     pretraining: Config, packed: Path, checkpoint: Path | None, mask: dict | None
 ) -> dict:
     given = pretraining.model
-    backbone = dict(given.backbone, mask=mask or given.mask, out_type="featmap")
+    backbone = dict(given.backbone, mask=mask or given.mask, out_type="avg_featmap")
     if mask:
         backbone["change_mask"] = True
     if checkpoint:
@@ -98,7 +99,7 @@ def _classifier(
         type="mmpretrain.ImageClassifier",
         data_preprocessor=dict(type="mmpretrain.ClsDataPreprocessor", to_rgb=False, **normalise),
         backbone=backbone,
-        neck=dict(type="mmpretrain.GlobalAveragePooling"),
+        neck=dict(type="mmpretrain.ClsBatchNormNeck", input_features=width_of(backbone)),
         head=dict(
             type="mmpretrain.LinearClsHead",
             num_classes=len((packed / "classes.txt").read_text().splitlines()),
