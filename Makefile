@@ -12,7 +12,7 @@ BIN := .venv/bin
 	@touch $@
 
 demo: .venv/.installed
-	$(BIN)/python mmconfigs/demo/demo.py
+	$(BIN)/xtra demo
 
 # DATA is cifar10 (downloaded), a folder with train/CLASS and test/CLASS, or the idx files of
 # Fashion-MNIST; CONFIGS are the objectives to compare, ARGS further options of xtra compare

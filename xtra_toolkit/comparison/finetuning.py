@@ -29,10 +29,10 @@ def classifier_config(
 ) -> Config:
     """Return a config of MMPretrain that trains the encoder of a pretraining config with labels.
 
-    The augmentation is that of pretraining; the head is linear on the mean of the patch tokens after
-    the final norm, batch-normalised as in MAE's linear probe: without that a run with few labels
-    spends its steps on the features' common mean, whether pretrained or not. The optimizer is AdamW; its rate warms up over a tenth of the run and decays as
-    a cosine.
+    The augmentation is that of pretraining. The head is linear on the mean of the patch tokens
+    after the final norm, batch-normalised as in MAE's linear probe: without that a run with few
+    labels spends its steps on the mean that all features share, pretrained or not. The optimizer
+    is AdamW; its rate warms up over a tenth of the run and decays as a cosine.
 
     Args:
         pretraining: Config of the encoder, of the normalisation and of the augmentation.
