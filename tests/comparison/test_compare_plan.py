@@ -93,3 +93,9 @@ def test_a_failed_run_is_reported_by_its_own_error(tmp_path):
     log = tmp_path / "train.log"
     log.write_text("Traceback\nValueError: no images.\nsubprocess.CalledProcessError: mim\n")
     assert pretraining._reason(log) == "ValueError: no images"
+
+
+def test_the_cost_of_an_image_is_measured_on_this_machine():
+    config = Config.fromfile(SMALL.parent / "demo" / "xtra_digits.py")
+    config.train_dataloader.batch_size = 4
+    assert 0 < planning.seconds_per_image(config) < 10

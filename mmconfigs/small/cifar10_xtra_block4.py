@@ -1,0 +1,5 @@
+"""cifar10_xtra.py with blocks of 4×4 tokens: four blocks, three predictions. Block size 1 is AIM."""
+
+_base_ = ["cifar10_xtra.py"]
+
+model = dict(mask=dict(block_size=4))
