@@ -1,5 +1,7 @@
 """What a comparison runs: lengths, schedules, and what may be added later."""
 
+import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -99,3 +101,29 @@ def test_the_cost_of_an_image_is_measured_on_this_machine():
     config = Config.fromfile(SMALL.parent / "demo" / "xtra_digits.py")
     config.train_dataloader.batch_size = 4
     assert 0 < planning.seconds_per_image(config) < 10
+
+
+def test_an_interrupted_command_lets_its_run_save(tmp_path):
+    """The run, a grandchild as under mim, hears SIGTERM and not the interrupt."""
+    run = (
+        "import signal, pathlib, time\n"
+        f"saved = pathlib.Path({str(tmp_path / 'saved')!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (saved.touch(), exit(75)))\n"
+        f"pathlib.Path({str(tmp_path / 'started')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {run!r}])"
+
+    def interrupt(*_):
+        signal.setitimer(signal.ITIMER_REAL, 0 if (tmp_path / "started").exists() else 0.1)
+        if (tmp_path / "started").exists():
+            raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pretraining._call([sys.executable, "-c", parent], tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert (tmp_path / "saved").exists()
