@@ -11,7 +11,7 @@ from xtra_toolkit.comparison import probes
 from xtra_toolkit.comparison.finetuning import classifier_config, fine_tune
 from xtra_toolkit.comparison.probes import Labelled
 from xtra_toolkit.data import Digits
-from xtra_toolkit.data.packed import write_packed
+from xtra_toolkit.data.datasets.packed_images import write_packed
 
 LABELS = (10, 30, 100)  # a class
 DRAWS = 3
