@@ -1,9 +1,10 @@
 """``xtra demo``: what pretraining is for, on scikit-learn's digits, in a few minutes."""
 
-import warnings
 from pathlib import Path
 
 import click
+
+from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 
 @click.command()
@@ -16,8 +17,7 @@ def demo(out: Path) -> None:
     from random weights and beside a logistic regression on the pixels. Prints tables and saves a
     plot. It downloads nothing; a demo that was stopped goes on where it was.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of OpenMMLab's imports
+    with quiet_imports():
         from mmengine.config import Config
         from mmengine.logging import MMLogger
 
