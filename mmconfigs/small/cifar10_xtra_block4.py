@@ -1,4 +1,4 @@
-"""cifar10_xtra.py with blocks of 4×4 tokens: four blocks, three predictions. Block size 1 is AIM."""
+"""cifar10_xtra.py with blocks of 4×4 tokens: three predictions an image. Block size 1 is AIM."""
 
 _base_ = ["cifar10_xtra.py"]
 
