@@ -72,7 +72,7 @@ class Comparison:
         options["randomness.seed"] = seed
         found = pretrain(Path(config.filename), work, options, self.own)
         minutes = round(float((work / "seconds.txt").read_text()) / 60, 1)
-        self.num_computed(name, seed, images=images, minutes=minutes)
+        self.store(name, seed, images=images, minutes=minutes)
         return found
 
     def objective(self, name: str, seed: int) -> None:
@@ -93,18 +93,16 @@ class Comparison:
         """Probe a frozen encoder in three ways."""
         tokens = [probes.tokens_of(encoder, images) for images in self.labelled(config)]
         pooled = [probes.pool(part) for part in tokens]
-        self.num_computed(
-            name, seed, linear=probes.linear(*pooled), nearest=probes.nearest(*pooled)
-        )
+        self.store(name, seed, linear=probes.linear(*pooled), nearest=probes.nearest(*pooled))
         heads = encoder.layers[0].attn.num_heads
-        self.num_computed(name, seed, attentive=probes.attentive(*tokens, heads=heads))
+        self.store(name, seed, attentive=probes.attentive(*tokens, heads=heads))
 
     def raw_pixels(self) -> None:
         """Probe the pixels themselves, as the first config normalises them."""
         if "nearest" not in self.results.of(RAW, 0):
             images = self.labelled(next(iter(self.configs)))
             flat = [probes.Labelled(part.x.flatten(1), part.y) for part in images]
-            self.num_computed(RAW, 0, linear=probes.linear(*flat), nearest=probes.nearest(*flat))
+            self.store(RAW, 0, linear=probes.linear(*flat), nearest=probes.nearest(*flat))
 
     def labelled(self, name: str) -> list[probes.Labelled]:
         """Return the training and the test images of the probes, as a config normalises them."""
@@ -137,9 +135,9 @@ class Comparison:
         made = classifier_config(config, packed, np.arange(labels), checkpoint=checkpoint, **given)
         slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
         tuned[str(labels)] = fine_tune(made, self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}")
-        self.num_computed(name, seed, tuned=tuned)
+        self.store(name, seed, tuned=tuned)
 
-    def keep(self, name: str, seed: int, **values: object) -> None:
+    def store(self, name: str, seed: int, **values: object) -> None:
         """Record values, say them, and write the report again."""
         rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in values.items()}
         known = self.results.of(name, seed)

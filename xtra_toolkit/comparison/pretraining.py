@@ -73,7 +73,8 @@ def _part(kind: str, root: str, images: int, work: Path) -> dict:
     found = sorted(ImageFolder(root, lazy_init=True)._find_samples())
     order = np.random.default_rng(0).permutation(len(found))[:images]
     part = (work / "images.txt").absolute()
-    part.write_text("".join(f"{os.path.relpath(found[i], root)}\n" for i in order))
+    paths = [os.path.relpath(os.path.join(root, found[i]), root) for i in order]
+    part.write_text("".join(f"{path}\n" for path in paths))
     return {"train_dataloader.dataset.ann_file": str(part)}
 
 
@@ -95,8 +96,9 @@ def pretrain(config: Path, work: Path, options: dict, own: Sequence[str] = ()) -
     done, log = work / "done", work / "train.log"
     if not done.exists():
         command = [f"{Path(sys.executable).parent}/mim", "train", "mmpretrain", str(config)]
-        command += ["--work-dir", str(work), "--resume", "--cfg-options"]
-        command += [*(f"{key}={value}" for key, value in options.items()), *own]
+        command += ["--work-dir", str(work), "--resume"]
+        changes = [*(f"{key}={value}" for key, value in options.items()), *own]
+        command += ["--cfg-options", *changes] if changes else []
         click.echo("$ mim " + " ".join(command[1:]))
         with clock(work / "seconds.txt"):
             code = _call(command, log)
