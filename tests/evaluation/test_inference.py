@@ -43,7 +43,7 @@ class Seen:
         model.backbone.register_forward_hook(self.after)
 
     def before(self, *_):
-        self.saved = torch.autograd.graph.saved_tensors_hooks(self.num_computed, lambda t: t)
+        self.saved = torch.autograd.graph.saved_tensors_hooks(self.keep, lambda t: t)
         self.saved.__enter__()
         bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
         self.modes += [(torch.is_inference_mode_enabled(), bfloat16 == torch.bfloat16)]

@@ -175,16 +175,13 @@ def test_a_class_token_has_no_place_in_a_causal_mask():
 
 
 def test_a_plugin_that_fails_to_load_is_named(monkeypatch):
+    from importlib.metadata import EntryPoint
+
     from xtra_toolkit import plugins
 
-    class Point:
-        name = module = "spirals"
-
-        def load(self):
-            raise ImportError("no module named vortex")
-
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    point = EntryPoint("spirals", "vortex_that_is_absent", plugins.GROUP)
+    monkeypatch.setattr(plugins, "installed", lambda: {"spirals": point})
     monkeypatch.setattr(plugins, "FAILED", {})
     plugins.load_plugins()
-    with pytest.raises(ValueError, match=r"plugin 'spirals' failed.*no module named vortex"):
+    with pytest.raises(ValueError, match=r"plugin 'spirals' failed.*No module named 'vortex"):
         build_mask(dict(type="Spiral"))
