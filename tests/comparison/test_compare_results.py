@@ -1,5 +1,8 @@
 """Results of a comparison: intervals, sentences, and a page that is drawn from the file alone."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -65,6 +68,15 @@ def test_results_are_read_again_and_drawn_without_training(results, tmp_path):
     page = (tmp_path / "compare.md").read_text()
     assert results.table() in page and "3 of 4 pretraining runs are finished" in page
     assert (tmp_path / "compare.png").stat().st_size > 10_000
+
+
+def test_the_page_in_the_docs_is_drawn_from_the_file_beside_it(tmp_path):
+    docs = Path(__file__).parents[2] / "docs"
+    shutil.copy(docs / "compare.json", tmp_path)
+    done = CliRunner().invoke(main, ["compare", "--redraw", str(tmp_path / "compare.json")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "compare.md").read_text() == (docs / "compare.md").read_text()
+    assert (tmp_path / "compare.png").exists() and (docs / "compare.png").exists()
 
 
 def test_configs_and_images_must_be_named():

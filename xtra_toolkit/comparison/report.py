@@ -42,7 +42,8 @@ def page(results: Results, picture: str) -> str:
         f"{state['machine']}; torch {state['torch']}; commit {state['commit']}; {state['date']}. "
         f"{len(done)} of {plan['seeds'] * len(plan['images'])} pretraining runs are finished. "
         f"Probes learn from {plan['labels']:,} labelled images under the encoder's own mask; their "
-        "settings are chosen on a fifth of these. " + tuned * bool(plan["tune_labels"]),
+        "settings are chosen on a fifth of these. Minutes are wall time of one pretraining run, "
+        "beside whatever else the machine did. " + tuned * bool(plan["tune_labels"]),
         "",
         NOTE.format(tested=results.tested),
         "",
