@@ -17,9 +17,16 @@ from xtra_toolkit.visualization.objectives.cost import flops
 
 SMALL = Path(__file__).parents[2] / "mmconfigs" / "small"
 CONFIGS = planning.read_configs(
-    tuple(SMALL / f"cifar10_{name}.py" for name in ("xtra", "aim", "mae")), ()
+    [str(SMALL / f"cifar10_{name}.py") for name in ("xtra", "aim", "mae")], ()
 )
 XTRA = CONFIGS["cifar10_xtra"]
+
+
+def test_a_config_is_a_file_or_the_name_of_a_shipped_one():
+    assert planning.find_config("cifar10_aim").samefile(SMALL / "cifar10_aim.py")
+    assert planning.find_config("xtra_vit-b16").samefile(SMALL.parent / "xtra_vit-b16.py")
+    with pytest.raises(ValueError, match="'xtra_vit' is neither a config file nor the name"):
+        planning.find_config("xtra_vit")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("1h30m", 5400), ("0.5h", 1800)])

@@ -9,7 +9,7 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
 
 
 @click.command()
-@click.argument("configs", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("configs", nargs=-1)
 @click.option(
     "--data",
     help="A folder with train/CLASS and test/CLASS, a folder with the four idx files of "
@@ -45,15 +45,15 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     help="Only write page and plot again, beside this JSON file of results.",
 )
 def compare(
-    configs: tuple[Path, ...], data: str | None, out: Path, redraw: Path | None, **options: Any
+    configs: tuple[str, ...], data: str | None, out: Path, redraw: Path | None, **options: Any
 ) -> None:
     """Compare pretraining configs on one's own images: pretrain, probe, fine-tune, report.
 
-    CONFIGS are pretraining configs. Each is trained with several seeds by mim train, on the same
-    images and for as long as the budget allows; 60 % of it goes to pretraining and 30 % to
-    fine-tuning. The frozen encoders are probed by logistic regression, nearest neighbours and an
-    attentive probe, and fine-tuned on a share of the labels. Raw pixels, a random encoder and
-    training from scratch stand beside them.
+    CONFIGS are pretraining configs, files or names of shipped ones such as xtra_vit-b16. Each is
+    trained with several seeds by mim train, on the same images and for as long as the budget
+    allows; 60 % of it goes to pretraining and 30 % to fine-tuning. The frozen encoders are probed
+    by logistic regression, nearest neighbours and an attentive probe, and fine-tuned on a share of
+    the labels. Raw pixels, a random encoder and training from scratch stand beside them.
 
     Results go to compare.json in OUT after each measurement, with compare.md and compare.png drawn
     from it; the page of xtra report is report.html. A command that was stopped goes on where it

@@ -22,10 +22,11 @@ def demo(out: Path) -> None:
         from mmengine.logging import MMLogger
 
         from xtra_toolkit.comparison import demo as steps
+        from xtra_toolkit.comparison.plan import find_config
         from xtra_toolkit.comparison.pretraining import pretrain
 
         MMLogger.get_instance("demo", log_level="ERROR")
-        path = configs() / "demo" / "xtra_digits.py"
+        path = find_config("xtra_digits")
         config, packed = Config.fromfile(path), steps.pack_digits(out)
         checkpoint = pretrain(path, out / "pretraining", {})
         curves = steps.few_labels(config, checkpoint, packed, out, click.echo)
@@ -33,13 +34,3 @@ def demo(out: Path) -> None:
         steps.plot(curves, out / "few_labels.png")
     click.echo(f"\nAccuracy in per cent on 500 digits\n\n{steps.table(curves, probed)}\n")
     click.echo(f"plot:       {out / 'few_labels.png'}\ncheckpoint: {checkpoint}")
-
-
-def configs() -> Path:
-    """Return the folder of the shipped configs, of a checkout or of an installed package."""
-    root = Path(__file__).parents[2] / "mmconfigs"
-    if root.is_dir():
-        return root
-    from importlib.resources import files
-
-    return Path(str(files("xtra_toolkit.mmconfigs")))

@@ -148,7 +148,7 @@ class Comparison:
 
 
 def start(
-    paths: Sequence[Path],
+    names: Sequence[str],
     data: str,
     out: Path,
     budget: str = "2h",
@@ -169,7 +169,7 @@ def start(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run then saves, as on Ctrl-C
     MMLogger.get_instance("compare", log_level="ERROR")
-    configs = planning.read_configs(paths, own)
+    configs = planning.read_configs(names, own)
     seconds = planning.parse_duration(budget)
     out.mkdir(parents=True, exist_ok=True)
     packed = {name: _packed(config, data, out, labels) for name, config in configs.items()}
@@ -198,7 +198,7 @@ def start(
     )
     if stored:
         plan.check(stored, out)
-    command = ["xtra compare", *map(str, paths), "--data", plan.data, f"--seeds {seeds}"]
+    command = ["xtra compare", *names, "--data", plan.data, f"--seeds {seeds}"]
     command += [f"--equal {equal} --images {plan.images[first]} --labels {plan.labels}"]
     command += [f"--tune {share:g}" for share in tune] + [f"--tune-epochs {tune_epochs}"]
     command += [f"-o {option}" for option in own]

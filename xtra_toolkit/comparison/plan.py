@@ -1,6 +1,7 @@
 """What a comparison runs: how many images each run sees, so that the budget holds."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import time
@@ -129,7 +130,26 @@ def tune_epochs_for(config: Config, runs: int, labels: int, seconds: float) -> i
     return max(1, min(MOST_EPOCHS, int(fit)))
 
 
-def read_configs(paths: tuple[Path, ...], overrides: tuple[str, ...]) -> dict[str, Config]:
+def find_config(name: str) -> Path:
+    """Return the file of a config, which may be given by the name of a shipped one.
+
+    Raises:
+        ValueError: There is no such file and no such shipped config.
+    """
+    from xtra_toolkit.models.hub import configs
+
+    if Path(name).is_file():
+        return Path(name)
+    found = [path for path in sorted(configs().rglob("*.py")) if path.stem == name]
+    if len(found) != 1:
+        raise ValueError(
+            f"{name!r} is neither a config file nor the name of one shipped config; give a path, "
+            "or a name such as xtra_vit-b16 or cifar10_xtra."
+        )
+    return found[0]
+
+
+def read_configs(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:
     """Return pretraining configs by the names of their files.
 
     Raises:
@@ -137,6 +157,7 @@ def read_configs(paths: tuple[Path, ...], overrides: tuple[str, ...]) -> dict[st
     """
     from xtra_toolkit.visualization.objectives.build import read_config
 
+    paths = [find_config(name) for name in names]
     configs = {path.stem: read_config(path, overrides) for path in paths}
     if len(configs) < len(paths):
         raise ValueError("Two configs have the same file name; runs are told apart by it.")

@@ -105,7 +105,7 @@ def pretrain(config: Path, work: Path, options: dict, own: Sequence[str] = ()) -
         if code:
             raise ValueError(f"The run failed: {_reason(log)}. The whole log is {log}.")
         done.touch()
-    return Path((work / "last_checkpoint").read_text())
+    return work / Path((work / "last_checkpoint").read_text()).name
 
 
 @contextmanager
