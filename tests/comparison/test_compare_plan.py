@@ -134,3 +134,10 @@ def test_an_interrupted_command_lets_its_run_save(tmp_path):
     finally:
         signal.signal(signal.SIGALRM, former)
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("named", ["epoch_3.pth", "/elsewhere/run/epoch_3.pth"])
+def test_a_finished_run_is_not_run_again_and_may_be_moved(tmp_path, named):
+    (tmp_path / "done").touch()
+    (tmp_path / "last_checkpoint").write_text(named)
+    assert pretraining.pretrain(SMALL, tmp_path, {}) == tmp_path / "epoch_3.pth"
