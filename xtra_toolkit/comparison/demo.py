@@ -15,8 +15,9 @@ from xtra_toolkit.data.datasets.packed_images import write_packed
 
 LABELS = (10, 30, 100)  # a class
 DRAWS = 3
-STEPS = 200  # of each fine-tuning
-BATCH = 64
+STEPS = 150  # of each fine-tuning
+BATCH = 32
+RATE = 3e-3
 TRAINED, SCRATCH, RAW = "pretrained", "from scratch", "raw pixels"
 Curves = dict[str, list[list[float]]]  # by way of training: for each number of labels, the draws
 
@@ -58,9 +59,10 @@ def few_labels(config: Config, checkpoint: Path, packed: Path, out: Path, say: o
         found: dict[str, list[float]] = {name: [] for name in curves}
         for seed in range(DRAWS):
             chosen = draw(train.y.numpy(), a_class, seed)
-            epochs = -(-STEPS // (len(chosen) // min(BATCH, len(chosen))))
+            epochs = -(-STEPS // (len(chosen) // BATCH))
+            given = dict(rate=RATE, seed=seed, batch=BATCH)
             for name, start in ((TRAINED, checkpoint), (SCRATCH, None)):
-                made = classifier_config(config, packed, chosen, epochs, start, seed=seed)
+                made = classifier_config(config, packed, chosen, epochs, start, **given)
                 work = out / "few_labels" / f"{a_class}_{name.replace(' ', '_')}_{seed}"
                 found[name].append(fine_tune(made, work))
             pixels = Labelled(train.x[chosen].flatten(1), train.y[chosen])

@@ -11,7 +11,6 @@ from mmengine.runner import Runner
 
 from xtra_toolkit.comparison.pretraining import PACKED, clock
 
-BATCH = 64
 READERS = ("xtra_toolkit.ReadImage", "xtra_toolkit.LoadImage")  # packed images need none
 KEPT = ("default_scope", "env_cfg", "visualizer", "log_processor", "log_level", "custom_hooks")
 HOOKS = ("timer", "logger", "param_scheduler", "checkpoint", "preemption")
@@ -26,6 +25,7 @@ def classifier_config(
     mask: dict | None = None,
     rate: float = 1e-3,
     seed: int = 0,
+    batch: int = 64,
 ) -> Config:
     """Return a config of MMPretrain that trains the encoder of a pretraining config with labels.
 
@@ -43,8 +43,9 @@ def classifier_config(
         mask: The encoder's mask; None: that of pretraining.
         rate: The peak learning rate.
         seed: Of the order of the images, of their augmentation and of random weights.
+        batch: Images of a step; all of them, where there are fewer.
     """
-    batch = min(BATCH, len(images))
+    batch = min(batch, len(images))
     pipeline = pretraining.train_dataloader.dataset.pipeline
     augment = [step for step in pipeline if step["type"] not in READERS]
     hooks = {name: pretraining.default_hooks[name] for name in HOOKS}

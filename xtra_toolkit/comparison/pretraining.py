@@ -1,15 +1,14 @@
-"""One pretraining run of a comparison: ``mim train mmpretrain``, resumed where it was stopped."""
+"""One pretraining run of a comparison: what ``mim train`` does, resumed where it was stopped."""
 
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import sleep, time
+from time import time
 from typing import Any
 
 import click
@@ -79,8 +78,9 @@ def _part(kind: str, root: str, images: int, work: Path) -> dict:
 
 
 def pretrain(config: Path, work: Path, options: dict, own: Sequence[str] = ()) -> Path:
-    """Run ``mim train mmpretrain CONFIG``, or what is left of it, and return the checkpoint.
+    """Train a config as ``mim train mmpretrain CONFIG`` does, and return the checkpoint.
 
+    A run that was stopped goes on where it was; one that is finished is not run again.
     Its output goes to ``train.log`` in ``work``, and the seconds that it took to ``seconds.txt``.
 
     Args:
@@ -95,11 +95,11 @@ def pretrain(config: Path, work: Path, options: dict, own: Sequence[str] = ()) -
     work.mkdir(parents=True, exist_ok=True)
     done, log = work / "done", work / "train.log"
     if not done.exists():
-        command = [f"{Path(sys.executable).parent}/mim", "train", "mmpretrain", str(config)]
+        command = [sys.executable, "-m", "xtra_toolkit.train", str(config)]
         command += ["--work-dir", str(work), "--resume"]
         changes = [*(f"{key}={value}" for key, value in options.items()), *own]
         command += ["--cfg-options", *changes] if changes else []
-        click.echo("$ mim " + " ".join(command[1:]))
+        click.echo("$ python " + " ".join(command[1:]))
         with clock(work / "seconds.txt"):
             code = _call(command, log)
         if code:
@@ -132,17 +132,13 @@ def _call(command: list[str], log: Path) -> int:
 
 
 def _stop(child: subprocess.Popen) -> None:
-    """Send SIGTERM to a process and its children, on which a training saves; then wait."""
-    for number, patience in ((signal.SIGTERM, SAVING), (signal.SIGKILL, 5)):
-        until, sent = time() + patience, number
-        while time() < until:
-            try:
-                os.killpg(child.pid, sent)
-            except ProcessLookupError:
-                return
-            child.poll()
-            sent = 0  # only ask whether any of them is alive
-            sleep(0.2)
+    """End a training, which saves on SIGTERM; one that does not end in time is killed."""
+    child.terminate()
+    try:
+        child.wait(SAVING)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _reason(log: Path) -> str:
