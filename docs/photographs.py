@@ -1,7 +1,7 @@
 """The pictures of the README: XTRA and MAE on a few photographs, half an hour on a CPU.
 
     apt-get install mate-backgrounds lomiri-wallpapers-16.04    # what is trained on
-    python mmconfigs/demo/photographs.py
+    python docs/photographs.py
 
 Writes work_dirs/photographs, runs ``mim train`` twice, and ``xtra report`` on both.
 """
@@ -15,7 +15,8 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-HERE, WORK = Path(__file__).parent, Path("work_dirs/photographs")
+CONFIGS = Path(__file__).parents[1] / "mmconfigs" / "demo"
+WORK = Path("work_dirs/photographs")
 WALLPAPERS = Path("/usr/share/backgrounds")
 SIDE = 384  # of the shorter edge: crops are of 64 px
 
@@ -41,7 +42,7 @@ def main() -> None:
         write(WORK / "val", str(i), Image.fromarray(np.asarray(pixels)))
     commands = Path(sys.executable).parent
     for config in ("xtra_photographs", "mae_photographs"):
-        train = [commands / "mim", "train", "mmpretrain", HERE / f"{config}.py"]
+        train = [commands / "mim", "train", "mmpretrain", CONFIGS / f"{config}.py"]
         subprocess.run([*train, "--work-dir", WORK / config, *sys.argv[1:]], check=True)
     runs = [WORK / config for config in ("xtra_photographs", "mae_photographs")]
     report = [commands / "xtra", "report", *runs, "--html", WORK / "report.html"]
