@@ -1,6 +1,6 @@
 """A small XTRA on crops of a few photographs, for its pictures; no features to speak of.
 
-    python mmconfigs/demo/photographs.py
+    python docs/photographs.py
 
 writes the photographs and runs this config and mae_photographs.py: 64 px, patch 8, blocks of 2×2
 tokens. Training crops come from Debian's wallpapers; what is drawn are samples of scikit-image and
