@@ -59,6 +59,7 @@ class Comparison:
                 self.from_scratch(seed, labels)
                 for name in self.configs:
                     self.tune(name, seed, labels, self.configs[name], self.checkpoint(name, seed))
+                self.from_scratch(seed, labels, FULL)
 
     def checkpoint(self, name: str, seed: int) -> Path:
         """Pretrain, unless that is done, and return the checkpoint."""
@@ -110,12 +111,12 @@ class Comparison:
         counts = dict(train=self.plan.labels, test=None)
         return [probes.load_images(config, packed, split, n) for split, n in counts.items()]
 
-    def from_scratch(self, seed: int, labels: int) -> None:
-        """Train the first config's encoder with labels alone, under its mask and under none."""
+    def from_scratch(self, seed: int, labels: int, mask: dict | None = None) -> None:
+        """Train the first config's encoder with labels alone, under its mask or another."""
         first, config = next(iter(self.configs.items()))
-        self.tune(f"{SCRATCH}, {first}'s mask", seed, labels, config, None)
-        if config.model.mask.type != FULL["type"]:
-            self.tune(f"{SCRATCH}, full attention", seed, labels, config, None, FULL)
+        name = f"{first}'s mask" if mask is None else "full attention"
+        if config.model.mask != mask:
+            self.tune(f"{SCRATCH}, {name}", seed, labels, config, None, mask)
 
     def tune(
         self,

