@@ -61,6 +61,10 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         recompute = dict(with_cp=True) if with_cp else {}
         # the encoder saves the config of the mask in its checkpoints, for probing
         backbone = MMPRETRAIN.build(dict(backbone, mask=mask, **recompute))
+        if not isinstance(data_preprocessor, nn.Module):
+            default = dict(type="mmpretrain.SelfSupDataPreprocessor")
+            data_preprocessor = MMPRETRAIN.build(default | dict(data_preprocessor or {}))
+        backbone.encoder_mask.note_images(data_preprocessor)  # before a target copies the encoder
         target = build_target(target_generator)
         target.bind(backbone)
         outline = compile_objective(build_mask(mask), target, backbone.grid).or_raise()
@@ -71,12 +75,9 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         objective = outline.certify((backbone.num_layers, layers)).or_raise()
         head = MMPRETRAIN.build(dict(head, shapes=objective.head_shapes(width)))
         _check_head(target, head)
-        if data_preprocessor is None:  # BaseSelfSupervisor's default needs MMPretrain's scope
-            data_preprocessor = dict(type="mmpretrain.SelfSupDataPreprocessor")
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
-        self.backbone.encoder_mask.note_images(self.data_preprocessor)
         self.objective, self._counts = objective, None
         print_log(objective.certificate, logger="current")
 

@@ -184,7 +184,7 @@ def test_a_huge_or_broken_picture_is_left_out_and_named(tmp_path):
 
 
 def test_the_help_says_that_configs_are_code():
-    for command in ("show", "complete", "features"):
+    for command in ("show", "complete"):
         help_text = CliRunner().invoke(main, [command, "--help"]).output
         assert "CONFIG is code: it is executed" in help_text
     assert "nothing in it is executed" in " ".join(
