@@ -62,7 +62,7 @@ def test_a_random_mask_is_one_draw_by_its_seed(tmp_path):
     assert first.output == again.output
     grids = [r.output.partition("order\n")[2] for r in (first, other)]
     assert grids[0] != grids[1] and grids[0].count("?") == 48 + 1 and grids[0].count("*") == 16 + 1
-    assert "every position attends to every one, in the encoder of the shown ones" in grids[0]
+    assert "every position attends to every one, in the encoder of the visible ones" in grids[0]
 
 
 def test_without_a_decoder_and_on_a_grid_too_wide_to_print(tmp_path, monkeypatch):

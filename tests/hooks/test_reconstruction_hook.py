@@ -154,7 +154,7 @@ def test_of_mae_the_shown_patches_are_those_of_the_plan():
     assert torch.equal(by_token(guess, model.objective.grid), ~seen)
     grey = (mask.pixels[:, 4::8, 8::16] == [217, 217, 217, 255]).all(-1)
     assert np.array_equal(grey.reshape(2, 48), seen.numpy())
-    assert mask.note == "grey: given, never predicted\ndark: predicted"
+    assert mask.note == "grey: context, never predicted\ndark: predicted"
 
 
 def test_blocks_of_one_are_token_causal():

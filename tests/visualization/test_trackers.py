@@ -66,7 +66,7 @@ def test_an_absent_package_and_an_unknown_name_are_said_before_anything_is_built
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"not installed: pip install xtra_toolkit\[wandb\]"):
         backends("visualizer.vis_backends=wandb")
-    with pytest.raises(ValueError, match="'wandberg'; there are tensorboard, wandb, mlflow"):
+    with pytest.raises(ValueError, match="'wandberg'; the trackers are tensorboard, wandb, mlflow"):
         backends("visualizer.vis_backends=wandberg")
 
 

@@ -1,4 +1,4 @@
-"""The parts of a loss over a training, as a picture."""
+"""A plot of the parts of a loss over training steps."""
 
 import math
 from itertools import groupby
@@ -14,11 +14,17 @@ TITLES = {
 
 
 def plot(steps: list[int], values: dict[str, list[float]]) -> Figure:
-    """A panel for each kind of part, a curve for each; dark is early, or slow.
+    """Draw a panel for each kind of part, with one curve for each part.
+
+    Dark curves are early steps, upper rows or low frequencies.
 
     Args:
-        steps: of the optimizer.
-        values: by ``KIND/NUMBER``, NaN where there was nothing of a part.
+        steps: Optimizer steps at which the parts were measured.
+        values: Values of each part by its name, ``KIND/NUMBER``. A value is NaN at a step where
+            the part had no prediction.
+
+    Returns:
+        The figure.
     """
     names = [name for name, line in values.items() if not all(map(math.isnan, line))]
     kinds = [(kind, list(names)) for kind, names in groupby(names, lambda n: n.split("/")[0])]

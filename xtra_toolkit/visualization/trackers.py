@@ -1,6 +1,6 @@
-"""MMEngine's back ends of TensorBoard, Weights & Biases and MLflow, made to fit our runs.
+"""MMEngine's back ends for TensorBoard, Weights & Biases and MLflow, adapted to resumed runs.
 
-They are named in ``visualizer.vis_backends`` (see :mod:`xtra_toolkit.visualization.visualizer`).
+Choose them in ``visualizer.vis_backends`` (see :mod:`xtra_toolkit.visualization.visualizer`).
 """
 
 import os
@@ -17,13 +17,13 @@ from xtra_toolkit.visualization.local_files import jpeg
 
 @VISBACKENDS.register_module()
 class TensorBoardTracker(TensorboardVisBackend):
-    """A resumed run goes on in the curves of the run that it resumes; pictures are JPEGs.
+    """Continue the curves of the run that is resumed, and record pictures as JPEG.
 
-    MMEngine begins a folder, to TensorBoard a run, at each start.
+    MMEngine's back end writes to a new folder at each start, which TensorBoard shows as a new run.
     """
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Records the config; where a run of this work folder is resumed, among its events."""
+        """Record the config; a resumed run writes to the newest folder with events."""
         if config.get("resume"):
             events = Path(self._save_dir).parents[1].glob("*/vis_data/events.out.tfevents.*")
             folders = sorted(file.parent for file in events)
@@ -31,7 +31,7 @@ class TensorBoardTracker(TensorboardVisBackend):
         super().add_config(config, **kwargs)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
-        """Records a picture; torch's writer would encode it as PNG, several times as large."""
+        """Record a picture as JPEG; torch's writer would write a PNG, several times larger."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         height, width = image.shape[:2]
@@ -43,39 +43,39 @@ class TensorBoardTracker(TensorboardVisBackend):
 
 @VISBACKENDS.register_module()
 class WandbTracker(WandbVisBackend):
-    """Curves over iterations, which MMEngine draws over calls of the logger.
+    """Record curves over iterations; MMEngine's back end counts the calls of the logger instead.
 
-    What it does not set follows W&B's own variables: ``WANDB_PROJECT``, ``WANDB_MODE=offline``, and
-    ``WANDB_RUN_ID`` with ``WANDB_RESUME=allow`` to go on in a run.
+    Set everything else by W&B's own environment variables: ``WANDB_PROJECT``,
+    ``WANDB_MODE=offline``, and ``WANDB_RUN_ID`` with ``WANDB_RESUME=allow`` to continue a run.
 
     Args:
-        save_dir: MMEngine's.
-        init_kwargs: of ``wandb.init``.
-        **kwargs: of MMEngine's ``WandbVisBackend``.
+        save_dir: Folder to write to, set by MMEngine.
+        init_kwargs: Arguments of ``wandb.init``.
+        **kwargs: Arguments of MMEngine's ``WandbVisBackend``.
     """
 
     def __init__(self, save_dir: str, init_kwargs: dict | None = None, **kwargs: Any):
         kwargs.setdefault("define_metric_cfg", [dict(name="*", step_metric="iter")])
-        # a resumed run has another config, resume=True
+        # the config of a resumed run differs by resume=True
         super().__init__(save_dir, {"allow_val_change": True, **(init_kwargs or {})}, **kwargs)
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Records the config. MMEngine would upload all code below the current folder too."""
+        """Record the config, but no code; MMEngine would upload all code in the current folder."""
         self.experiment.config.update(config.to_dict(), allow_val_change=True)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
-        """Records a picture at its iteration; MMEngine's has none."""
+        """Record a picture at its iteration, which MMEngine's back end leaves out."""
         picture = self.experiment.Image(image, file_type="jpg")
         self.experiment.log({name: picture, "iter": step}, commit=self._commit)
 
 
 @VISBACKENDS.register_module()
 class MLflowTracker(MLflowVisBackend):
-    """Into MLflow's own store: MMEngine asks for files, which MLflow 3 refuses.
+    """Write to MLflow's default store; MMEngine's default is a folder, which MLflow 3 refuses.
 
-    The store and what else is not set follows MLflow's own variables: ``MLFLOW_TRACKING_URI``
+    Choose the store and the run by MLflow's own environment variables: ``MLFLOW_TRACKING_URI``
     (default: mlflow.db in the current folder, as for ``mlflow ui``), ``MLFLOW_EXPERIMENT_NAME``,
-    and ``MLFLOW_RUN_ID`` to go on in a run.
+    and ``MLFLOW_RUN_ID`` to continue a run.
     """
 
     def _init_env(self) -> None:
@@ -86,11 +86,11 @@ class MLflowTracker(MLflowVisBackend):
         super()._init_env()
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
-        """Records the config; MLflow refuses other parameters than a run has that goes on."""
+        """Record the config, unless a run is continued: MLflow refuses to change its parameters."""
         if "MLFLOW_RUN_ID" in os.environ:
             self._tracked_config_keys = ()
         super().add_config(config, **kwargs)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
-        """Records a picture of a step; MMEngine's name lacks the suffix that MLflow asks for."""
+        """Record a picture at its step; MMEngine gives a file name without the required suffix."""
         self.experiment.log_image(image, key=name, step=step)

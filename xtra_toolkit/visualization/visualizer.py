@@ -1,9 +1,9 @@
-"""Where curves and pictures go: local files, and trackers by their names.
+"""A visualizer that writes curves and pictures to local files and to trackers chosen by name.
 
     --cfg-options visualizer.vis_backends=tensorboard
 
-(or ``wandb``, ``mlflow``, or several, ``wandb,tensorboard``), each after
-``pip install xtra_toolkit[NAME]``.
+The names are ``tensorboard``, ``wandb`` and ``mlflow``; separate several by commas, as in
+``wandb,tensorboard``. Install each tracker by ``pip install xtra_toolkit[NAME]``.
 """
 
 import logging
@@ -19,7 +19,7 @@ from mmpretrain.visualization import UniversalVisualizer
 from xtra_toolkit.registry import VISUALIZERS
 
 LOCAL = dict(type="xtra_toolkit.LocalFiles")
-# a tracker, its package and the extra that installs it have one name
+# A name is also that of the Python package and of the extra that installs it.
 TRACKERS = dict(
     tensorboard="xtra_toolkit.TensorBoardTracker",
     wandb="xtra_toolkit.WandbTracker",
@@ -29,16 +29,18 @@ TRACKERS = dict(
 
 @VISUALIZERS.register_module()
 class Visualizer(UniversalVisualizer):
-    """MMPretrain's visualizer, whose back ends may be names; local files are always one.
+    """MMPretrain's visualizer, which also accepts names of back ends and always writes local files.
+
+    If a disk is full or another file error occurs, it warns and lets training continue.
 
     Args:
-        name: of the instance, MMEngine's.
-        vis_backends: one or several of ``'tensorboard'``, ``'wandb'``, ``'mlflow'``, or configs of
-            back ends, where a tracker has arguments.
-        **kwargs: of MMEngine's ``Visualizer``.
+        name: Name of the instance, as in MMEngine.
+        vis_backends: One or several of ``'tensorboard'``, ``'wandb'``, ``'mlflow'``, or configs of
+            back ends, for a tracker with arguments.
+        **kwargs: Arguments of MMEngine's ``Visualizer``.
 
     Raises:
-        ValueError: an unknown name, or its package is not installed.
+        ValueError: If a name is unknown or its package is not installed.
     """
 
     def __init__(
@@ -47,42 +49,43 @@ class Visualizer(UniversalVisualizer):
         vis_backends: str | dict | Iterable[str | dict | BaseVisBackend] = (),
         **kwargs: Any,
     ):
-        one = isinstance(vis_backends, str | dict | BaseVisBackend)
-        others = [_config(backend) for backend in ([vis_backends] if one else vis_backends or ())]
-        own = any(_kind(other) in ("LocalVisBackend", "LocalFiles") for other in others)
-        local = [] if own else [{**LOCAL}]
-        super().__init__(name, vis_backends=local + others, **kwargs)
-        self._unwritten: set[str] = set()
+        if isinstance(vis_backends, str | dict | BaseVisBackend):
+            vis_backends = [vis_backends]
+        backends = [_to_config(backend) for backend in vis_backends or ()]
+        if not any(_class_name(b) in ("LocalVisBackend", "LocalFiles") for b in backends):
+            backends.insert(0, dict(LOCAL))
+        super().__init__(name, vis_backends=backends, **kwargs)
+        self._reported_errors: set[str] = set()
 
     def add_config(self, *args: Any, **kwargs: Any) -> None:
-        """MMEngine's; a full disk is said, and stops nothing."""
-        with self._going_on():
+        """Extend MMEngine's method: warn if files cannot be written."""
+        with self._warn_on_file_error():
             super().add_config(*args, **kwargs)
 
     def add_image(self, *args: Any, **kwargs: Any) -> None:
-        """MMEngine's; a full disk is said, and stops nothing."""
-        with self._going_on():
+        """Extend MMEngine's method: warn if files cannot be written."""
+        with self._warn_on_file_error():
             super().add_image(*args, **kwargs)
 
     def add_scalar(self, *args: Any, **kwargs: Any) -> None:
-        """MMEngine's; a full disk is said, and stops nothing."""
-        with self._going_on():
+        """Extend MMEngine's method: warn if files cannot be written."""
+        with self._warn_on_file_error():
             super().add_scalar(*args, **kwargs)
 
     def add_scalars(self, *args: Any, **kwargs: Any) -> None:
-        """MMEngine's; a full disk is said, and stops nothing."""
-        with self._going_on():
+        """Extend MMEngine's method: warn if files cannot be written."""
+        with self._warn_on_file_error():
             super().add_scalars(*args, **kwargs)
 
     @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """Turn an OSError, of MMEngine's without the file's name, into a warning, once a cause."""
+    def _warn_on_file_error(self) -> Iterator[None]:
+        """Turn an OSError into a warning, once for each cause."""
         try:
             yield
         except OSError as error:
             cause = error.strerror or str(error)
-            if cause not in self._unwritten:
-                self._unwritten.add(cause)
+            if cause not in self._reported_errors:
+                self._reported_errors.add(cause)
                 folders = {str(backend._save_dir) for backend in self._vis_backends.values()}
                 print_log(
                     f"Curves and pictures cannot be written to {', '.join(sorted(folders))}: "
@@ -92,22 +95,22 @@ class Visualizer(UniversalVisualizer):
                 )
 
 
-def _kind(backend: Any) -> str:
-    """The name of the class."""
+def _class_name(backend: Any) -> str:
+    """Return the class name of a back end or of its config."""
     kind = backend["type"] if isinstance(backend, dict) else type(backend)
     return getattr(kind, "__name__", str(kind)).rpartition(".")[2]
 
 
-def _config(backend: Any) -> Any:
-    """The config of a tracker that is named; anything else as it is."""
+def _to_config(backend: Any) -> Any:
+    """Return the config of a back end given by its name; return anything else unchanged."""
     if not isinstance(backend, str):
         return backend
     if backend == "local":
-        return {**LOCAL}
+        return dict(LOCAL)
     if backend not in TRACKERS:
         raise ValueError(
-            f"visualizer.vis_backends names {backend!r}; there are {', '.join(TRACKERS)}, beside "
-            "the local files, which are always written."
+            f"visualizer.vis_backends names {backend!r}; the trackers are {', '.join(TRACKERS)}. "
+            "Local files are always written."
         )
     if find_spec(backend) is None:
         raise ValueError(

@@ -64,14 +64,14 @@ def test_units_that_fall_apart_and_single_tokens_have_no_frame(axis, unit):
 def test_the_legend_begins_with_the_first_step_that_fills_a_cell(axis):
     mask = WithPrefix(BlockCausal(1), 4, 4)(GRID)
     key = panels.order_panel(axis, View.of(mask, GRID))
-    assert labels(key) == ["step 1", "step 12", "given, never predicted"]
+    assert labels(key) == ["step 1", "step 12", "context, never predicted"]
     assert to_hex(key[0].get_facecolor()) == colours(axis)[4]  # the first behind the prefix
 
 
 def test_hidden_tokens_are_grey_and_given_ones_framed(axis):
     view = View.of(RandomShown()(GRID), GRID)
     key = panels.order_panel(axis, view)
-    assert labels(key) == ["hidden", "given, never predicted"]
+    assert labels(key) == ["hidden", "context, never predicted"]
     assert [c == panels.GREY for c in colours(axis)] == view.hidden.tolist()
     frames = axis.collections[1]
     assert len(frames.get_paths()) == 4

@@ -84,7 +84,7 @@ def links(mask, target, depth=(2, 2)):
 
 def test_a_block_predicts_the_next_and_reads_all_before_it():
     found = pick(*links(BlockCausal(2), NextBlock()), 1)
-    assert (found.number, found.count, found.loss_mask) == (1, 3, True)
+    assert (found.number, found.count, found.in_loss) == (1, 3, True)
     assert (found.source_positions, found.target_positions) == ([4, 5, 6, 7], [8, 9, 10, 11])
     assert (found.from_tokens, found.of_tokens) == ([2, 3, 6, 7], [8, 9, 12, 13])
     assert found.reads.nonzero().flatten().tolist() == list(range(8)) and not found.leaks
@@ -118,7 +118,7 @@ def test_a_hidden_patch_predicts_itself_from_the_shown():
 def test_of_a_prefix_the_middle_of_what_counts_is_picked_and_the_rest_is_said_not_to_count():
     given = links(PrefixCausal(11, 11), NextToken())
     assert pick(*given).source_positions == [12]  # 10 to 14 predict what is not given
-    assert "does not count, for its targets are given" in pick(*given, 3).sentence(GRID)
+    assert "it is not in the loss: its targets are context" in pick(*given, 3).sentence(GRID)
     assert pick(*given, 3).reads.sum() == 11  # it sees the whole prefix all the same
 
 

@@ -1,1 +1,1 @@
-"""What a pretraining config does, printed and drawn: ``xtra show``."""
+"""Print and draw the objective of a pretraining config, for ``xtra show``."""

@@ -1,4 +1,4 @@
-"""A pretraining config, built on the meta device: nothing is allocated, ViT-H takes a second."""
+"""Read a pretraining config and build its model on the meta device, which allocates nothing."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-import xtra_toolkit.models  # noqa: F401, registers them
+import xtra_toolkit.models  # noqa: F401, registers the models
 from xtra_toolkit.models import MaskTargetPretrainer
 
 
 def open_config(path: Path, options: Sequence[str] = ()) -> Config:
-    """A config with ``KEY=VALUE`` overrides, as MMEngine's ``--cfg-options`` reads them.
+    """Read a config and apply ``KEY=VALUE`` overrides as MMEngine's ``--cfg-options`` does.
 
     Raises:
-        ValueError: the file cannot be read as a config, or an override is none.
+        ValueError: If the file cannot be read as a config, or an override is not ``KEY=VALUE``.
     """
     wrong = [option for option in options if "=" not in option]
     if wrong:
@@ -26,7 +26,7 @@ def open_config(path: Path, options: Sequence[str] = ()) -> Config:
         )
     try:
         config = Config.fromfile(path)
-    except Exception as error:  # a config is Python, and raises what it likes
+    except Exception as error:  # a config is Python code and may raise anything
         raise ValueError(f"{path} cannot be read as a config: {error}") from error
     if options:
         parser = argparse.ArgumentParser()
@@ -36,34 +36,34 @@ def open_config(path: Path, options: Sequence[str] = ()) -> Config:
 
 
 def read_config(path: Path, options: Sequence[str] = ()) -> Config:
-    """A pretraining config, as :func:`open_config` reads it.
+    """Read a pretraining config, see :func:`open_config`.
 
     Raises:
-        ValueError: the file cannot be read as a config, or holds no pretrainer.
+        ValueError: If the file cannot be read as a config, or has no pretraining model.
     """
     return pretraining(open_config(path, options), path)
 
 
 def pretraining(config: Config, path: Path) -> Config:
-    """A config as it is; ValueError that names its ``path`` where it holds no pretrainer."""
-    kind = str(config.get("model", {}).get("type"))
+    """Return a config unchanged; raise a ValueError if its model is no ``MaskTargetPretrainer``."""
+    model_type = str(config.get("model", {}).get("type"))
     init_default_scope(config.get("default_scope", "mmpretrain"))
-    found = MODELS.get(kind) if "model" in config else None
-    if not isinstance(found, type) or not issubclass(found, MaskTargetPretrainer):
-        holds = f"has a model of type {kind!r}" if "model" in config else "has no `model`"
+    model_class = MODELS.get(model_type) if "model" in config else None
+    if not isinstance(model_class, type) or not issubclass(model_class, MaskTargetPretrainer):
+        given = f"has a model of type {model_type!r}" if "model" in config else "has no `model`"
         raise ValueError(
-            f"{path} {holds}; only a pretraining config has a mask and a target to show: "
+            f"{path} {given}; only a pretraining config has a mask and a target to show: "
             "model.type='xtra_toolkit.MaskTargetPretrainer'"
         )
     return config
 
 
 def build(config: Config) -> MaskTargetPretrainer:
-    """The pretrainer on the meta device; ValueError where its pair cannot be certified."""
+    """Build the model on the meta device; raise a ValueError if its objective is refused."""
     with torch.device("meta"):
         return MODELS.build(config.model)
 
 
 def depth_of(model: MaskTargetPretrainer) -> tuple[int, int]:
-    """Layers of encoder and decoder that carry anything between tokens."""
+    """Return the numbers of layers of the encoder and of the decoder, 0 without a decoder."""
     return model.backbone.num_layers, model.neck.num_layers if model.with_neck else 0

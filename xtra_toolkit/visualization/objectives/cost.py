@@ -1,4 +1,4 @@
-"""What the parts of a pretrainer hold and cost, and how they attend."""
+"""Count parameters and FLOPs of the parts of a model, and name their attention back ends."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from xtra_toolkit.attention import BACKENDS, Pattern, choose, get_attention
+from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.models.layers import MaskedAttention
 
@@ -20,13 +21,15 @@ FLOPS = (
 
 @dataclass(frozen=True)
 class ModelPart:
-    """Encoder, decoder or head.
+    """Cost of the encoder, the decoder, the head or the target.
 
     Args:
-        places: what it computes: '240 of 256', of each mask where an image has several.
-        attention: kind of its pattern and the back end that will run here.
-        parameters: all, whether trained or not.
-        flops: of one image, forward.
+        name: Name of the part.
+        places: Number of positions or predictions that it computes, such as '240 of 256'. If an
+            image has several masks, positions are counted for each mask.
+        attention: Kind of its attention pattern and the back end that runs it on this machine.
+        parameters: Number of parameters, trained or not.
+        flops: FLOPs of the forward pass of one image.
     """
 
     name: str
@@ -37,7 +40,12 @@ class ModelPart:
 
 
 def parts(model: MaskTargetPretrainer, device: str) -> list[ModelPart]:
-    """The parts of a pretrainer on the meta device; ``device`` is where it would train."""
+    """List the parts of a model that was built on the meta device.
+
+    Args:
+        model: The model.
+        device: Device type on which it would be trained, 'cpu' or 'cuda'.
+    """
     plan = model.objective(2, torch.device(device), torch.Generator(device).manual_seed(0))
     encoder, decoder, head = flops(model)
     length = plan.length
@@ -53,33 +61,35 @@ def parts(model: MaskTargetPretrainer, device: str) -> list[ModelPart]:
         )
     ]
     if model.with_neck:
-        runs = backend(model.neck.layers, plan.decoder, device)
-        found += [
+        found.append(
             ModelPart(
-                "decoder", f"{plan.num_computed} of {length}", runs, count(model.neck), decoder
+                "decoder",
+                f"{plan.num_computed} of {length}",
+                backend(model.neck.layers, plan.decoder, device),
+                count(model.neck),
+                decoder,
             )
-        ]
+        )
     found.append(ModelPart("head", f"{predictions} predictions", "", count(model.head), head))
-    return found + [target] * bool(target.parameters or target.flops)  # a teacher; pixels are free
+    return found + [target] * bool(target.parameters or target.flops)  # pixels cost nothing
 
 
 def count(module: nn.Module) -> int:
-    """Parameters."""
+    """Count the parameters of a module."""
     return sum(p.numel() for p in module.parameters())
 
 
 def values_flops(model: MaskTargetPretrainer) -> int:
-    """Of what is predicted of one image, a teacher's features for instance."""
+    """Count the FLOPs of the target values of one image, for example a teacher's features."""
     grid = model.backbone.grid
-    sides = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
     with FlopCounterMode(display=False) as counter, on_sdpa(model), torch.no_grad():
-        model.target_generator.values(torch.empty(1, grid.channels, *sides, device="meta"), grid)
+        model.target_generator.values(_meta_image(grid), grid)
     return counter.get_total_flops()
 
 
 @contextlib.contextmanager
 def on_sdpa(model: nn.Module) -> Iterator[None]:
-    """Within it attention runs on SDPA: not every back end runs on the meta device."""
+    """Run all attention by SDPA within this context; other back ends may lack a meta kernel."""
     with contextlib.ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, MaskedAttention):
@@ -89,11 +99,8 @@ def on_sdpa(model: nn.Module) -> Iterator[None]:
 
 
 def flops(model: MaskTargetPretrainer) -> tuple[int, int, int]:
-    """Of encoder, decoder and head: one image forward, see :data:`FLOPS`."""
-    grid, meta = model.backbone.grid, torch.device("meta")
-    sides = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
-    images = torch.empty(1, grid.channels, *sides, device=meta)
-    plan = model.objective(1, meta, torch.Generator().manual_seed(0))
+    """Count the FLOPs of encoder, decoder and head for one image, see :data:`FLOPS`."""
+    plan = model.objective(1, torch.device("meta"), torch.Generator().manual_seed(0))
     counter, before = FlopCounterMode(display=False), {}
     later = [model.neck, model.head] if model.with_neck else [model.head]
     with contextlib.ExitStack() as stack:
@@ -103,26 +110,31 @@ def flops(model: MaskTargetPretrainer) -> tuple[int, int, int]:
             )
             stack.callback(hook.remove)
         with counter, on_sdpa(model), torch.no_grad():
-            model.reconstruct(images, plan)
+            model.reconstruct(_meta_image(model.backbone.grid), plan)
     encoder, head = before[later[0]], before[model.head]
     return encoder, head - encoder, counter.get_total_flops() - head
 
 
+def _meta_image(grid: PatchGrid) -> Tensor:
+    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    return torch.empty(1, grid.channels, *size, device="meta")
+
+
 def backend(layers: nn.ModuleList, pattern: Pattern, device: str) -> str:
-    """'staircase, sdpa': the pattern's kind and the back end that training takes on a device."""
+    """Return the pattern's kind and the back end used in training, such as 'staircase, sdpa'."""
     attention = next((layer.attn for layer in layers), None)
     if not isinstance(attention, MaskedAttention):
         return "none, each token on its own"  # AIM's head, or no layers at all
-    asked = attention.attention.keywords["backend"]
+    chosen = attention.attention.keywords["backend"]
     query = training_query(pattern, attention.num_heads, attention.head_dims, device)
-    if asked == "auto":
+    if chosen == "auto":
         return f"{pattern.kind}, {choose(query, pattern)}"
-    reason = BACKENDS[asked].unsupported_reason(query, pattern)
-    return f"{pattern.kind}, {asked}" + (f" cannot serve: {reason}" if reason else "")
+    reason = BACKENDS[chosen].unsupported_reason(query, pattern)
+    return f"{pattern.kind}, {chosen}" + (f" cannot serve: {reason}" if reason else "")
 
 
 def backends(model: MaskTargetPretrainer, device: str) -> str:
-    """On which device and for which inputs the back ends were asked, and why not xformers."""
+    """Describe the device and dtype of the back ends, and why xformers is not used, if so."""
     if device == "cpu":
         return "of training on this machine: a CPU, float32"
     plan = model.objective(2, torch.device(device), torch.Generator(device).manual_seed(0))
@@ -134,7 +146,7 @@ def backends(model: MaskTargetPretrainer, device: str) -> str:
 
 
 def training_query(pattern: Pattern, heads: int, dim: int, device: str) -> Tensor:
-    """(2, N, heads, dim) as AutocastOptimWrapper makes it: bf16 on a GPU, fp32 on a CPU."""
+    """Make a query (2, N, heads, dim) in the dtype of training: bf16 on a GPU, fp32 on a CPU."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     shape = (2, pattern.length, heads, dim)
     return torch.empty(shape, dtype=dtype, device=device, requires_grad=True)

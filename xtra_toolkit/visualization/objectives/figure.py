@@ -1,4 +1,4 @@
-"""The picture of an objective: four panels, and what is certified below."""
+"""Draw an objective: four panels, with the certificate below them."""
 
 import re
 import textwrap
@@ -19,12 +19,16 @@ from xtra_toolkit.visualization.objectives.view import View
 
 
 def draw(view: View, prediction: Prediction | None, title: str, caption: str) -> Figure:
-    """Order and a prediction on the image above, attention in both orders below them.
+    """Draw the order and one prediction on the image, and below them attention in both orders.
 
     Args:
-        view: what is drawn; ``prediction`` is one of its own.
-        title: above the panels, over the grid.
-        caption: below the panels.
+        view: The mask to draw.
+        prediction: A prediction under this mask. None leaves its panel empty.
+        title: Text above the panels; the grid is added below it.
+        caption: Text below the panels.
+
+    Returns:
+        The figure.
     """
     figure = _sheet(title, f"on {view.grid}", caption)
     axes = figure.axes
@@ -50,7 +54,7 @@ def draw(view: View, prediction: Prediction | None, title: str, caption: str) ->
 
 
 def _sheet(title: str, below_it: str, caption: str) -> Figure:
-    """Four empty panels and the words around them."""
+    """Make a figure of four empty panels with the title above and the caption below."""
     titles = text.wrapped(title.replace("× ", "×\N{NO-BREAK SPACE}"), 80)
     captions = clauses(caption, 125)
     above, below = 0.7 + 0.25 * len(titles), 0.95 + 0.17 * len(captions)  # inches
@@ -67,7 +71,7 @@ def _sheet(title: str, below_it: str, caption: str) -> Figure:
 
 
 def clauses(sentence: str, width: int) -> list[str]:
-    """Lines of at most ``width`` characters, broken after a semicolon where that will do."""
+    """Wrap to lines of at most ``width`` characters, after a semicolon where possible."""
     lines: list[str] = []
     for clause in re.split(r"(?<=;) ", sentence):
         for part in textwrap.wrap(clause, width):
@@ -78,14 +82,14 @@ def clauses(sentence: str, width: int) -> list[str]:
     return lines
 
 
-def _legend(axis: Axes, key: list[Artist], below: float = 0.01) -> None:
-    """In a line below the axis."""
-    if key:
+def _legend(axis: Axes, handles: list[Artist], below: float = 0.01) -> None:
+    """Draw the legend in one line below the axis."""
+    if handles:
         axis.legend(
-            handles=key,
+            handles=handles,
             loc="upper center",
             bbox_to_anchor=(0.5, -below),
-            ncols=len(key),
+            ncols=len(handles),
             frameon=False,
             fontsize=8,
             handlelength=1.2,

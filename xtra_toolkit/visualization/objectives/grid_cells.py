@@ -1,4 +1,4 @@
-"""Cells of a grid in a matplotlib axis: squares, outlines and arrows, in rows and columns."""
+"""Draw the cells of a grid in a matplotlib axis: squares, outlines and arrows."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,12 +9,12 @@ from matplotlib.patches import Rectangle
 
 from xtra_toolkit.grid import PatchGrid
 
-MANY = 16  # arrows that are no thicket
-ABOVE = -1.4  # where tokens without pixels are drawn, in rows
+MANY = 16  # most arrows that are drawn
+ABOVE = -1.4  # row at which tokens without pixels are drawn
 
 
 def cells(axis: Axes, grid: PatchGrid, colours: list) -> None:
-    """The grid with a colour for each token; those without pixels stand above its left corner."""
+    """Draw the grid with a colour for each token; tokens without pixels are drawn above it."""
     squares(axis, grid, range(len(colours)), 1, colours, ec="w", lw=line(axis, grid))
     top = ABOVE - 0.55 if grid.extra else -0.55
     axis.set(xlim=(-0.55, grid.cols - 0.45), ylim=(grid.rows - 0.45, top), aspect="equal")
@@ -24,14 +24,14 @@ def cells(axis: Axes, grid: PatchGrid, colours: list) -> None:
 def squares(
     axis: Axes, grid: PatchGrid, tokens: Iterable[int], side: float, colours: object, **style: Any
 ) -> None:
-    """A square on each token, its side in cells."""
+    """Draw a square on each token; ``side`` is in units of a cell."""
     corners = [(x - side / 2, y - side / 2) for x, y in (place(t, grid) for t in tokens)]
     patches = [Rectangle(corner, side, side) for corner in corners]
     axis.add_collection(PatchCollection(patches, facecolors=colours, **dict(lw=0) | style))
 
 
 def place(token: int, grid: PatchGrid) -> tuple[float, float]:
-    """Centre of a token, (x, y) in columns and rows."""
+    """Return the centre of a token, (x, y) in columns and rows."""
     if token < grid.tokens:
         row, col = divmod(token, grid.cols)
         return col, row
@@ -39,7 +39,7 @@ def place(token: int, grid: PatchGrid) -> tuple[float, float]:
 
 
 def cell_points(axis: Axes, grid: PatchGrid) -> float:
-    """Side of a cell in points."""
+    """Return the side of a cell in points."""
     box = axis.get_position()
     width, height = axis.figure.get_size_inches()
     rows = grid.rows + 1.6 * bool(grid.extra)
@@ -47,14 +47,14 @@ def cell_points(axis: Axes, grid: PatchGrid) -> float:
 
 
 def line(axis: Axes, grid: PatchGrid) -> float:
-    """Width of the lines between cells, in points."""
+    """Return the width of the lines between cells in points."""
     return min(1.0, 0.05 * cell_points(axis, grid))
 
 
 def outline(
     axis: Axes, grid: PatchGrid, tokens: list[int], colour: str, width: float = 2.2
 ) -> None:
-    """The boundary of a set of tokens, in points."""
+    """Draw the boundary of a set of tokens; ``width`` is in points."""
     centres = {place(token, grid) for token in tokens}
     edges = [
         [(x - dy / 2 + dx / 2, y - dx / 2 + dy / 2), (x + dy / 2 + dx / 2, y + dx / 2 + dy / 2)]
@@ -66,9 +66,10 @@ def outline(
 
 
 def arrows(sources: list[int], targets: list[int], grid: PatchGrid) -> list[tuple[tuple, tuple]]:
-    """(start, end) from each connected part of the source tokens to each of the targets.
+    """Return (start, end) of arrows from each connected part of the sources to each of the targets.
 
-    Of more than ``MANY`` only one is left, from the middle of all to the middle of all.
+    If these are more than ``MANY``, return one arrow from the centre of all sources to the centre
+    of all targets.
     """
     sides = [{place(token, grid) for token in tokens} for tokens in (sources, targets)]
     starts, ends = ([_centre(part) for part in connected(side)] for side in sides)
@@ -78,7 +79,7 @@ def arrows(sources: list[int], targets: list[int], grid: PatchGrid) -> list[tupl
 
 
 def connected(centres: set[tuple]) -> list[set[tuple]]:
-    """The parts of a set of cells that hang together by their sides."""
+    """Split a set of cells into parts that are connected by the sides of cells."""
     parts, left = [], set(centres)
     while left:
         part, new = set(), {min(left)}

@@ -1,6 +1,6 @@
-"""The panels of a picture: order on the image, one prediction, who attends to whom.
+"""The panels of the figure of an objective: the order, one prediction, the attention matrix.
 
-Each draws into a matplotlib axis and returns the entries of its legend.
+Each function draws into a matplotlib axis and returns the entries of its legend.
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,10 @@ PAIRS = {
 
 
 def order_panel(axis: Axes, view: View) -> list[Artist]:
-    """Order as numbers where they fit, steps as colours, hidden tokens grey, given ones framed.
+    """Draw the order of the tokens: positions as numbers and steps as colours.
 
-    A wider line runs round each unit, see :func:`framed`.
+    Numbers are left out if they do not fit. Hidden tokens are grey, context tokens are framed, and
+    a wider line surrounds each unit, see :func:`framed`.
     """
     steps, hidden, context = view.steps, view.hidden, view.context
     last = max(1, int(steps.max()))
@@ -60,28 +61,28 @@ def order_panel(axis: Axes, view: View) -> list[Artist]:
     if view.grid.extra:
         x, y = place(view.tokens - 1, view.grid)
         axis.text(x + 0.8, y, "without pixels", va="center", size=8, color=INK)
-    key, filled = [], steps[(steps >= 0) & ~hidden & ~context].unique().tolist()
+    legend, filled = [], steps[(steps >= 0) & ~hidden & ~context].unique().tolist()
     if steps.max() > 0:
         ends = filled if len(filled) <= 4 else (filled[0], filled[-1])
-        key = [Patch(color=STEPS(step / (1.2 * last)), label=f"step {step}") for step in ends]
+        legend = [Patch(color=STEPS(step / (1.2 * last)), label=f"step {step}") for step in ends]
     if hidden.any():
-        key.append(Patch(color=GREY, label="hidden"))
+        legend.append(Patch(color=GREY, label="hidden"))
     if context.any():
         frame = dict(facecolor="white", edgecolor=STEPS(0), lw=2.5)
-        key.append(Patch(**frame, label="given, never predicted"))
+        legend.append(Patch(**frame, label="context, never predicted"))
     if (steps < 0).any():
-        key.append(Patch(facecolor=PALE, edgecolor=GREY, label="not in the sequence"))
-    return key
+        legend.append(Patch(facecolor=PALE, edgecolor=GREY, label="not in the sequence"))
+    return legend
 
 
 def framed(view: View) -> list[list[int]]:
-    """The units; none where one falls apart, whose tokens would seem to be alone."""
+    """Return the units to frame: all of them, or none if one is not connected in the grid."""
     parts = (connected({place(token, view.grid) for token in unit}) for unit in view.units)
     return view.units if all(len(part) == 1 for part in parts) else []
 
 
 def prediction_panel(axis: Axes, grid: PatchGrid, prediction: Prediction) -> list[Artist]:
-    """Sources outlined, targets orange, what reaches them blue, arrows from ones to the others."""
+    """Draw one prediction: sources outlined, targets orange, tokens that reach it blue."""
     colours = [READ if read else PALE for read in prediction.reads.tolist()]
     for token in prediction.of_tokens:
         colours[token] = TARGET
@@ -94,22 +95,28 @@ def prediction_panel(axis: Axes, grid: PatchGrid, prediction: Prediction) -> lis
     for start, end in arrows(prediction.from_tokens, prediction.of_tokens, grid):
         axis.annotate("", end, start, arrowprops=shape)
     same = sorted(prediction.from_tokens) == sorted(prediction.of_tokens)
-    key = [
+    legend = [
         Patch(color=READ, label="reaches it"),
         Patch(facecolor="none", edgecolor=SOURCE, lw=2, label="source"),
     ]
     if set(prediction.of_tokens) - set(prediction.leaks):
-        key.append(Patch(color=TARGET, label="target, its own source" if same else "target"))
+        legend.append(Patch(color=TARGET, label="target, its own source" if same else "target"))
     if prediction.leaks:
-        key.append(Patch(color=LEAK, label="target that it sees"))
-    return key
+        legend.append(Patch(color=LEAK, label="target that it sees"))
+    return legend
 
 
 def attention_panel(
     axis: Axes, pairs: Tensor, rows: Sequence[int] = (), cols: Sequence[int] = (), first: int = 0
 ) -> list[Artist]:
-    """A matrix of a view, counted from ``first``; of its rows some are sources, of its columns
-    some are targets, and marked.
+    """Draw an attention matrix of a view.
+
+    Args:
+        axis: The axis to draw into.
+        pairs: (N, N) kinds of pairs, see :attr:`View.sequence`.
+        rows: Rows to mark as sources.
+        cols: Columns to mark as targets.
+        first: Number of the first row and column.
     """
     n, edge = len(pairs), first - 0.5
     colours = ListedColormap([colour for colour, _ in PAIRS.values()])
@@ -122,7 +129,7 @@ def attention_panel(
         axis.grid(which="minor", color="white", linewidth=min(1, 16 / n))
     marked = len(rows) + len(cols) > 0
     axis.tick_params(which="both", length=0, labelsize=7, pad=8 if marked else 3)
-    outside, wide = edge - 0.022 * n, max(1, 0.008 * n)  # a single row of many stays visible
+    outside, wide = edge - 0.022 * n, max(1, 0.008 * n)  # so that one row of many stays visible
     for row in rows:
         axis.add_patch(_bar(outside, first + row - wide / 2, 0.016 * n, wide, SOURCE))
     for col in cols:
@@ -131,13 +138,13 @@ def attention_panel(
     names = {kind: PAIRS[kind][1] for kind in present}
     if DECODER not in present:
         names[BOTH] = "may attend"
-    key = [Patch(color=PAIRS[kind][0], label=names[kind]) for kind in reversed(present)]
+    legend = [Patch(color=PAIRS[kind][0], label=names[kind]) for kind in reversed(present)]
     sides = [Patch(color=SOURCE, label="sources"), Patch(color=TARGET, label="targets")]
-    return key + (sides if marked else [])
+    return legend + (sides if marked else [])
 
 
 def font_size(axis: Axes, view: View) -> float | None:
-    """Of the numbers, in points; None where they do not fit and would be no reading matter."""
+    """Return the font size of the numbers in points; None if they do not fit."""
     longest = max(map(len, view.numbers))
     side = cell_points(axis, view.grid)
     size = min(12, 0.55 * side, 0.75 * side / (0.6 * longest))

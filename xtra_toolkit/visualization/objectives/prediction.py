@@ -1,4 +1,4 @@
-"""One prediction: from where, of what, and what it reads."""
+"""One prediction of an objective: its sources, its targets and the tokens that reach it."""
 
 from dataclasses import dataclass, replace
 
@@ -15,16 +15,22 @@ from xtra_toolkit.visualization.objectives.view import row_of
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction of a draw; T tokens of the grid and those without pixels.
+    """One prediction under one draw of the mask.
+
+    T is the number of tokens of the grid, tokens without pixels included.
 
     Args:
-        number, count: which of how many.
-        row: of the mask in the batch: which of an image's masks it belongs to.
-        sources, targets: positions whose outputs make it, positions whose tokens it predicts.
-        from_tokens, of_tokens: tokens at the sources, tokens that it must produce.
-        reads: (T,) bool, tokens whose pixels reach it.
-        live: it counts in this draw; False: all its targets are given.
-        positioned: its sources are told where their targets lie.
+        number: Number of the prediction, from 0.
+        count: Number of predictions of an image.
+        row: Index of the mask among the masks of the image.
+        source_positions: Positions whose outputs the head reads.
+        target_positions: Positions whose tokens are predicted.
+        from_tokens: Tokens at the source positions.
+        of_tokens: Tokens at the target positions.
+        reads: (T,) bool, tokens whose pixels reach the prediction.
+        in_loss: Whether the prediction counts in the loss. It does not if all its targets are
+            context.
+        positioned: Whether the decoder tells the sources the positions of their targets.
     """
 
     number: int
@@ -35,26 +41,25 @@ class Prediction:
     from_tokens: list[int]
     of_tokens: list[int]
     reads: Tensor
-    loss_mask: bool
+    in_loss: bool
     positioned: bool
 
     @property
     def leaks(self) -> list[int]:
-        """Tokens that it must produce and can see."""
+        """Tokens that it predicts and also sees."""
         return [token for token in self.of_tokens if self.reads[token]]
 
     def sentence(self, grid: PatchGrid) -> str:
-        """Sources, targets and what is read, in image coordinates."""
-        told = " which are told where their targets lie," if self.positioned else ""
+        """Describe sources, targets and the number of tokens read, in image coordinates."""
+        positioned = " which are told where their targets lie," if self.positioned else ""
+        outputs, s = ("output", "s") if len(self.source_positions) == 1 else ("outputs", "")
         text = (
-            f"prediction {self.number} (of 0 to {self.count - 1}): the output"
-            f"{'s' * (len(self.source_positions) > 1)} at {_places(self.source_positions)}, "
-            f"{names(self.from_tokens, grid)},{told} "
-            f"predict{'s' * (len(self.source_positions) == 1)} "
-            f"{names(self.of_tokens, grid)} and read{'s' * (len(self.source_positions) == 1)} "
+            f"prediction {self.number} (of 0 to {self.count - 1}): the {outputs} at "
+            f"{_places(self.source_positions)}, {names(self.from_tokens, grid)},{positioned} "
+            f"predict{s} {names(self.of_tokens, grid)} and read{s} "
             f"{int(self.reads.sum())} of {len(self.reads)} tokens"
         )
-        return text if self.loss_mask else f"{text}; it does not count, for its targets are given"
+        return text if self.in_loss else f"{text}; it is not in the loss: its targets are context"
 
 
 def pick(
@@ -64,42 +69,49 @@ def pick(
     depth: tuple[int, int],
     number: int | None = None,
 ) -> Prediction:
-    """A prediction by its number: groups one after another, then the masks of an image.
+    """Return the prediction of a given number.
+
+    Predictions are numbered group by group, first those of the first mask of the image.
 
     Args:
-        mask, links: a draw of one image and what is predicted under it.
-        depth: layers of encoder and decoder, see ``certify_objective``.
-        number: None for the middle one of those that count.
+        mask: One draw of the mask for one image.
+        links: The predictions under it.
+        grid: The grid of the image.
+        depth: Numbers of layers of encoder and decoder, see ``certify_objective``.
+        number: Number of the prediction. None chooses the middle one of those in the loss.
+
+    Raises:
+        ValueError: If there is no prediction of this number.
     """
-    every = [
-        (copy, link, g, loss_mask)
-        for copy in range(mask.masks_per_image)
+    predictions = [
+        (mask_index, link, g, in_loss)
+        for mask_index in range(mask.masks_per_image)
         for link in links
-        for g, loss_mask in enumerate(
-            compute_loss_mask(mask, link).expand(mask.masks_per_image, -1)[copy].tolist()
+        for g, in_loss in enumerate(
+            compute_loss_mask(mask, link).expand(mask.masks_per_image, -1)[mask_index].tolist()
         )
     ]
     if number is None:
-        counts = [n for n, (*_, loss_mask) in enumerate(every) if loss_mask]
+        counts = [n for n, (*_, in_loss) in enumerate(predictions) if in_loss]
         number = counts[len(counts) // 2] if counts else 0
-    if not 0 <= number < len(every):
+    if not 0 <= number < len(predictions):
         raise ValueError(
-            f"prediction {number} was asked for; this objective makes {len(every)} predictions "
-            f"an image, 0 to {len(every) - 1}"
+            f"prediction {number} was asked for; this objective makes {len(predictions)} "
+            f"predictions an image, 0 to {len(predictions) - 1}"
         )
-    copy, link, g, loss_mask = every[number]
-    row, one = row_of(mask, copy), _only(link, copy, slice(g, g + 1))
+    mask_index, link, g, in_loss = predictions[number]
+    row, one = row_of(mask, mask_index), _only(link, mask_index, slice(g, g + 1))
     sources, targets = one.source_positions.flatten(), one.target_positions.flatten()
     return Prediction(
         number,
-        len(every),
-        copy,
+        len(predictions),
+        mask_index,
         sources.tolist(),
         targets.tolist(),
         row.order[sources].tolist(),
         row.order[targets].tolist(),
         reaches(row, one, grid, depth),
-        loss_mask,
+        in_loss,
         link.positioned,
     )
 
@@ -115,18 +127,18 @@ def leaking(refusal: Refusal) -> Prediction | None:
 
 
 def reaches(mask: Mask, link: Links, grid: PatchGrid, depth: tuple[int, int]) -> Tensor:
-    """(T,) bool: tokens whose pixels reach the one prediction of a link."""
-    found = trace_reach(replace(mask, context=None), link, grid, depth)
-    seen = found.seen
-    if seen is None:  # a staircase: a prefix of the sequence
-        seen = (torch.arange(len(mask)) < found.lengths.flatten()[0]) & mask.visible_or_all()
+    """Return (T,) bool, the tokens whose pixels reach the one prediction of ``link``."""
+    reach = trace_reach(replace(mask, context=None), link, grid, depth)
+    seen = reach.seen
+    if seen is None:  # under a staircase mask a prefix of the sequence is seen
+        seen = (torch.arange(len(mask)) < reach.lengths.flatten()[0]) & mask.visible_or_all()
     tokens = torch.zeros(grid.tokens + grid.extra, dtype=torch.bool)
     tokens[mask.order[seen.flatten()]] = True
     return tokens
 
 
 def names(tokens: list[int], grid: PatchGrid) -> str:
-    """Tokens in image coordinates; a rectangle by its corners."""
+    """Describe tokens in image coordinates; name a rectangle by its corners."""
     if len(tokens) == 1:
         return grid.name(tokens[0])
     rows, cols = ({divmod(t, grid.cols)[i] for t in tokens} for i in (0, 1))
@@ -144,9 +156,9 @@ def _places(positions: list[int]) -> str:
     return "positions " + ", ".join(map(str, positions))
 
 
-def _only(link: Links, copy: int, which: slice) -> Links:
-    """Some predictions of one of an image's masks, (1, G, …)."""
+def _only(link: Links, mask_index: int, which: slice) -> Links:
+    """Select some predictions of one mask of an image; positions become (1, G, ...)."""
     sources, targets = (
-        v[copy % len(v)][None, which] for v in (link.source_positions, link.target_positions)
+        v[mask_index % len(v)][None, which] for v in (link.source_positions, link.target_positions)
     )
     return replace(link, source_positions=sources, target_positions=targets)

@@ -1,4 +1,4 @@
-"""Summary: everything that ``xtra show`` says of a config."""
+"""Summary: everything that ``xtra show`` prints and draws of a config."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Summary:
-    """A config as it is shown.
+    """Everything that is shown of a config.
 
     Args:
-        title: the pair, as its config gives it.
-        notes: (name, sentence) each.
-        view: the mask.
-        prediction: one of it; None where a pair was refused that does not leak.
-        parts: empty where the pair was refused.
-        refusal: the certificate's; None where it certifies.
+        title: The mask and the target as the config gives them.
+        notes: Facts about the objective, as (name, sentence).
+        view: The mask.
+        prediction: A prediction under the mask. None if the objective was refused for another
+            reason than a leak.
+        parts: Costs of the parts of the model; empty if the objective was refused.
+        refusal: Reason of the refusal; None if the objective was certified.
     """
 
     title: str
@@ -45,7 +46,7 @@ class Summary:
     refusal: str | None = None
 
     def lines(self) -> Iterator[str]:
-        """What is printed."""
+        """Yield the lines to print."""
         width = min(100, text.columns())
         yield from text.wrapped(f"{self.title} on {self.view.grid}", width)
         yield ""
@@ -54,17 +55,16 @@ class Summary:
         yield from ("", "attention", *text.attention(self.view))
 
     def facts(self, width: int) -> Iterator[str]:
-        """The numbers, in lines of at most ``width``."""
+        """Yield the notes, wrapped to ``width`` characters, and the table of the parts."""
         for name, sentence in self.notes:
             yield text.entry(name, sentence, width)
         if self.parts:
             yield from ("", *text.table(self.parts))
 
     def figure(self) -> Figure:
-        """The picture, with what is certified or refused below it."""
-        from xtra_toolkit.visualization.objectives.figure import (
-            draw,  # matplotlib is slow to import
-        )
+        """Draw the figure, with the certificate or the reason of the refusal below it."""
+        # imported here because matplotlib is slow to import
+        from xtra_toolkit.visualization.objectives.figure import draw
 
         return draw(self.view, self.prediction, self.title, self.notes[0][1])
 
@@ -72,12 +72,22 @@ class Summary:
 def summarise(
     path: Path, options: Sequence[str] = (), predict: int | None = None, seed: int = 0
 ) -> Summary:
-    """Read a config, build and certify its model; ValueError where there is nothing to show."""
+    """Read a config, build its model and certify its objective.
+
+    Args:
+        path: The config file.
+        options: Overrides, ``KEY=VALUE``.
+        predict: Number of the prediction to show; None chooses one.
+        seed: Seed of the draw of a random mask.
+
+    Raises:
+        ValueError: If the config has no objective, or its model cannot be built.
+    """
     return summary_of(read_config(path, options), path, predict, seed)
 
 
 def summary_of(config: Config, path: Path, predict: int | None = None, seed: int = 0) -> Summary:
-    """As :func:`summarise`, of a config that was read from ``path`` already."""
+    """Do the same as :func:`summarise` for a config that was already read from ``path``."""
     MMLogger.get_instance("xtra_show", log_level="ERROR")  # building prints the certificate
     try:
         model = build(config)
@@ -98,14 +108,12 @@ def _certified(
     _, *certified = objective.certificate.split("; ")
     notes = [("certificate", "; ".join(certified)), ("dead work", dead(view))]
     if mask.attend is not None:
-        notes.append(("mask", "a predicate says who may attend to whom, in place of the steps"))
+        notes.append(("mask", "a predicate (`attend`) replaces the rule of the steps"))
     if objective.random:
-        which = (
-            f", mask {prediction.row + 1} of {mask.masks_per_image}"
-            if mask.masks_per_image > 1
-            else ""
-        )
-        notes.append(("draw", f"the mask is random; this is one draw of it, seed {seed}{which}"))
+        draw = f"the mask is random; this is one draw of it, seed {seed}"
+        if mask.masks_per_image > 1:
+            draw += f", mask {prediction.row + 1} of {mask.masks_per_image}"
+        notes.append(("draw", draw))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     notes += [
         ("prediction", prediction.sentence(grid)),
@@ -127,10 +135,10 @@ def _refused(config: dict, refusal: Refusal) -> Summary:
 
 
 def dead(view: View) -> str:
-    """The share of positions that nothing reads, and what is hidden."""
+    """Describe the positions that no prediction reads, and the hidden ones."""
     length = len(view.mask)
     rest = length - view.num_computed
-    text = "none: a prediction reads as far as the last position"
+    text = "none: a prediction reads up to the last position"
     if rest:
         text = (
             f"{rest} of {length} positions ({100 * rest / length:.1f} %) are read by no prediction "

@@ -1,26 +1,26 @@
-"""The title of an objective: its mask and its target, as its config gives them."""
+"""Write the mask and the target of a config as a title."""
 
 import re
 
-INNER = ("mask", "target")  # what a mask or a target wraps comes first, and needs no name
-LONG = 60  # characters of an argument that is only hinted at
+INNER = ("mask", "target")  # wrapped masks and targets are written first, without a keyword
+LONG = 60  # arguments of more characters are abbreviated
 
 
 def pair(model: dict) -> str:
-    """'Reordered(BlockCausal(block_size=4), order=Spiral) × NextBlock', of a model's config."""
+    """Return the title of a model's config, such as 'BlockCausal(block_size=4) × NextBlock'."""
     return " × ".join(written(model[part]) for part in ("mask", "target_generator"))
 
 
 def written(value: object) -> str:
-    """A part of a config as a call, without prefixes and without defaults that it leaves out."""
+    """Write a part of a config as a call, with the arguments that the config gives."""
     if isinstance(value, float):
         return f"{value:g}"
     if not isinstance(value, dict):
         return getattr(value, "__name__", repr(value))
-    kind = value.get("type", "dict")
-    name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
-    given = sorted((key for key in value if key != "type"), key=lambda key: key not in INNER)
-    arguments = ", ".join(_argument(key, value[key]) for key in given)
+    cls = value.get("type", "dict")
+    name = getattr(cls, "__name__", str(cls)).rpartition(".")[2]
+    keys = sorted((key for key in value if key != "type"), key=lambda key: key not in INNER)
+    arguments = ", ".join(_argument(key, value[key]) for key in keys)
     return f"{name}({arguments})" if arguments else name
 
 

@@ -1,6 +1,6 @@
-"""View: one draw of a mask on its grid, as it is printed and drawn.
+"""View: one draw of a mask on its grid, in the form in which it is printed and drawn.
 
-Shape legend: N positions of the sequence, T tokens of the grid and those without pixels.
+Shape legend: N positions of the sequence; T tokens of the grid, tokens without pixels included.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -11,18 +11,18 @@ from torch import Tensor
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.mask import Mask
 
-# a pair of an attention matrix; of two that meet in raster order the greater counts
+# Kinds of pairs (query, key). If a token stands at two positions, raster order shows the greater.
 BLIND, DEAD, DECODER, BOTH = range(4)
 
 
 @dataclass(frozen=True)
 class View:
-    """A mask of one image.
+    """One mask of one image.
 
     Args:
-        mask: its fields of shape (N,).
-        grid: the image's.
-        keep: positions that are computed; behind them is dead work.
+        mask: The mask, with fields of shape (N,).
+        grid: The grid of the image.
+        num_computed: Number of positions that are computed; no prediction reads later ones.
     """
 
     mask: Mask
@@ -33,17 +33,17 @@ class View:
     def of(
         cls, mask: Mask, grid: PatchGrid, num_computed: int | None = None, row: int = 0
     ) -> "View":
-        """Of one row of a batch of masks; ``keep`` is the whole length by default."""
+        """Make the view of one row of a batch of masks; by default all positions are computed."""
         return cls(row_of(mask, row), grid, len(mask) if num_computed is None else num_computed)
 
     @property
     def tokens(self) -> int:
-        """Tokens of the grid and those without pixels, T."""
+        """T, the number of tokens, tokens without pixels included."""
         return self.grid.tokens + self.grid.extra
 
     @property
     def numbers(self) -> list[str]:
-        """For each token its positions in the sequence: '7', '0, 15', or '' for a left-out one."""
+        """Positions of each token in the sequence: '7', '0, 15', or '' if it is left out."""
         places: list[list[str]] = [[] for _ in range(self.tokens)]
         for position, token in enumerate(self.mask.order.tolist()):
             places[token].append(str(position))
@@ -51,19 +51,19 @@ class View:
 
     @property
     def steps(self) -> Tensor:
-        """(T,) step of each token, where it stands first; -1 for a left-out one."""
+        """(T,) step of each token at its first position; -1 if it is left out."""
         steps = torch.full((self.tokens,), -1)
         steps[self.mask.order.flip(0)] = self.mask.step.flip(0).cpu()
         return steps
 
     @property
     def context(self) -> Tensor:
-        """(T,) bool: tokens that are never predicted."""
+        """(T,) bool, tokens that are never predicted."""
         return self._any(self.mask.context)
 
     @property
     def units(self) -> list[list[int]]:
-        """Tokens that are predicted together; empty where each is a unit of its own."""
+        """Tokens of each unit; an empty list if every unit is a single token."""
         if self.mask.unit is None:
             return []
         _, lengths = self.mask.unit.unique_consecutive(return_counts=True)
@@ -72,12 +72,15 @@ class View:
 
     @property
     def hidden(self) -> Tensor:
-        """(T,) bool: tokens of the sequence whose pixels enter the encoder nowhere."""
+        """(T,) bool, tokens of the sequence whose pixels never enter the encoder."""
         return (self.steps >= 0) & ~self._any(self.mask.visible_or_all())
 
     @property
     def sequence(self) -> Tensor:
-        """(N, N), row attends to column: BLIND, DEAD (never computed), DECODER alone, or BOTH."""
+        """(N, N) kind of each pair (query, key): BLIND, DEAD, DECODER alone, or BOTH.
+
+        BLIND pairs do not attend, DEAD ones are never computed.
+        """
         attention_mask, visible = self.mask.attention_mask()[0], self.mask.visible_or_all()
         pairs = torch.where(visible[:, None] & visible, BOTH, DECODER) * attention_mask
         dead = torch.arange(len(self.mask)) >= self.num_computed
@@ -85,18 +88,18 @@ class View:
 
     @property
     def raster(self) -> Tensor:
-        """(T, T), the same by token: those without pixels first, then raster order."""
+        """(T, T) the same for tokens: those without pixels first, then raster order."""
         at = torch.tensor(self.in_raster(self.mask.order.tolist()))
         flat = (at[:, None] * self.tokens + at).flatten()
         empty = torch.zeros(self.tokens**2, dtype=torch.long)
         return empty.scatter_reduce(0, flat, self.sequence.flatten(), "amax").view(self.tokens, -1)
 
     def in_raster(self, tokens: list[int]) -> list[int]:
-        """Rows of tokens in :attr:`raster`."""
+        """Return the rows of tokens in :attr:`raster`."""
         return [(token + self.grid.extra) % self.tokens for token in tokens]
 
     def _any(self, flags: Tensor | None) -> Tensor:
-        """(T,) bool: tokens that stand at a position where ``flags`` (N,) is set."""
+        """Return (T,) bool, tokens at a position where ``flags`` (N,) is set."""
         marked = torch.zeros(self.tokens, dtype=torch.bool)
         if flags is not None:
             marked[self.mask.order[flags]] = True
@@ -104,7 +107,7 @@ class View:
 
 
 def row_of(mask: Mask, row: int) -> Mask:
-    """One row of a batch of masks, its fields of shape (N,), on the host."""
+    """Return one row of a batch of masks on the CPU, with fields of shape (N,)."""
     names = [f.name for f in fields(mask) if isinstance(getattr(mask, f.name), Tensor)]
     values = {name: torch.atleast_2d(getattr(mask, name)).cpu() for name in names}
     return replace(mask, **{name: v[row % len(v)] for name, v in values.items()}, masks_per_image=1)

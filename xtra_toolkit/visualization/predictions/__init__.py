@@ -1,1 +1,1 @@
-"""What ``xtra complete`` draws: continuations of images, and reconstructions of hidden patches."""
+"""Continue images or reconstruct their hidden patches, for ``xtra complete``."""

@@ -1,4 +1,4 @@
-"""What an objective makes of images, side by side: input, mask, prediction, difference, truth.
+"""Columns of pictures of predictions: input, mask, prediction, difference and truth.
 
 Shape legend: B images, N tokens of the grid, V values of a token, H and W pixels.
 """
@@ -17,54 +17,64 @@ from xtra_toolkit.visualization.predictions.load import to_pixels
 from xtra_toolkit.visualization.predictions.pixels import encoded, on_grid, predicted, true_pixels
 from xtra_toolkit.visualization.predictions.sheet import ImageColumn
 
-WHITE = 128  # a difference of so many of 255 levels is white
-CELL = 8  # pixels of a token in the mask's column, at least
+WHITE = 128  # a difference of this many of 255 levels or more is white
+CELL = 8  # least side of a token in the column of the mask, in pixels
 
 
 @torch.no_grad()
-def columns(model: nn.Module, images: Tensor, whose: str) -> list[ImageColumn]:
-    """The columns of a picture.
+def columns(model: nn.Module, images: Tensor, description: str) -> list[ImageColumn]:
+    """Make the columns of a picture of predictions.
 
     Args:
-        model: a MaskTargetPretrainer in evaluation mode.
+        model: A ``MaskTargetPretrainer`` in evaluation mode.
         images: (B, C, H, W), normalised as in training.
-        whose: images they are, for the caption.
+        description: Kind of the images for the caption, such as 'validation images'.
 
     Raises:
-        ValueError: the target is no pixels.
+        ValueError: If the target is not pixels.
     """
     truth, grid = true_pixels(model, images), model.objective.grid
     plan = model.objective(len(images), images.device)
     seen = encoded(plan, grid, len(images))
-    shown = grid.patchify(images).where(seen[..., None], torch.nan)
-    made = predicted(model, images, plan)
-    stack = [grid.unpatchify(shown), grid.unpatchify(made), truth]
-    given, guess, goal = (to_pixels(x, model.data_preprocessor) for x in stack)
-    error, mean = difference(guess, goal)
-    own = f"\n{OWN}" if model.target_generator.normalises else ""
-    mask, said = mask_cells(plan, grid, len(images))
+    visible = grid.patchify(images).where(seen[..., None], torch.nan)
+    predictions = predicted(model, images, plan)
+    stack = [grid.unpatchify(visible), grid.unpatchify(predictions), truth]
+    input_pixels, prediction, target = (to_pixels(x, model.data_preprocessor) for x in stack)
+    error, mean = difference(prediction, target)
+    statistics = f"\n{OWN}" if model.target_generator.normalises else ""
+    mask, legend = mask_cells(plan, grid, len(images))
+    num_seen = f"{int(seen[0].sum())} of {grid.tokens} patches seen"
     return [
-        ImageColumn("input", given, f"{whose}\n{int(seen[0].sum())} of {grid.tokens} patches seen"),
-        ImageColumn("mask", mask, said),
-        ImageColumn("prediction, from true pixels", guess, f"hatched: nothing predicted{own}"),
+        ImageColumn("input", input_pixels, f"{description}\n{num_seen}"),
+        ImageColumn("mask", mask, legend),
+        ImageColumn(
+            "prediction, from true pixels", prediction, f"hatched: nothing predicted{statistics}"
+        ),
         ImageColumn("difference", error, f"mean {mean:.1f} of 255\nwhite: {WHITE} or more"),
-        ImageColumn("truth", goal, "" if truth is images else "as the target filters it"),
+        ImageColumn("truth", target, "" if truth is images else "as the target filters it"),
     ]
 
 
-def difference(guess: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, float]:
-    """Absolute, the mean of the channels, as grey (B, H, W, 4); and its mean in levels."""
-    levels = np.abs(guess[..., :3].astype(int) - goal[..., :3]).mean(-1)
-    there = guess[..., 3] > 0
+def difference(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """Compute the absolute difference of RGBA images (B, H, W, 4), averaged over the channels.
+
+    Returns:
+        The difference as grey RGBA (B, H, W, 4), and its mean over predicted pixels in levels.
+    """
+    levels = np.abs(prediction[..., :3].astype(int) - target[..., :3]).mean(-1)
+    predicted_pixels = prediction[..., 3] > 0
     grey = np.minimum(levels * 255 / WHITE, 255).round().astype(np.uint8)
-    return np.stack([grey] * 3 + [guess[..., 3]], -1), levels[there].mean()
+    return np.stack([grey] * 3 + [prediction[..., 3]], -1), levels[predicted_pixels].mean()
 
 
 def mask_cells(plan: Plan, grid: PatchGrid, batch: int) -> tuple[np.ndarray, str]:
-    """When each token is predicted, as (B, H, W, 4) RGBA, and what the colours say.
+    """Draw when each token is predicted.
 
-    A prediction's colour is how much of the sequence it may see. What is predicted together has a
-    white line around it.
+    The colour of a prediction shows how many positions it may see. Tokens that are predicted
+    together are surrounded by a white line.
+
+    Returns:
+        An image (B, H, W, 4) RGBA, and a legend of the colours.
     """
     sights, units, first = [], [], 0
     for group in plan.groups:
@@ -76,18 +86,21 @@ def mask_cells(plan: Plan, grid: PatchGrid, batch: int) -> tuple[np.ndarray, str
     numbers = [[x.float() for x in group] for group in (sights, units)]
     when, unit = (on_grid(plan, x, grid, batch)[..., 0].cpu() for x in numbers)
     seen, steps = encoded(plan, grid, batch).cpu(), when[~when.isnan()].unique()
-    place = torch.searchsorted(steps, when.nan_to_num())
+    index = torch.searchsorted(steps, when.nan_to_num())
     colours = [STEPS(i / (1.2 * max(1, len(steps) - 1))) for i in range(len(steps))]
-    colours += [to_rgba(GREY), (0, 0, 0, 0)]  # given; in no part of the objective
-    place[when.isnan()] = len(steps)
-    place[when.isnan() & ~seen] = len(steps) + 1
-    rgba = (torch.tensor(colours) * 255).byte()[place]
-    said = "dark: predicted" if len(steps) == 1 else "dark to light: the order"
-    return cells(rgba, unit.nan_to_num(-1), grid), f"grey: given, never predicted\n{said}"
+    colours += [to_rgba(GREY), (0, 0, 0, 0)]  # context; neither encoded nor predicted
+    index[when.isnan()] = len(steps)
+    index[when.isnan() & ~seen] = len(steps) + 1
+    rgba = (torch.tensor(colours) * 255).byte()[index]
+    shades = "dark: predicted" if len(steps) == 1 else "dark to light: the order"
+    return cells(rgba, unit.nan_to_num(-1), grid), f"grey: context, never predicted\n{shades}"
 
 
 def sight(plan: Plan, sources: Tensor) -> Tensor:
-    """(B or 1, G): positions that each prediction may see; of a predicate its own place."""
+    """Return (B or 1, G), the number of positions that each prediction may see.
+
+    Under a mask with a predicate it is the position of its last source, counted from 1.
+    """
     pattern = plan.decoder
     if pattern.kind == "full":
         return torch.full_like(sources[..., 0], pattern.length)
@@ -96,7 +109,7 @@ def sight(plan: Plan, sources: Tensor) -> Tensor:
 
 
 def cells(rgba: Tensor, unit: Tensor, grid: PatchGrid) -> np.ndarray:
-    """Colours (B, N, 4) as cells in the shape of patches, (B, H, W, 4), white between units."""
+    """Draw colours (B, N, 4) as cells, (B, H, W, 4), with white lines between units."""
     h, w = (side * -(-CELL // min(grid.patch)) for side in grid.patch)
     table = rgba.unflatten(1, (grid.rows, grid.cols))
     image = table.repeat_interleave(h, 1).repeat_interleave(w, 2)

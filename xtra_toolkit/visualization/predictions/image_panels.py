@@ -1,4 +1,4 @@
-"""The panels of a picture: what was shown, what a pretrainer makes of it, and the truth."""
+"""The panels of ``xtra complete``: the input, the predictions of a model, and the truth."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from xtra_toolkit.visualization.predictions.continuation import Continuation
 from xtra_toolkit.visualization.predictions.pixels import encoded, filled, predicted, true_pixels
 
-OWN = "target's own mean and std"
+OWN = "target's own mean and std"  # note of a normalised target that is restored
 
 
 @dataclass
 class Panel:
-    """A column of the picture.
+    """A column of images in the picture.
 
     Args:
-        name: what it is.
-        images: (B, C, height, width) as the model takes them, NaN for nothing.
-        note: below the name, how it came about.
-        bordered: a line says where what was given ends.
+        name: Name of the panel.
+        images: (B, C, height, width) in the normalisation of the model; NaN is drawn as empty.
+        note: Text below the name, which says how the images were made.
+        bordered: Whether to draw a line around the pixels of the input.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Panel:
     bordered: bool = False
 
     def error(self, shown: Tensor, truth: Tensor) -> Tensor:
-        """(B,) mean squared error where nothing was shown."""
+        """Return (B,) the mean squared error of the pixels that are NaN in ``shown``."""
         hidden = shown.isnan()
         return ((self.images - truth) ** 2).where(hidden, 0).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
 
@@ -36,22 +36,22 @@ class Panel:
 def panels(
     model: nn.Module, images: Tensor, given: int | None = None, stats: str | None = None
 ) -> list[Panel]:
-    """The panels of a pretrainer's kind: hidden patches are reconstructed, others continued.
+    """Make the panels: reconstruct images if the mask hides patches, continue them otherwise.
 
     Args:
-        model: a MaskTargetPretrainer in evaluation mode.
+        model: A ``MaskTargetPretrainer`` in evaluation mode.
         images: (B, C, height, width), normalised as in training.
-        given: units that are known, where images are continued; None: half of them.
-        stats: ``'previous'``: where the target is normalised, a unit borrows the mean and standard
-            deviation of the one before it.
+        given: Number of known units of a continuation. None gives half of them.
+        stats: ``'previous'`` restores each unit of a normalised target with the mean and standard
+            deviation of the unit before it.
 
     Raises:
-        ValueError: the target is no pixels, or the options do not fit the pair.
+        ValueError: If the target is not pixels, or the options do not fit the objective.
     """
     if true_pixels(model, images) is not images:
         raise ValueError(
             f"{type(model.target_generator).__name__} predicts a filtered image, which cannot be "
-            "fed back; xtra complete needs the pixels themselves"
+            "fed back; xtra complete needs a target of raw pixels"
         )
     if model.objective.has_masked_tokens:
         if given is not None or stats is not None:
@@ -66,12 +66,12 @@ def panels(
 def continuation(
     model: nn.Module, images: Tensor, given: int | None, stats: str | None
 ) -> list[Panel]:
-    """Input, teacher-forced prediction, free-running continuation and truth."""
+    """Make the panels of a continuation: input, teacher-forced, free-running and truth."""
     normalised, task = model.target_generator.normalises, Continuation(model, given)
     if normalised and stats is None:
         raise ValueError(
-            f"{model.objective.name} predicts units less their mean and by their standard "
-            "deviation, which a unit to come does not have yet; borrow those of the unit before it "
+            f"{model.objective.name} predicts units normalised by their mean and standard "
+            "deviation, which a unit to come does not have yet; use those of the unit before it "
             "(--stats previous; the picture says so), or train on raw pixels (normalise=False)"
         )
     if not normalised and stats is not None:
@@ -79,7 +79,7 @@ def continuation(
             f"{model.objective.name} predicts raw pixels and needs no statistics; leave out --stats"
         )
     if normalised and not task.given:
-        raise ValueError("no unit is given whose mean could be borrowed; --given 1 or more")
+        raise ValueError("--stats previous needs a given unit; set --given to 1 or more")
     own, borrowed = (OWN, "previous unit's mean and std") if normalised else ("", "")
     return [
         Panel("input", task.shown(images), f"{task.given} of {task.total} units"),
@@ -90,7 +90,10 @@ def continuation(
 
 
 def reconstruction(model: nn.Module, images: Tensor) -> list[Panel]:
-    """Shown patches; hidden ones reconstructed, the shown ones pasted; and truth."""
+    """Make the panels of a reconstruction: visible patches, all patches, and truth.
+
+    In the second panel the visible patches are the true ones.
+    """
     grid, plan = model.objective.grid, model.objective(len(images), images.device)
     seen = encoded(plan, grid, len(images))
     shown = grid.patchify(images).where(seen[..., None], torch.nan)

@@ -1,4 +1,4 @@
-"""A key-value cache: new positions are computed alone, and attend to all before them."""
+"""A key-value cache: only new positions are computed, and attend to all before them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,18 @@ from xtra_toolkit.attention import Pattern
 from xtra_toolkit.models.layers import MaskedAttention
 
 
-class Cache:
-    """Attention of one layer that keeps its keys and values, (B, N so far, heads, dim)."""
+class KeyValueCache:
+    """Attention of one layer that keeps all keys and values, (B, N so far, heads, dim)."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-        """New positions (B, n, heads, dim) to their outputs; they see all so far and each other."""
+        """Compute the outputs of n new positions, whose q, k and v are (B, n, heads, dim).
+
+        They attend to all cached positions and to each other.
+        """
         assert pattern.kind == "full", pattern.kind
         if self.keys is not None:
             k, v = torch.cat([self.keys, k], 1), torch.cat([self.values, v], 1)
@@ -30,13 +33,13 @@ class Cache:
 
 @contextmanager
 def cached(model: nn.Module) -> Iterator[None]:
-    """Within it all masked layers of a model keep what they computed; afterwards as before."""
+    """Cache keys and values in all masked attention layers of a model within this context."""
     layers = [module for module in model.modules() if isinstance(module, MaskedAttention)]
-    own = [layer.attention for layer in layers]
+    originals = [layer.attention for layer in layers]
     try:
         for layer in layers:
-            layer.attention = Cache()
+            layer.attention = KeyValueCache()
         yield
     finally:
-        for layer, attention in zip(layers, own, strict=True):
+        for layer, attention in zip(layers, originals, strict=True):
             layer.attention = attention

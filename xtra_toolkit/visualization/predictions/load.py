@@ -1,4 +1,4 @@
-"""A pretrainer out of its config and checkpoint, and image files as it takes them."""
+"""Load a model from its config and checkpoint, and read image files as its input."""
 
 from pathlib import Path
 
@@ -12,22 +12,23 @@ from xtra_toolkit.data import LoadImage
 from xtra_toolkit.visualization.objectives.build import read_config
 from xtra_toolkit.weights.read import read_state
 
-COLOURS = {1: "grayscale", 3: "color"}  # as MMCV names what it decodes to, by channels
+COLOURS = {1: "grayscale", 3: "color"}  # MMCV's name of the colour type by number of channels
 
 
 def load_model(config: Path, checkpoint: Path) -> nn.Module:
-    """The pretrainer that a config describes with the weights of its run, to evaluate.
+    """Build the model of a pretraining config, load a checkpoint, and set evaluation mode.
 
     Nothing in the checkpoint is executed.
 
     Raises:
-        ValueError: the config holds no pretrainer, or the checkpoint is not of its model.
+        ValueError: If the config has no pretraining model, or the checkpoint does not fit it.
     """
     cfg = read_config(config)
     cfg.model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
     model = MODELS.build(cfg.model)
-    state, own = read_state(checkpoint), model.state_dict().keys()
-    missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
+    state, expected = read_state(checkpoint), model.state_dict().keys()
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
     if missing or unknown:
         raise ValueError(
             f"{checkpoint} is no checkpoint of the model in {config}: {_some('lacks', missing)}"
@@ -43,10 +44,10 @@ def _some(verb: str, names: list[str]) -> str:
 
 
 def read_images(paths: list[Path], model: nn.Module) -> Tensor:
-    """(B, C, height, width), scaled and cropped at the centre to the model's size, normalised.
+    """Read image files as (B, C, height, width), resized, centre-cropped and normalised.
 
     Raises:
-        ValueError: a file is no image, or the model takes neither grey nor colour.
+        ValueError: If a file is no image, or the model takes neither grey nor colour images.
     """
     grid = model.objective.grid
     if grid.channels not in COLOURS:
@@ -67,7 +68,7 @@ def read_images(paths: list[Path], model: nn.Module) -> Tensor:
 
 
 def to_pixels(images: Tensor, preprocessor: nn.Module) -> np.ndarray:
-    """The way back: (B, height, width, 4) uint8, RGBA, transparent where there is NaN."""
+    """Convert normalised images to (B, height, width, 4) uint8 RGBA; NaN becomes transparent."""
     if getattr(preprocessor, "_enable_normalize", False):
         images = images * preprocessor.std + preprocessor.mean
     if not getattr(preprocessor, "_channel_conversion", False):

@@ -1,7 +1,7 @@
-"""From the predictions of a plan back to pixels.
+"""Turn the predictions of a plan back into pixels.
 
-Shape legend: B images, N tokens of the grid, V values of a token; of a group of predictions G links
-of T tokens.
+Shape legend: B images, N tokens of the grid, V values of a token; a group has G predictions of T
+tokens each.
 """
 
 from functools import reduce
@@ -16,8 +16,10 @@ from xtra_toolkit.objective.plan import Plan
 
 @torch.no_grad()
 def predicted(model: nn.Module, images: Tensor, plan: Plan) -> Tensor:
-    """(B, N, V): what a pretrainer predicts, with the statistics of its true values; NaN where it
-    predicts nothing that counts.
+    """Return the predicted pixels of each token, (B, N, V).
+
+    A normalised target is restored with the statistics of its true values. A token without a
+    prediction that counts in the loss is NaN.
     """
     target = model.target_generator
     values = target.values(images, model.objective.grid).repeat(plan.masks_per_image, 1, 1)
@@ -29,37 +31,39 @@ def predicted(model: nn.Module, images: Tensor, plan: Plan) -> Tensor:
 
 
 def on_grid(plan: Plan, numbers: list[Tensor], grid: PatchGrid, batch: int) -> Tensor:
-    """Numbers of each prediction, at the tokens that it predicts.
+    """Write numbers of each prediction to the tokens that it predicts.
 
-    Of several masks of an image all are laid on it; of a token that is predicted twice the first
-    stays, of look-ahead the nearest.
+    All masks of an image are combined. If a token is predicted more than once, the first
+    prediction is kept; with look-ahead this is the nearest one.
 
     Args:
-        plan: its groups say where, and which predictions count.
-        numbers: of each group (B or 1, G, T * V).
+        plan: The plan, whose groups say which tokens are predicted and which predictions count.
+        numbers: (B or 1, G, T * V) of each group.
+        grid: The grid of the images.
+        batch: Number of images.
 
     Returns:
-        (B, N, V) float, NaN where nothing is predicted.
+        (B, N, V) float, NaN for tokens that are not predicted.
     """
     rows, layers = batch * plan.masks_per_image, []
-    for group, own in zip(plan.groups, numbers, strict=True):
+    for group, values in zip(plan.groups, numbers, strict=True):
         if group.loss_mask is not None:
-            own = own.where(group.loss_mask[..., None], torch.nan)
+            values = values.where(group.loss_mask[..., None], torch.nan)
         index = group.tokens.flatten(1).expand(rows, -1)
-        own = own.expand(rows, -1, -1).reshape(*index.shape, -1)
-        index = index[..., None].expand_as(own)
-        empty = own.new_full((rows, grid.tokens, own.shape[-1]), torch.nan)
-        layers += empty.scatter(1, index, own).chunk(plan.masks_per_image)
+        values = values.expand(rows, -1, -1).reshape(*index.shape, -1)
+        index = index[..., None].expand_as(values)
+        empty = values.new_full((rows, grid.tokens, values.shape[-1]), torch.nan)
+        layers += empty.scatter(1, index, values).chunk(plan.masks_per_image)
     return reduce(filled, layers)
 
 
 def filled(image: Tensor, other: Tensor) -> Tensor:
-    """An image, and another one where it is NaN."""
+    """Return ``image`` with NaN replaced by ``other``."""
     return image.where(~image.isnan(), other)
 
 
 def encoded(plan: Plan, grid: PatchGrid, batch: int) -> Tensor:
-    """(B, N) bool: the tokens whose pixels enter the encoder."""
+    """Return (B, N) bool, the tokens whose pixels enter the encoder."""
     tokens = plan.encoded_tokens.expand(batch, -1)
     seen = torch.zeros(batch, grid.tokens + grid.extra, dtype=torch.bool, device=tokens.device)
     return seen.scatter(1, tokens, True)[:, : grid.tokens]
@@ -67,10 +71,10 @@ def encoded(plan: Plan, grid: PatchGrid, batch: int) -> Tensor:
 
 @torch.no_grad()
 def true_pixels(model: nn.Module, images: Tensor) -> Tensor:
-    """The images whose patches a target predicts: the input, or what its ``filter`` makes of it.
+    """Return the images whose patches the target predicts: the input or its filtered version.
 
     Raises:
-        ValueError: it predicts no pixels.
+        ValueError: If the target does not predict pixels.
     """
     target, grid = model.target_generator, model.objective.grid
     truth = target.filter(images)
@@ -80,5 +84,5 @@ def true_pixels(model: nn.Module, images: Tensor) -> Tensor:
             return truth
     raise ValueError(
         f"{type(target).__name__} predicts something else than the pixels of a patch, which cannot "
-        "be drawn or fed back; pixels are what NextBlock, NextToken and MaskedPatches predict"
+        "be drawn or fed back; NextBlock, NextToken and MaskedPatches predict pixels"
     )

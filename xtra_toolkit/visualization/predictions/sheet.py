@@ -1,4 +1,4 @@
-"""Panels side by side, an image a row."""
+"""Draw columns of images side by side, one row for each image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,21 @@ from matplotlib.figure import Figure
 
 from xtra_toolkit.visualization.predictions.image_panels import Panel
 
-INCHES, DPI, SCREEN = 1.8, 200, 150  # of a panel; dots an inch of a file, and of an array
+INCHES = 1.8  # width of a column
+DPI, SCREEN = 200, 150  # resolution of a file, and of an array
 NOTHING = dict(facecolor="#f3f5f8", edgecolor="#c9d1dc", hatch="////", linewidth=0)
 BORDER = dict(colors="#e8710a", linewidths=1)
 
 
 @dataclass
 class ImageColumn:
-    """Panels below each other.
+    """A column of images.
 
     Args:
-        name: what they are.
-        pixels: (B, height, width, 4) uint8, RGBA; what is transparent is hatched.
-        note: lines below the name, how they came about.
-        bordered: a line says where what the first column shows ends.
+        name: Name of the column.
+        pixels: (B, height, width, 4) uint8 RGBA; transparent pixels are hatched.
+        note: Lines below the name, which say how the images were made.
+        bordered: Whether to draw a line around the opaque pixels of the first column.
     """
 
     name: str
@@ -37,16 +38,16 @@ def draw(panels: list[Panel], columns: list[np.ndarray], path: Path) -> None:
     """Write panels to a file.
 
     Args:
-        panels: their captions are taken, and whether they are bordered.
-        columns: the pixels of each, see :class:`Column`.
-        path: its ending says the format.
+        panels: The panels, for their captions and borders.
+        columns: Pixels of each panel, see :class:`ImageColumn`.
+        path: The file; its suffix sets the format.
     """
-    drawn = zip(panels, columns, strict=True)
-    sheet([ImageColumn(p.name, c, p.note, p.bordered) for p, c in drawn]).savefig(path, dpi=DPI)
+    pairs = zip(panels, columns, strict=True)
+    sheet([ImageColumn(p.name, c, p.note, p.bordered) for p, c in pairs]).savefig(path, dpi=DPI)
 
 
 def sheet(columns: list[ImageColumn]) -> Figure:
-    """Columns beside each other, their captions above."""
+    """Make a figure of columns side by side, with captions above them."""
     rows = len(columns[0].pixels)
     height, width = columns[0].pixels.shape[1:3]
     captions = [f"{column.name}\n{column.note}".strip() for column in columns]
@@ -65,7 +66,7 @@ def sheet(columns: list[ImageColumn]) -> Figure:
 
 
 def rgb(figure: Figure) -> np.ndarray:
-    """(height, width, 3) uint8, to be looked at on a screen."""
+    """Render a figure at screen resolution as (height, width, 3) uint8 RGB."""
     figure.set_dpi(SCREEN)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -81,7 +82,7 @@ def _panel(ax: Axes, image: np.ndarray) -> None:
 
 
 def edges(region: np.ndarray) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Sides of pixels, as (x, y) pairs, between a region (height, width) bool and what is not."""
+    """Return the boundary of a region (height, width) bool: sides of pixels as (x, y) pairs."""
     across = np.argwhere(region[1:] != region[:-1])  # (row above, column)
     along = np.argwhere(region[:, 1:] != region[:, :-1])  # (row, column to the left)
     return [((x - 0.5, y + 0.5), (x + 0.5, y + 0.5)) for y, x in across] + [

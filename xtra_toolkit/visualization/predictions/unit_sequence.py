@@ -1,4 +1,4 @@
-"""The units that an autoregressive target predicts, one after another."""
+"""The sequence of units that an autoregressive objective predicts one after another."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,12 +11,14 @@ from xtra_toolkit.objective.plan import Group, Plan
 
 @dataclass(frozen=True)
 class Unit:
-    """What is predicted together.
+    """Contiguous positions that are predicted together.
 
     Args:
-        start, stop: its positions in the sequence.
-        group, link: of a plan, which prediction it is.
-        sources: positions whose outputs it is predicted from.
+        start: First position in the sequence.
+        stop: Position after the last one.
+        group: Index of the group of the prediction in the plan.
+        link: Index of the prediction in its group.
+        source_positions: Positions whose outputs the prediction reads.
     """
 
     start: int
@@ -26,11 +28,17 @@ class Unit:
     source_positions: tuple[int, ...]
 
 
-def chain(links: list[Links], pair: str) -> list[Unit]:
-    """Units in sequence order, each from its nearest sources: of look-ahead, distance 1.
+def chain(links: list[Links], name: str) -> list[Unit]:
+    """Return the units in sequence order, each predicted from its nearest sources.
+
+    With look-ahead these are the predictions at distance 1.
+
+    Args:
+        links: The predictions of the objective.
+        name: Name of the objective, for messages.
 
     Raises:
-        ValueError: they do not follow one another without a gap.
+        ValueError: If the units do not follow one another without a gap.
     """
     nearest: dict[int, Unit] = {}
     for group, link in enumerate(links):
@@ -42,41 +50,41 @@ def chain(links: list[Links], pair: str) -> list[Unit]:
             gap = targets != list(range(unit.start, unit.stop))
             if gap or len(link.target_positions) > 1:
                 raise ValueError(
-                    f"{pair}: what is predicted together lies apart in the sequence, or elsewhere "
-                    "in each image; only units that follow one another (NextBlock, NextToken) are "
-                    "continued"
+                    f"{name}: tokens that are predicted together are apart in the sequence, or "
+                    "their positions differ between images; only units that follow one another "
+                    "(NextBlock, NextToken) can be continued"
                 )
-            other = nearest.get(unit.start)
-            if other is None or max(sources) > max(other.source_positions):
+            farther = nearest.get(unit.start)
+            if farther is None or max(sources) > max(farther.source_positions):
                 nearest[unit.start] = unit
     units = [nearest[start] for start in sorted(nearest)]
     for before, unit in pairwise(units):
         if before.stop != unit.start:
             raise ValueError(
-                f"{pair}: positions {before.stop} to {unit.start - 1} are never predicted, or "
-                "twice; only units that follow one another (NextBlock, NextToken) are continued"
+                f"{name}: positions {before.stop} to {unit.start - 1} are never predicted, or "
+                "twice; only units that follow one another (NextBlock, NextToken) can be continued"
             )
     return units
 
 
-def refuse_mask(mask: Mask, pair: str) -> None:
-    """ValueError unless the mask is a staircase in one order for all images that shows them."""
+def refuse_mask(mask: Mask, name: str) -> None:
+    """Raise a ValueError unless the mask is a staircase in one order without hidden tokens."""
     reason = None
     if mask.attend is not None:
-        reason = "a mask with a predicate (`attend`) is no staircase, and a step is not just new"
+        reason = "a mask with a predicate (`attend`) is no staircase, so outputs cannot be cached"
     elif mask.order.ndim > 1 or mask.masks_per_image > 1:
         reason = "the order differs from image to image, so no unit comes next in all of them"
     elif mask.visible is not None:
-        reason = "the mask hides tokens, and what is hidden cannot be gone on from"
+        reason = "the mask hides tokens, and an image cannot be continued from hidden ones"
     if reason:
         raise ValueError(
-            f"{pair}: {reason}; xtra complete continues images under TokenCausal, BlockCausal, "
+            f"{name}: {reason}; xtra complete continues images under TokenCausal, BlockCausal, "
             "PrefixCausal and other masks of one order and steps"
         )
 
 
 def step_plan(plan: Plan, start: int, stop: int) -> Plan:
-    """The plan of new positions alone, which see each other; nothing is predicted yet."""
+    """Return the plan of new positions only, which attend to each other and predict nothing."""
     order, pattern = plan.order[:, start:stop], Pattern("full", stop - start)
     query_tokens = None if plan.query_tokens is None else plan.query_tokens[:, start:stop]
     both = dict(encoder=pattern, decoder=pattern, output_positions=None)
@@ -86,9 +94,11 @@ def step_plan(plan: Plan, start: int, stop: int) -> Plan:
 
 
 def only(plan: Plan, links: list[Links], unit: Unit) -> Plan:
-    """The plan of one prediction: all other groups of the head are empty."""
+    """Return the plan of one prediction; the other groups of the head are empty."""
     groups = []
     for i, link in enumerate(links):
-        here = slice(unit.link, unit.link + 1) if i == unit.group else slice(0)
-        groups.append(Group(link.source_positions[:, here], link.target_positions[:, here], None))
+        selected = slice(unit.link, unit.link + 1) if i == unit.group else slice(0)
+        groups.append(
+            Group(link.source_positions[:, selected], link.target_positions[:, selected], None)
+        )
     return replace(plan, groups=groups)
