@@ -2,14 +2,19 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from helpers import made_up_runs as made_up
 
 from xtra_toolkit.visualization.report.facts import columns
-from xtra_toolkit.visualization.report.ranks import ranks, spearman
 from xtra_toolkit.visualization.report.runs import find_runs
-from xtra_toolkit.visualization.report.scaling import TRAINING, VALIDATION, correlations, points
+from xtra_toolkit.visualization.report.scaling import (
+    TRAINING,
+    VALIDATION,
+    Point,
+    correlation,
+    correlations,
+    points,
+)
 
 ATTENTIVE = dict(
     type="mmpretrain.ImageClassifier",
@@ -48,20 +53,23 @@ def probe(folder, checkpoint, accuracy, benchmark="Birds", epochs=(50, 100), **h
     made_up.start(folder, config, records)
 
 
-@pytest.mark.parametrize("levels", [3, 8, 1000])
-def test_rank_correlation_is_scipy_s_with_ties_and_without(levels):
-    scipy = pytest.importorskip("scipy.stats")
-    rng = np.random.default_rng(levels)
-    for n in (3, 4, 17, 200):
-        x, y = rng.integers(0, levels, (2, n)).astype(float)
-        x[0], x[1], y[0], y[1] = -1, -2, -3, -1  # not all equal
-        np.testing.assert_array_equal(ranks(x), scipy.rankdata(x))
-        assert spearman(x, y) == pytest.approx(scipy.spearmanr(x, y).statistic, abs=1e-12)
-
-
-def test_where_an_order_says_nothing_there_is_no_correlation():
-    assert spearman(np.array([1.0, 2.0]), np.array([2.0, 1.0])) is None
-    assert spearman(np.ones(5), np.arange(5.0)) is None
+@pytest.mark.parametrize(
+    ("losses", "accuracies", "expected"),
+    [
+        ([3, 2, 1], [10, 20, 90], "−1.000, n = 3"),
+        ([1, 2, 3, 4], [10, 20, 40, 30], "+0.800, n = 4"),
+        ([1, 1, 2], [10, 20, 30], "+0.866, n = 3"),  # tied losses share the mean of their ranks
+        ([1, 2], [20, 10], "none, n = 2: too few points"),
+        ([1, 1, 1], [10, 20, 30], "none, n = 3: all losses or all accuracies are equal"),
+        ([1, 2, 3], [10, 10, 10], "none, n = 3: all losses or all accuracies are equal"),
+    ],
+)
+def test_the_rank_correlation_shares_ranks_of_ties_and_may_be_undefined(
+    losses, accuracies, expected
+):
+    pairs = zip(losses, accuracies, strict=True)
+    found = [Point("top-1", "an objective", 0, 0, float(a), float(loss)) for loss, a in pairs]
+    assert correlation(found) == expected
 
 
 def test_points_pair_each_validation_s_loss_and_accuracy(tmp_path):

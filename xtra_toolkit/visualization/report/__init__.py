@@ -1,1 +1,1 @@
-"""Finished benchmark runs as the paper's table, with the paper's own figures beside them."""
+"""Show runs on an HTML page and benchmark runs in the paper's table, for ``xtra report``."""

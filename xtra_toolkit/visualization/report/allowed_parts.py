@@ -1,4 +1,4 @@
-"""Which parts of a stranger's model are built to show its objective: none but known ones."""
+"""Check that a model from an untrusted config has only known parts before it is built."""
 
 from mmengine.registry import Registry
 
@@ -7,7 +7,7 @@ from xtra_toolkit.plugins import packages
 from xtra_toolkit.registry import MASKS, MODELS, ORDERS, WEIGHT_INITIALIZERS
 
 OPENMMLAB = ("", "mmengine", "mmcv", "mmpretrain")
-HARMLESS = frozenset(  # of OpenMMLab's parts: they open no file and load nothing
+HARMLESS = frozenset(  # parts of OpenMMLab that open no file and load nothing
     (
         *("LN", "LN2d", "BN", "SyncBN", "GN", "RMSNorm", "GELU", "ReLU", "SiLU", "Swish"),
         *("Linear", "Conv2d", "SelfSupDataPreprocessor", "ClsDataPreprocessor"),
@@ -17,21 +17,21 @@ HARMLESS = frozenset(  # of OpenMMLab's parts: they open no file and load nothin
 
 
 def check_parts(model: dict) -> None:
-    """Refuse a model's config with a part that this package and its plugins did not register.
+    """Refuse a model config with a part that is not registered by this package or its plugins.
 
-    Norms, activations, initialisers and preprocessors of OpenMMLab may be in it; its models may
-    not, since some of them download what their config names.
+    Norms, activations, initialisers and preprocessors of OpenMMLab are allowed. Its models are
+    not, because some of them download files that their config names.
 
     Raises:
-        ValueError: a part is not registered, or names the scope to look in.
+        ValueError: If a part is not registered, or sets the scope in which it is looked up.
     """
-    theirs = [r for r in MODELS.parent.children.values() if r.scope in packages()]
-    registries: list[Registry] = [MASKS, ORDERS, MODELS, WEIGHT_INITIALIZERS, *theirs]
+    plugins = [r for r in MODELS.parent.children.values() if r.scope in packages()]
+    registries: list[Registry] = [MASKS, ORDERS, MODELS, WEIGHT_INITIALIZERS, *plugins]
     check_registered(_without_harmless(model), "model", registries)
 
 
 def _without_harmless(cfg: object) -> object:
-    """The config without the types of harmless parts."""
+    """Return the config without the types of harmless parts."""
     if isinstance(cfg, list | tuple):
         return [_without_harmless(value) for value in cfg]
     if not isinstance(cfg, dict):

@@ -1,4 +1,4 @@
-"""Which plots a page has, of what its runs logged."""
+"""Draw the plots of a page from what its runs logged."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from xtra_toolkit.visualization.report.plots import (
 )
 from xtra_toolkit.visualization.report.scaling import Point
 
-CURVES = (  # key, title, smoothed, logarithmic where that shows more
+CURVES = (  # key, title, whether to smooth, whether to use a logarithmic axis if it helps
     ("loss", "training loss", True, True),
     ("val/loss", "validation loss", False, True),
     ("probe/linear_top1", "linear probe, top-1 (%)", False, False),
@@ -43,19 +43,22 @@ SPLITS = {
     "loss_band": "loss by spatial frequency, from low (0) to high",
 }
 SPLIT = re.compile(rf"({'|'.join(SPLITS)})/(\d+(?:-\d+)?)")
-DETAIL = re.compile("_lr|/.*/")  # each rate of a sweep, each class's IoU
+DETAIL = re.compile("_lr|/.*/")  # values of each learning rate of a sweep or of each class
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, of one run or of all."""
+    """An SVG drawing, of one run by its number, or of all runs if ``run`` is None."""
 
     drawing: str
     run: int | None = None
 
 
 def axis(columns: list[RunColumn]) -> tuple[str, Callable[[RunColumn, np.ndarray], np.ndarray]]:
-    """Iterations, or images seen where the runs' steps are not of equally many."""
+    """Return the label of the x axis and a function that converts iterations to it.
+
+    The axis counts images seen if the runs differ in the number of images a step.
+    """
     if len({column.batch for column in columns}) == 1:
         return "iteration", lambda _, steps: steps
     if any(column.batch is None for column in columns):
@@ -64,18 +67,18 @@ def axis(columns: list[RunColumn]) -> tuple[str, Callable[[RunColumn, np.ndarray
 
 
 def lines_of(columns: list[RunColumn], series: Callable[[RunColumn], tuple]) -> list[Line]:
-    """A curve for each run that has one."""
-    _, along = axis(columns)
-    found = []
+    """Make a line for each run that has finite values of a series."""
+    _, to_x = axis(columns)
+    lines = []
     for number, column in enumerate(columns):
         steps, values = series(column)
         if np.isfinite(values).any():
-            found.append(Line(number, along(column, steps), values))
-    return found
+            lines.append(Line(number, to_x(column, steps), values))
+    return lines
 
 
 def training(columns: list[RunColumn]) -> Iterator[Chart]:
-    """Losses, accuracies, rates, and whatever else was logged."""
+    """Draw losses, accuracies, learning rates, and all other logged values."""
     known = {key for key, *_ in CURVES} | {*SPEED, *COUNTS}
     logged = dict.fromkeys(key for column in columns for key in column.history.keys)
     others = [
@@ -89,58 +92,54 @@ def training(columns: list[RunColumn]) -> Iterator[Chart]:
 
 
 def throughput(columns: list[RunColumn]) -> Iterator[Chart]:
-    """Images a second, the share of it that waits for data, GPU memory."""
-    drawn = (
+    """Draw images a second, the share of time spent waiting for data, and GPU memory."""
+    plots = (
         ("images a second", lambda c: c.rates()),
         ("share of a step that waits for images (%)", waiting),
         ("peak GPU memory (GiB)", lambda c: _scaled(c.history.series("memory"), 1 / 1024)),
     )
-    for title, series in drawn:
+    for title, series in plots:
         if lines := lines_of(columns, series):
             yield Chart(curves(lines, axis(columns)[0], title, smooth=True))
 
 
 def waiting(column: RunColumn) -> tuple[np.ndarray, np.ndarray]:
-    """Of a step's seconds, how many per cent the loader took."""
-    steps, data = column.history.series("data_time")
-    same, whole = column.history.series("time")
-    if len(steps) != len(same):
-        return steps[:0], data[:0]
-    return steps, 100 * data / np.where(whole > 0, whole, np.nan)
+    """Return iterations, and the time that the data loader took, in per cent of the step."""
+    steps, data_time = column.history.series("data_time")
+    time_steps, time = column.history.series("time")
+    if len(steps) != len(time_steps):
+        return steps[:0], data_time[:0]
+    return steps, 100 * data_time / np.where(time > 0, time, np.nan)
 
 
-def _scaled(series: tuple[np.ndarray, np.ndarray], by: float) -> tuple[np.ndarray, np.ndarray]:
-    return series[0], series[1] * by
+def _scaled(series: tuple[np.ndarray, np.ndarray], factor: float) -> tuple[np.ndarray, np.ndarray]:
+    return series[0], series[1] * factor
 
 
 def splits(columns: list[RunColumn]) -> Iterator[Chart]:
-    """The loss by step of the sequence, by row and by band over time, a drawing for each run."""
+    """Draw the loss by step of the sequence, by row and by frequency band, for each run."""
     for kind, title in SPLITS.items():
         for number, column in enumerate(columns):
-            names = {
-                n[2]: n[0]
-                for key in column.history.keys
-                if (n := SPLIT.fullmatch(key)) and n[1] == kind
-            }
-            parts = {name: column.history.series(names[name]) for name in sorted(names, key=first)}
+            matches = filter(None, map(SPLIT.fullmatch, column.history.keys))
+            keys = {match[2]: match[0] for match in matches if match[1] == kind}
+            parts = {name: column.history.series(keys[name]) for name in sorted(keys, key=first)}
             if any(np.isfinite(values).any() for _, values in parts.values()):
                 yield Chart(ordered(parts, title), number)
 
 
 def first(part: str) -> int:
-    """Of a part's name, '4' or '4-7'."""
+    """Return the first number in the name of a part, '4' or '4-7'."""
     return int(part.split("-")[0])
 
 
 def ordered(parts: dict[str, tuple], title: str) -> str:
-    """A line for each part of a loss, its shade by its place among them."""
+    """Draw a line for each part of a loss, in shades from the first part to the last."""
 
     def paint(axes: Axes) -> None:
-        for (name, (steps, values)), place in zip(
-            parts.items(), np.linspace(0, SHADES - 1, len(parts)), strict=True
-        ):
+        shades = np.linspace(0, SHADES - 1, len(parts))
+        for (name, (steps, values)), shade in zip(parts.items(), shades, strict=True):
             marker = dict(marker="o", ms=3) if len(steps) <= FEW else {}
-            colour = RAMP[round(place)]
+            colour = RAMP[round(shade)]
             axes.plot(*envelope(steps, values), lw=1.2, color=colour, label=name, **marker)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6.5, handlelength=1)
         iterations(axes)
@@ -148,41 +147,37 @@ def ordered(parts: dict[str, tuple], title: str) -> str:
     return svg(paint, "iteration", title, 2.9)
 
 
-def scatter(of: list[Point]) -> str:
-    """A measure's points, those of a run joined; the mark is the run's, the colour its objective's.
+def scatter(points: list[Point]) -> str:
+    """Draw the points of one measure of accuracy against the pretraining loss.
 
-    An objective has the colour of its first run.
+    Points of a run are connected and have one marker. Runs of one objective share the colour of
+    its first run.
     """
-    colours = colours_of(of)
-    runs = list(dict.fromkeys(point.run for point in of))
-    kinds = list(dict.fromkeys(point.loss_of.split(",")[0] for point in of))
+    colours = colours_of(points)
+    runs = list(dict.fromkeys(point.run for point in points))
+    kinds = list(dict.fromkeys(point.loss_of.split(",")[0] for point in points))
 
     def paint(axes: Axes) -> None:
         for run in runs:
-            own = [point for point in of if point.run == run]
-            colour = SERIES[colours[own[0].objective] % COLOURS]
-            xy = [p.loss for p in own], [p.accuracy for p in own]
+            of_run = [point for point in points if point.run == run]
+            colour = SERIES[colours[of_run[0].objective] % COLOURS]
+            xy = [p.loss for p in of_run], [p.accuracy for p in of_run]
             axes.plot(*xy, color=colour, lw=0.8, alpha=0.5, gid=f"run-{run}")
             style = dict(ls="", marker=MARKERS[run % len(MARKERS)], ms=5)
             axes.plot(*xy, color=colour, gid=f"run-{run}", **style)
-            end = own[-1]
-            axes.plot(
-                [end.loss],
-                [end.accuracy],
-                mfc="none",
-                mec=INK,
-                gid=f"run-{run}",
-                **style | dict(ms=8),
-            )
+            ring = style | dict(ms=8, mfc="none", mec=INK)
+            axes.plot([of_run[-1].loss], [of_run[-1].accuracy], gid=f"run-{run}", **ring)
 
-    return svg(paint, f"pretraining loss ({', '.join(kinds)})", f"{of[0].measure}, top-1 (%)", 2.9)
+    return svg(
+        paint, f"pretraining loss ({', '.join(kinds)})", f"{points[0].measure}, top-1 (%)", 2.9
+    )
 
 
-def colours_of(of: list[Point]) -> dict[str, int]:
-    """The first run of each objective."""
-    return {point.objective: point.run for point in sorted(of, key=lambda p: -p.run)}
+def colours_of(points: list[Point]) -> dict[str, int]:
+    """Return the number of the first run of each objective, which sets its colour."""
+    return {point.objective: point.run for point in sorted(points, key=lambda p: -p.run)}
 
 
 def glyph(run: int) -> str:
-    """The mark of a run in a text."""
+    """Return the marker of a run as a character of text."""
     return "●■▲◆▼◀▶⬟"[run % len(MARKERS)]

@@ -1,7 +1,8 @@
-"""Read what a run left in its working folder as data: nothing in it is executed.
+"""Read the config and the logs in a working folder as data, without executing anything.
 
-A working folder may be a stranger's. MMEngine writes a run's config as Python, assignments of
-literals and of calls of ``dict``, and reads it by running it. Here it is parsed.
+A working folder may come from somebody untrusted. MMEngine writes the config of a run as Python
+code (assignments of literals and of calls of ``dict``) and reads it by executing it. Here it is
+only parsed.
 """
 
 import ast
@@ -13,11 +14,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.config import RESERVED_KEYS
 
-MOST_BYTES = 10_000_000  # of a config; MMEngine's dump of a shipped one has 10 kB
-LARGEST = 2**53  # of a number in a log: up to here float64 tells whole numbers apart
-NUMBERS = dict(inf=math.inf, nan=math.nan)  # as Python prints them, which are no literals
+MOST_BYTES = 10_000_000  # largest config; those of the shipped configs have 10 kB
+LARGEST = 2**53  # largest number in a log; float64 represents all integers up to it
+NUMBERS = dict(inf=math.inf, nan=math.nan)  # Python prints them so, but they are no literals
 COUNTED = ("step", "iter", "epoch")
-KINDS = {  # what the report works with, by dotted keys
+EXPECTED_TYPES = {  # of the entries that the report reads, by dotted keys
     dict: (
         *("model", "model.backbone", "model.head", "train_cfg", "val_cfg", "test_cfg"),
         *("train_dataloader", "train_dataloader.dataset", "default_hooks", "default_hooks.logger"),
@@ -31,13 +32,16 @@ KINDS = {  # what the report works with, by dotted keys
 
 
 def read_config(path: Path) -> tuple[Config, list[str]]:
-    """The config that MMEngine wrote, and a sentence for each part that is left out.
+    """Read a config that MMEngine wrote.
 
-    Left out is a statement that is no assignment of literals and calls of ``dict``, and an entry
-    of another type than the report can work with.
+    Statements other than assignments of literals and calls of ``dict`` are left out, and so are
+    entries of a type that the report cannot use.
+
+    Returns:
+        The config, and a sentence for each part that is left out.
 
     Raises:
-        ValueError: the file is too large or no Python.
+        ValueError: If the file is too large or no Python code.
     """
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} has more than {MOST_BYTES:,} bytes; it is no config of a run")
@@ -45,27 +49,27 @@ def read_config(path: Path) -> tuple[Config, list[str]]:
         statements = ast.parse(path.read_text(errors="replace")).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path} cannot be read as a config: {error}") from error
-    found, notes = {}, []
+    entries, notes = {}, []
     for statement in statements:
         try:
             name = _assigned(statement)
-            found[name] = _value(statement.value)
-        except (ValueError, TypeError, RecursionError):  # TypeError: a list as a key
+            entries[name] = _value(statement.value)
+        except (ValueError, TypeError, RecursionError):  # TypeError: a key is a list
             notes.append(
                 f"line {statement.lineno} of {path.name} is left out: it is no assignment of plain "
                 "values, and a config in a working folder is read as data, not executed"
             )
-    for kind, names in KINDS.items():
+    for kind, names in EXPECTED_TYPES.items():
         notes += [
             f"{name} is left out: {path.name} has a value of the wrong type for it"
             for name in names
-            if _drop(found, name.split("."), kind)
+            if _drop(entries, name.split("."), kind)
         ]
-    return Config(found), notes
+    return Config(entries), notes
 
 
 def _assigned(statement: ast.stmt) -> str:
-    """The name that a statement gives a value to."""
+    """Return the name to which a statement assigns a value."""
     match statement:
         case ast.Assign(targets=[ast.Name(id=name)]) if name not in RESERVED_KEYS:
             return name
@@ -73,7 +77,7 @@ def _assigned(statement: ast.stmt) -> str:
 
 
 def _value(node: ast.expr) -> Any:
-    """The value of a literal, with calls of ``dict`` by keywords in it; ValueError for others."""
+    """Evaluate a literal or a call of ``dict``; raise a ValueError for anything else."""
     match node:
         case ast.Constant(value=value):
             return value
@@ -98,23 +102,25 @@ def _value(node: ast.expr) -> Any:
     raise ValueError
 
 
-def _drop(found: dict, parts: list[str], kind: type) -> bool:
-    """Remove the entry at these keys if it is there and neither None nor of that kind."""
-    *above, name = parts
-    for part in above:
-        found = found.get(part)
-        if not isinstance(found, dict):
+def _drop(entries: dict, keys: list[str], kind: type) -> bool:
+    """Remove the entry at nested keys if it is neither None nor of a type; return if removed."""
+    *parents, name = keys
+    for part in parents:
+        entries = entries.get(part)
+        if not isinstance(entries, dict):
             return False
-    if name not in found or found[name] is None or isinstance(found[name], kind):
+    if name not in entries or entries[name] is None or isinstance(entries[name], kind):
         return False
-    del found[name]
+    del entries[name]
     return True
 
 
 def read_records(log: Path) -> tuple[list[dict[str, float]], int]:
-    """The lines of a log in JSON, their numbers alone, and how many lines hold no such thing.
+    """Read the numbers in each line of a log in JSON.
 
-    The last line, which a kill may have cut off, is not counted.
+    Returns:
+        The records, and the number of unreadable lines. The last line is not counted, because it
+        is cut off if the run was killed.
     """
     texts = log.read_text(errors="replace").splitlines() if log.is_file() else []
     records = [_record(text) for text in texts]

@@ -1,15 +1,20 @@
-"""What tells the configs of several runs apart."""
+"""Find the differences between the configs of several runs."""
 
 from collections.abc import Iterable
 
 from xtra_toolkit.visualization.objectives.title import written
 
-IGNORED = ("work_dir", "experiment_name", "resume", "load_from")  # of starts, not of training
+IGNORED = (
+    "work_dir",
+    "experiment_name",
+    "resume",
+    "load_from",
+)  # they do not change training
 ABSENT = "not there"
 
 
 def flat(value: object, name: str = "") -> dict[str, object]:
-    """A config by dotted keys, as --cfg-options takes them; lists of parts are entered."""
+    """Flatten a config to dotted keys as in --cfg-options; lists of dicts are flattened too."""
     if isinstance(value, dict) and value:
         parts = value.items()
     elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
@@ -24,7 +29,7 @@ def flat(value: object, name: str = "") -> dict[str, object]:
 
 
 def differences(configs: Iterable[dict]) -> list[tuple[str, list[str]]]:
-    """(key, its value in each) of the keys that are not the same in all."""
+    """Return (key, its value in each config) for all keys whose values differ."""
     columns = [flat(config) for config in configs]
     keys = sorted({key for column in columns for key in column})
     return [
@@ -36,5 +41,5 @@ def differences(configs: Iterable[dict]) -> list[tuple[str, list[str]]]:
 
 
 def shown(value: object) -> str:
-    """A value as a line of text; words without quotation marks."""
+    """Format a value as one line of text, strings without quotation marks."""
     return value if isinstance(value, str) else written(value)

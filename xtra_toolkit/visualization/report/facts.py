@@ -1,4 +1,4 @@
-"""Runs side by side: a name for each, and what is said of it in a few words."""
+"""Facts about runs side by side: a name of each run, and a short text for each fact."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from xtra_toolkit.visualization.report.history import History, read_history
 from xtra_toolkit.visualization.report.runs import Run
 
 NONE = "not logged"
-RECENT = 20  # logged lines that a rate of now is the median of
+RECENT = 20  # logged lines whose median is the current rate
 ACCURACIES = {
     "probe/linear_top1": "linear probe",
     "probe/knn_top1": "kNN probe",
@@ -24,7 +24,7 @@ ACCURACIES = {
 
 @dataclass
 class RunColumn:
-    """A run, what it logged, and a name that no other run of the page has."""
+    """A column of the page: a run, what it logged, and its unique name."""
 
     run: Run
     history: History
@@ -32,14 +32,14 @@ class RunColumn:
 
     @property
     def objective(self) -> str:
-        """The pair, or what else the run trains."""
+        """The mask and target of a pretraining run; benchmark and protocol of another run."""
         if self.run.pretrains:
             return objective(self.run.config["model"])
         return f"{self.run.benchmark or 'unnamed data set'}, {self.run.protocol}"
 
     @property
     def batch(self) -> int | None:
-        """Images of a step, over all processes."""
+        """Number of images a step, over all processes; None if it is not known."""
         train = self.run.config.get("train_cfg") or {}
         if "global_batch" in train:
             return train["global_batch"]
@@ -49,7 +49,7 @@ class RunColumn:
 
     @property
     def length(self) -> int | None:
-        """Steps of the whole run."""
+        """Number of steps of the whole run; None if it is not known."""
         steps = next((log.steps for log in self.history.logs if log.steps), None)
         train = self.run.config.get("train_cfg") or {}
         each, epochs = self.history.epoch_steps, train.get("max_epochs")
@@ -57,7 +57,7 @@ class RunColumn:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The environment; an entry that changed between starts has an arrow."""
+        """Versions in the environment; an arrow marks one that changed between starts."""
         logs = [log.environment for log in self.history.logs]
         keys = dict.fromkeys(key for log in logs for key in log)
         return {
@@ -65,7 +65,7 @@ class RunColumn:
         }
 
     def rates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Iterations, and the images trained on in a second there."""
+        """Return iterations, and the number of images a second at them."""
         steps, values = self.history.series("images_per_second")
         if not len(steps):
             steps, seconds = self.history.series("time")
@@ -75,12 +75,12 @@ class RunColumn:
 
 
 def objective(model: dict) -> str:
-    """The pair; a pretrainer of MMPretrain's own, which has none, by its type."""
+    """Return the mask and target of a model; the type of a model of MMPretrain, which has none."""
     return pair(model) if "mask" in model else str(model.get("type"))
 
 
 def columns(runs: Iterable[Run]) -> list[RunColumn]:
-    """Of runs, each by the last parts of its folder that no other shares."""
+    """Read the logs of runs, and name each by the parts of its folder that make it unique."""
     runs = list(runs)
     return [
         RunColumn(run, read_history(run), name)
@@ -89,20 +89,20 @@ def columns(runs: Iterable[Run]) -> list[RunColumn]:
 
 
 def names(starts: list[Path]) -> list[str]:
-    """The working folder's name; more of its path, or the time, where two agree."""
-    shared = [s.parent for s in starts]
-    for depth in range(1, max((len(p.parts) for p in shared), default=1) + 1):
-        given = ["/".join(p.parts[-depth:]) for p in shared]
-        if len(set(given)) == len(set(shared)):
+    """Name runs by their working folders, with more of the path or the time if two are equal."""
+    folders = [start.parent for start in starts]
+    for depth in range(1, max((len(p.parts) for p in folders), default=1) + 1):
+        short_names = ["/".join(p.parts[-depth:]) for p in folders]
+        if len(set(short_names)) == len(set(folders)):
             break
     return [
-        f"{name}, {start.name}" if shared.count(start.parent) > 1 else name
-        for name, start in zip(given, starts, strict=True)
+        f"{name}, {start.name}" if folders.count(start.parent) > 1 else name
+        for name, start in zip(short_names, starts, strict=True)
     ]
 
 
-def table(shown: list[RunColumn]) -> list[tuple[str, list[str]]]:
-    """(fact, its words for each run)."""
+def table(columns: list[RunColumn]) -> list[tuple[str, list[str]]]:
+    """Return the rows of the table of runs, (name of a fact, its text for each run)."""
     facts = {
         "objective": lambda c: c.objective,
         "started": started,
@@ -115,66 +115,66 @@ def table(shown: list[RunColumn]) -> list[tuple[str, list[str]]]:
         "images a second": rate,
         "peak GPU memory": memory,
     }
-    if any(column.run.notes for column in shown):
+    if any(column.run.notes for column in columns):
         facts["left out"] = lambda c: "; ".join(c.run.notes) or "nothing"
-    return [(name, [words(column) for column in shown]) for name, words in facts.items()]
+    return [(name, [fact(column) for column in columns]) for name, fact in facts.items()]
 
 
 def started(column: RunColumn) -> str:
-    """When, and how often it was resumed."""
+    """Return when the run started and how often it was resumed."""
     try:
         text = f"{datetime.strptime(column.run.folder.name, '%Y%m%d_%H%M%S')}"
-    except ValueError:  # a folder that was renamed
+    except ValueError:  # the folder was renamed
         text = column.run.folder.name
-    again = len(column.run.starts) - 1
-    return text + f", resumed {again} time{'s' * (again > 1)}" * bool(again)
+    resumed = len(column.run.starts) - 1
+    return text + f", resumed {resumed} time{'s' * (resumed > 1)}" * bool(resumed)
 
 
 def steps(column: RunColumn) -> str:
-    """How far, of how far."""
+    """Return the progress as '700 of 1,000'."""
     done = f"{column.history.step:,}"
     return f"{done} of {column.length:,}" if column.length else done
 
 
 def state(column: RunColumn) -> str:
-    """In words."""
+    """Describe whether the run has finished."""
     history = column.history
     if not history.step:
         return "no step in its log"
-    seen, losses = history.series("loss")
+    loss_steps, losses = history.series("loss")
     if len(losses) and not math.isfinite(losses[-1]):
-        finite = seen[np.isfinite(losses)]
+        finite = loss_steps[np.isfinite(losses)]
         last = f"after step {finite[-1]:,.0f}" if len(finite) else "from the start"
         return f"loss not finite {last}"
-    every = ((column.run.config.get("default_hooks") or {}).get("logger") or {}).get("interval", 10)
+    logger = (column.run.config.get("default_hooks") or {}).get("logger") or {}
     if not column.length:
         return "its length is not known"
     if history.step >= column.length:
         return "finished"
-    near = history.step > column.length - every
+    near = history.step > column.length - logger.get("interval", 10)
     return "at its end, whose last steps are not logged" if near else "not finished"
 
 
 def value(column: RunColumn, key: str) -> str:
-    """The last of a key."""
+    """Format the last value of a key."""
     last = column.history.last(key)
     return NONE if last is None else f"{last:.4g}"
 
 
 def accuracy(column: RunColumn) -> str:
-    """The last of each kind, in per cent."""
+    """Format the last accuracy of each kind, in per cent."""
     found = {label: column.history.last(key) for key, label in ACCURACIES.items()}
     return ", ".join(f"{k} {v:.2f} %" for k, v in found.items() if v is not None) or NONE
 
 
 def rate(column: RunColumn) -> str:
-    """The median of the last lines."""
+    """Format the median number of images a second of the last logged lines."""
     rates = column.rates()[1]
     rates = rates[np.isfinite(rates)][-RECENT:]
     return f"{median(rates):,.3g}" if len(rates) else NONE
 
 
 def memory(column: RunColumn) -> str:
-    """The greatest that was logged, which is on CUDA alone."""
+    """Format the greatest GPU memory that was logged; it is logged on CUDA only."""
     _, values = column.history.series("memory")
     return f"{np.nanmax(values) / 1024:.1f} GiB" if len(values) else f"{NONE}, which needs CUDA"

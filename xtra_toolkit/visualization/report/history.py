@@ -1,7 +1,7 @@
-"""What a run logged from its first start to its last, by iteration.
+"""Read what a run logged in all its starts, by iteration.
 
-MMEngine writes a line for every few steps, {loss, lr, ..., iter, step}, and one for each
-validation, whose step is the epoch; hooks write lines of their own, whose step is the iteration.
+MMEngine writes a line every few steps, {loss, lr, ..., iter, step}, and one for each validation,
+whose step is the epoch. Hooks write lines of their own, whose step is the iteration.
 """
 
 from dataclasses import dataclass, field
@@ -14,12 +14,25 @@ from xtra_toolkit.visualization.report.logfile import LogFile, read_log
 from xtra_toolkit.visualization.report.runs import Run, lines
 
 Records = dict[int, dict[str, float]]
-VALIDATED = ("val/", "accuracy/", "probe/linear", "probe/knn", "seg/")  # what a validation reports
+VALIDATED = (
+    "val/",
+    "accuracy/",
+    "probe/linear",
+    "probe/knn",
+    "seg/",
+)  # keys of validations
 
 
 @dataclass
 class History:
-    """Records by iteration, and pictures by name and iteration."""
+    """The log of a run.
+
+    Args:
+        training: Logged values of training steps by iteration.
+        validation: Logged values of validations by iteration.
+        pictures: Files of pictures by name and iteration.
+        logs: The text log of each start.
+    """
 
     training: Records = field(default_factory=dict)
     validation: Records = field(default_factory=dict)
@@ -27,7 +40,7 @@ class History:
     logs: list[LogFile] = field(default_factory=list)
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Iterations and values of a key, validations where it is one of theirs."""
+        """Return iterations and values of a key, those of validations if they report it."""
         records = self.validation if any(key in v for v in self.validation.values()) else None
         records = self.training if records is None else records
         found = [(step, records[step][key]) for step in sorted(records) if key in records[step]]
@@ -35,41 +48,41 @@ class History:
         return np.array(steps, dtype=float), np.array(values, dtype=float)
 
     def last(self, key: str) -> float | None:
-        """The newest value of a key."""
+        """Return the newest value of a key; None if it was not logged."""
         _, values = self.series(key)
         return float(values[-1]) if len(values) else None
 
     @property
     def keys(self) -> list[str]:
-        """All that was logged, in the order of first appearance."""
+        """All logged keys, in the order of their first appearance."""
         records = [*self.training.values(), *self.validation.values()]
         return list(dict.fromkeys(key for record in records for key in record))
 
     @property
     def step(self) -> int:
-        """The last iteration that anything was logged of."""
+        """The last iteration with a logged value."""
         return max((*self.training, *self.validation), default=0)
 
     @property
     def epoch_steps(self) -> int | None:
-        """Steps of an epoch, as the last start counted them."""
+        """Number of steps of an epoch in the last start that logged it; None if none did."""
         return next((log.epoch_steps for log in reversed(self.logs) if log.epoch_steps), None)
 
     def at_epoch(self, epoch: float) -> int:
-        """The iteration at which an epoch ended."""
+        """Return the iteration at which an epoch ended."""
         if self.epoch_steps:
             return round(epoch * self.epoch_steps)
         return max((s for s, r in self.training.items() if r.get("epoch", 0) <= epoch), default=0)
 
     def forget(self, step: int) -> None:
-        """Drop what a start did after the checkpoint that the next one resumed from."""
+        """Drop everything from an iteration on, because the next start repeats it."""
         for part in (self.training, self.validation, *self.pictures.values()):
             for late in [s for s in part if s >= step]:
                 del part[late]
 
 
 def read_history(run: Run) -> History:
-    """Of all starts of a run, joined."""
+    """Read and join the logs of all starts of a run."""
     history = History()
     for start in run.starts:
         history.logs.append(read_log(start))
@@ -91,12 +104,12 @@ def read_history(run: Run) -> History:
 
 
 def _validates(record: dict) -> bool:
-    """MMEngine's lines of training name the iteration; a validation's have its time or metrics."""
+    """Whether a record is of a validation: it has a time or metrics, but no iteration."""
     return "iter" not in record and any(k == "time" or k.startswith(VALIDATED) for k in record)
 
 
 def _iteration(history: History, run: Run, step: int) -> int:
-    """Of a validation."""
+    """Return the iteration of a validation, whose step is an epoch or an iteration."""
     logger = (run.config.get("default_hooks") or {}).get("logger") or {}
     counts_epochs = logger.get("log_metric_by_epoch", True)
     return history.at_epoch(step) if counts_epochs else int(step)

@@ -1,6 +1,6 @@
-"""What only the text log of a start says: versions, lengths, the certificate.
+"""Read versions, lengths and the certificate from the text log of a start.
 
-WORK_DIR/20250101_120000/20250101_120000.log
+The file is ``WORK_DIR/20250101_120000/20250101_120000.log``.
 """
 
 import re
@@ -17,13 +17,13 @@ TOO_LONG = ("PyTorch compiling details", "mp_cfg", "dist_cfg", "sys.platform", "
 
 @dataclass
 class LogFile:
-    """Of one start.
+    """What the text log of one start says.
 
     Args:
-        environment: MMEngine's, by its own names.
-        epoch_steps: steps of an epoch, None where epochs are not counted or none began.
-        steps: of the whole run, where epochs are not counted.
-        certificate: the line that the model printed when it was built.
+        environment: Entries of the environment under MMEngine's names.
+        epoch_steps: Number of steps of an epoch. None if epochs are not counted, or none began.
+        steps: Number of steps of the whole run if epochs are not counted.
+        certificate: The line that the model printed when it was built.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -33,29 +33,29 @@ class LogFile:
 
 
 def read_log(start: Path) -> LogFile:
-    """Of a start's folder; empty where it has none."""
+    """Read the log in the folder of a start; without a file the result is empty."""
     log = LogFile()
     for path in sorted(p for p in start.glob("*.log") if p.is_file()):
         with open(path, errors="replace") as file:
-            inside = False  # the block of the environment
+            in_environment = False
             for line in file:
                 if "System environment:" in line:
-                    inside = True
-                elif inside and STAMP.match(line):
-                    inside = False
-                if inside:
-                    _environment(log, line)
+                    in_environment = True
+                elif in_environment and STAMP.match(line):
+                    in_environment = False
+                if in_environment:
+                    _read_environment(log, line)
                 else:
-                    _sentence(log, line.rstrip())
+                    _read_line(log, line.rstrip())
     return log
 
 
-def _environment(log: LogFile, line: str) -> None:
+def _read_environment(log: LogFile, line: str) -> None:
     if (entry := ENTRY.match(line)) and entry[1] not in TOO_LONG:
         log.environment[entry[1]] = entry[2].strip()
 
 
-def _sentence(log: LogFile, line: str) -> None:
+def _read_line(log: LogFile, line: str) -> None:
     if log.epoch_steps is None and (found := GLOBAL_BATCH.search(line) or EPOCH.search(line)):
         log.epoch_steps = int(found[1])
     elif log.steps is None and (found := ITERATION.search(line)):

@@ -1,4 +1,4 @@
-"""The certificate and the mask's picture of each objective of a page."""
+"""Describe each objective of a page: its certificate, a picture of its mask, its costs."""
 
 import io
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from xtra_toolkit.visualization.report.allowed_parts import check_parts
 from xtra_toolkit.visualization.report.facts import RunColumn
 from xtra_toolkit.visualization.report.pictures import encoded
 
-HERE = ("back ends",)  # of the machine that writes the page, not of the run's
+IGNORED = ("back ends",)  # these are of the machine that writes the page, not of the run
 DPI = 110
 
 
 @dataclass
 class Objective:
-    """A pair on its grid.
+    """The description of an objective on its grid.
 
     Args:
-        title: the pair.
-        runs: that have it, by number.
-        notes: (name, sentence) each.
-        picture: a data URI, None where the config cannot be built here.
-        parts: (part, computes, parameters, FLOPs) each.
+        title: The mask and the target.
+        runs: Numbers of the runs that have it.
+        notes: Facts about it, as (name, sentence).
+        picture: A picture as a data URI. None if the model cannot be built here.
+        parts: Costs of the parts of the model, as (part, computes, parameters, FLOPs).
     """
 
     title: str
@@ -37,28 +37,28 @@ class Objective:
 
 
 def objectives(columns: list[RunColumn]) -> list[Objective]:
-    """The distinct ones of pretraining runs, in the order of runs."""
+    """Return the distinct objectives of pretraining runs, in the order of the runs."""
     models: dict[str, list[int]] = {}
     for number, column in enumerate(columns):
         if column.run.pretrains:
             models.setdefault(repr(column.run.config["model"]), []).append(number)
     found: dict[str, Objective] = {}
-    for runs in models.values():  # models that differ elsewhere are one objective
-        shown = described(columns[runs[0]], runs)
-        same = found.setdefault(repr((shown.title, shown.notes, shown.parts)), shown)
-        if same is not shown:
-            same.runs += runs
+    for runs in models.values():  # different models may have the same objective
+        new = described(columns[runs[0]], runs)
+        known = found.setdefault(repr((new.title, new.notes, new.parts)), new)
+        if known is not new:
+            known.runs += runs
     return list(found.values())
 
 
 def described(column: RunColumn, runs: list[int]) -> Objective:
-    """Built on the meta device, else from the log."""
+    """Describe the objective of a run from its model, or from its log if that cannot be built."""
     try:
         path = column.run.starts[-1] / "vis_data" / "config.py"
         model = column.run.config["model"]
         check_parts(model)
         return drawn(summary_of(pretraining(Config(dict(model=model)), path), path), runs)
-    except Exception as error:  # a plugin raises what it likes, and may not be installed here
+    except Exception as error:  # a plugin may raise anything, or not be installed here
         logged = [log.certificate for log in column.history.logs if log.certificate]
         certificate = f"from its log: {logged[-1]}" if logged else "none in its log"
         reason = f"its model cannot be built here: {error}"
@@ -67,14 +67,17 @@ def described(column: RunColumn, runs: list[int]) -> Objective:
         )
 
 
-def drawn(shown: Summary, runs: list[int]) -> Objective:
-    """As ``xtra show`` shows it."""
+def drawn(summary: Summary, runs: list[int]) -> Objective:
+    """Describe an objective as ``xtra show`` does."""
     buffer = io.BytesIO()
-    shown.figure().savefig(buffer, format="png", dpi=DPI)
+    summary.figure().savefig(buffer, format="png", dpi=DPI)
     return Objective(
-        f"{shown.title} on {shown.view.grid}",
+        f"{summary.title} on {summary.view.grid}",
         runs,
-        [note for note in shown.notes if note[0] not in HERE],
+        [note for note in summary.notes if note[0] not in IGNORED],
         encoded(Image.open(buffer, formats=["PNG"]), lossless=True),
-        [(p.name, p.places, text.amount(p.parameters), text.amount(p.flops)) for p in shown.parts],
+        [
+            (p.name, p.places, text.amount(p.parameters), text.amount(p.flops))
+            for p in summary.parts
+        ],
     )

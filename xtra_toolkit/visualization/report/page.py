@@ -1,7 +1,7 @@
-"""One HTML file for runs side by side, that needs nothing but itself.
+"""Write one self-contained HTML file that shows runs side by side.
 
-The template escapes what came from files. The page's own policy forbids it to load anything, and
-to run any script but the one that it was written with.
+The template escapes all text that comes from files. The content security policy of the page forbids
+it to load anything, and to run any script other than its own.
 """
 
 import base64
@@ -25,7 +25,12 @@ GENERATOR = '<meta name="generator" content="xtra report">'
 
 
 def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
-    """Runs side by side; benchmarks are those that may have begun from their checkpoints."""
+    """Return the HTML of a page.
+
+    Args:
+        columns: The runs to show side by side.
+        benchmarks: Runs that may have started from their checkpoints, for the scaling plots.
+    """
     names = [column.name for column in columns]
     environment = Environment(
         loader=PackageLoader("xtra_toolkit.visualization.report", "."),
@@ -37,7 +42,7 @@ def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
         environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shown = kinds(columns)  # before the facts: it notes which pictures cannot be shown
+    pictures = kinds(columns)  # before the facts: it adds notes on pictures that cannot be shown
     return environment.get_template("page.html").render(
         generator=Markup(GENERATOR),
         style=Markup(style),
@@ -56,7 +61,7 @@ def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
         curves=list(charts.training(columns)),
         splits=list(charts.splits(columns)),
         throughput=list(charts.throughput(columns)),
-        pictures=shown,
+        pictures=pictures,
         scaling=scalings(columns, benchmarks),
         versions=versions(columns),
         svg=Markup,
@@ -64,7 +69,7 @@ def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
 
 
 def text_of(run: Run) -> str:
-    """Its last config in MMEngine's layout; the file's own text where that has none for it."""
+    """Return the last config of a run, formatted by MMEngine; its file unchanged if that fails."""
     try:
         return run.config.pretty_text
     except SyntaxError:
@@ -72,42 +77,42 @@ def text_of(run: Run) -> str:
 
 
 def changed(run: Run) -> tuple[list[str], list]:
-    """The starts of a run, and what its config changed between them."""
+    """Return the starts of a run and the differences between their configs."""
     return [s.name for s in run.starts], differences(config_of(s)[0].to_dict() for s in run.starts)
 
 
 def versions(columns: list[facts.RunColumn]) -> list[tuple[str, list[str]]]:
-    """(what, its version in each run)."""
+    """Return the rows of the table of versions, (name, its version in each run)."""
     found = [column.versions for column in columns]
     keys = dict.fromkeys(key for version in found for key in version)
     return [(key, [version.get(key, "not in its log") for version in found]) for key in keys]
 
 
 def scalings(columns: list[facts.RunColumn], benchmarks: list[Run]) -> list[dict]:
-    """For each measure its drawing, its correlations, its points."""
-    found = scaling.points(columns, benchmarks)
+    """Return the plot, the correlations and the points of each measure of accuracy."""
+    all_points = scaling.points(columns, benchmarks)
     names = [column.name for column in columns]
-    drawn = []
-    for measure in dict.fromkeys(point.measure for point in found):
-        of = [point for point in found if point.measure == measure]
-        drawn.append(
+    plots = []
+    for measure in dict.fromkeys(point.measure for point in all_points):
+        points = [point for point in all_points if point.measure == measure]
+        plots.append(
             dict(
                 measure=measure,
-                drawing=charts.scatter(of),
-                colours=charts.colours_of(of),
-                runs=[(p.objective, p.run) for p in {p.run: p for p in of}.values()],
-                correlations=scaling.correlations(of, names),
-                points=of,
+                drawing=charts.scatter(points),
+                colours=charts.colours_of(points),
+                runs=[(p.objective, p.run) for p in {p.run: p for p in points}.values()],
+                correlations=scaling.correlations(points, names),
+                points=points,
             )
         )
-    return drawn
+    return plots
 
 
 def write(text: str, path: Path) -> None:
-    """Whole or not at all, and over nothing but an earlier page.
+    """Write a page atomically; replace an existing file only if it is an earlier page.
 
     Raises:
-        ValueError: there is another file, or it cannot be written.
+        ValueError: If the path is another file, or cannot be written.
     """
     try:
         if path.exists() and GENERATOR not in path.read_text(errors="replace"):

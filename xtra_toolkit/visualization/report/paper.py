@@ -1,6 +1,6 @@
-"""The paper's table: its 15 benchmarks, and what it reports (arXiv 2411.15648), in per cent.
+"""The 15 benchmarks of the paper (arXiv 2411.15648) and the accuracies it reports, in per cent.
 
-Its figures for single data sets other than ImageNet-1k are not known here.
+The accuracies on single data sets other than ImageNet-1k are not included.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ BENCHMARKS = (
 
 @dataclass(frozen=True)
 class Reported:
-    """A row: top-1 accuracy by benchmark, and the mean over all 15."""
+    """A row of the paper's table: top-1 accuracy by benchmark, and the mean over all 15."""
 
     model: str
     protocol: str

@@ -1,4 +1,4 @@
-"""Pictures inside a page: small, and not too many."""
+"""Embed pictures in a page, scaled down and limited in number."""
 
 import base64
 import io
@@ -11,16 +11,16 @@ from xtra_toolkit.data.image_reading.pillow import open_image, refuse_larger
 from xtra_toolkit.visualization.report.facts import RunColumn
 from xtra_toolkit.visualization.report.runs import Run
 
-MOST = 24  # of a kind and run
+MOST = 24  # pictures of one kind and run
 WIDTH = 1200  # px
-MOST_PIXELS = 50_000_000  # 0.4 GB while it is shrunken
+MOST_PIXELS = 50_000_000  # scaling such a picture down takes 0.4 GB
 QUALITY = 80
-DRAWN = "loss_split"  # whose curves the page draws itself
+DRAWN = "loss_split"  # the page draws these curves itself
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One of a run at a step; ``uri`` holds it."""
+    """A picture of a run at a step, as a data URI."""
 
     run: int
     step: int
@@ -28,14 +28,14 @@ class Picture:
 
 
 def thinned(steps: list[int]) -> list[int]:
-    """Evenly, the first and the last among them."""
+    """Select at most ``MOST`` steps evenly, with the first and the last."""
     if len(steps) <= MOST:
         return steps
     return [steps[round(i * (len(steps) - 1) / (MOST - 1))] for i in range(MOST)]
 
 
 def kinds(columns: list[RunColumn]) -> dict[str, list[list[Picture]]]:
-    """By kind, the pictures of each run that has any, in the order of steps."""
+    """Return by kind the pictures of each run that has any, in the order of steps."""
     names = {name for column in columns for name in column.history.pictures} - {DRAWN}
     found = {}
     for name in sorted(names, key=lambda name: (name != "reconstruction", name)):
@@ -43,15 +43,15 @@ def kinds(columns: list[RunColumn]) -> dict[str, list[list[Picture]]]:
         for number, column in enumerate(columns):
             paths = column.history.pictures.get(name, {})
             uris = [(step, uri(paths[step], column.run)) for step in thinned(sorted(paths))]
-            if drawn := [Picture(number, step, data) for step, data in uris if data]:
-                runs.append(drawn)
+            if pictures := [Picture(number, step, data) for step, data in uris if data]:
+                runs.append(pictures)
         if runs:
             found[name.replace("_", " ")] = runs
     return found
 
 
 def uri(path: Path, run: Run) -> str | None:
-    """A file's picture; None, and a note of the run, where it cannot be shown."""
+    """Return a file as a data URI; None, with a note in the run, if it cannot be shown."""
     try:
         if not path.is_file():
             raise ValueError("it is no file")
@@ -63,10 +63,10 @@ def uri(path: Path, run: Run) -> str | None:
         return None
 
 
-def encoded(image: Image.Image, **how: object) -> str:
-    """As WebP in a data URI."""
+def encoded(image: Image.Image, **options: object) -> str:
+    """Scale a picture down and encode it as WebP in a data URI."""
     image = image.convert("RGB")
     image.thumbnail((WIDTH, 4 * WIDTH))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", **{"quality": QUALITY, "method": 4, **how})
+    image.save(buffer, "WEBP", **{"quality": QUALITY, "method": 4, **options})
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

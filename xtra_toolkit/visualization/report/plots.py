@@ -1,7 +1,7 @@
-"""Plots as SVG that takes its colours from the page, so that one drawing is light and dark.
+"""Draw plots as SVG whose colours are set by the page, for its light and its dark style.
 
-Matplotlib draws in placeholder colours, which become CSS variables; text stays text, in the
-page's font. What belongs to run 2 has the class ``run-2``, so that the page can hide it.
+Matplotlib draws in placeholder colours, which are replaced by CSS variables. Text stays text, in
+the font of the page. Elements of run 2 have the class ``run-2``, so that the page can hide them.
 """
 
 import io
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 COLOURS = 8  # --series-0 to --series-7 of the page
-SHADES = 16  # of what has an order
+SHADES = 16  # for curves that have an order
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 SERIES = [f"#0400{n:02x}" for n in range(COLOURS)]
 RAMP = [f"#0500{n:02x}" for n in range(SHADES)]
@@ -27,7 +27,7 @@ PLACEHOLDERS |= {
     colour: f"color-mix(in oklch, var(--last) {100 * n / (SHADES - 1):.0f}%, var(--first))"
     for n, colour in enumerate(RAMP)
 }
-DASHES = ("-", "--", ":", "-.")  # runs beyond the eighth
+DASHES = ("-", "--", ":", "-.")  # the next one for every eight runs
 MARKERS = "os^Dv<>p"
 STYLE = {
     "svg.fonttype": "none",
@@ -53,14 +53,14 @@ STYLE = {
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
 }
-RAW, SMOOTH = 600, 300  # points of a curve that are drawn
-WINDOW = 1 / 20  # of a curve, that smoothing averages over
-FEW = 30  # points that are marked one by one
+RAW, SMOOTH = 600, 300  # most points drawn of a raw and of a smoothed curve
+WINDOW = 1 / 20  # window of the smoothing, as a share of the curve
+FEW = 30  # curves of up to this many points have markers and are not smoothed
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve of a run."""
+    """A curve of a run, with points (x, y)."""
 
     run: int
     x: np.ndarray
@@ -68,14 +68,16 @@ class Line:
 
 
 def svg(paint: Callable[[Axes], None], xlabel: str, ylabel: str, height: float = 2.5) -> str:
-    """A drawing, by a function that paints its axes."""
+    """Return an SVG drawing whose axes the function ``paint`` draws."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         paint(axes)
         axes.set_xlabel(xlabel)
-        axes.set_title(ylabel, loc="left", fontsize=9, color=INK)  # read sooner than along the axis
+        axes.set_title(
+            ylabel, loc="left", fontsize=9, color=INK
+        )  # easier to read than along the axis
         buffer = io.StringIO()
         figure.savefig(
             buffer,
@@ -88,13 +90,13 @@ def svg(paint: Callable[[Axes], None], xlabel: str, ylabel: str, height: float =
 
 
 def themed(text: str) -> str:
-    """The ``svg`` element alone, its colours as variables, its runs as classes."""
+    """Return only the ``svg`` element, with colours as CSS variables and runs as classes."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r"font-family:[^;\"]*;?|font: ([\d.]+px)[^;\"]*", _font, text)
     text = re.sub(r'<g id="(run-\d+(?: raw)?)">', r'<g class="\1">', text)
-    text = re.sub(r' id="[A-Za-z.]\w*(\.\w+)?_\d+"', "", text)  # of one figure, not of a page
+    text = re.sub(r' id="[A-Za-z.]\w*(\.\w+)?_\d+"', "", text)  # not unique in a page
     return re.sub("|".join(PLACEHOLDERS), lambda found: PLACEHOLDERS[found[0]], text)
 
 
@@ -105,7 +107,7 @@ def _font(found: re.Match) -> str:
 def curves(
     lines: list[Line], xlabel: str, ylabel: str, smooth: bool = False, log: bool = False
 ) -> str:
-    """Curves over iterations; smoothed ones have their raw values behind them."""
+    """Draw curves over iterations; raw values are drawn behind smoothed curves."""
 
     def paint(axes: Axes) -> None:
         for line in lines:
@@ -136,13 +138,13 @@ def _curve(axes: Axes, line: Line, smooth: bool) -> None:
 
 
 def iterations(axes: Axes) -> None:
-    """Along the axis, whole and few."""
+    """Set few ticks at whole numbers on the x axis."""
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def short(value: float, _: object = None) -> str:
-    """120000 as '120k', as ticks are written."""
+    """Format a tick in short, 120000 as '120k'."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -150,20 +152,21 @@ def short(value: float, _: object = None) -> str:
 
 
 def smoothed(y: np.ndarray) -> np.ndarray:
-    """The mean over a centred window, over what is finite in it."""
+    """Return the mean of the finite values in a centred window around each value."""
     half = max(1, round(len(y) * WINDOW / 2))
     finite = np.isfinite(y)
     sums = np.concatenate([[0], np.where(finite, y, 0).cumsum()])
     counts = np.concatenate([[0], finite.cumsum()])
-    at = np.arange(len(y))
-    reach = np.minimum(half, np.minimum(at, len(y) - 1 - at))  # symmetric, so that ends do not lag
-    low, high = at - reach, at + reach + 1
+    index = np.arange(len(y))
+    # the window is symmetric also near the ends, so that the curve does not lag there
+    reach = np.minimum(half, np.minimum(index, len(y) - 1 - index))
+    low, high = index - reach, index + reach + 1
     count = counts[high] - counts[low]
     return np.where(count > 0, (sums[high] - sums[low]) / np.maximum(count, 1), np.nan)
 
 
 def envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``RAW`` points: of each stretch the least and the greatest, so no spike is lost."""
+    """Reduce a curve to at most ``RAW`` points: the least and the greatest of each stretch."""
     if len(x) <= RAW:
         return x, y
     kept = set()
@@ -173,5 +176,5 @@ def envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             kept |= {stretch[np.nanargmin(values)], stretch[np.nanargmax(values)]}
         else:
             kept.add(stretch[0])
-    at = sorted(kept)
-    return x[at], y[at]
+    index = sorted(kept)
+    return x[index], y[index]

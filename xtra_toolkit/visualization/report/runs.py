@@ -1,9 +1,9 @@
-"""Runs, read from what MMEngine left in their working folders.
+"""Read runs from the files that MMEngine wrote to their working folders.
 
     WORK_DIR/20250101_120000/vis_data/config.py, scalars.json
 
-A folder by time is one start of a run. A start that resumes continues the one before it in the
-same WORK_DIR; any other is a run of its own.
+A folder named by its time is one start of a run. A start that resumes continues the run before it
+in the same WORK_DIR; every other start is a run of its own.
 """
 
 import warnings
@@ -18,10 +18,21 @@ from xtra_toolkit.visualization.report.config_data import read_config, read_reco
 
 @dataclass
 class Run:
-    """One run; ``accuracy`` is its last validation's top-1 in per cent, None before any.
+    """One run with all its starts.
 
-    ``starts`` are the folders of its starts, ``folder`` the first, and ``config`` is the last's.
-    ``notes`` has a sentence for each thing in the folders that could not be read.
+    Args:
+        folder: Folder of the first start.
+        config: Config of the last start.
+        starts: Folders of all starts.
+        benchmark: Name of the benchmark; None if the config has none.
+        model: Description of the encoder.
+        protocol: Protocol of the evaluation, or 'pretraining'.
+        length: Number of epochs, or of iterations if epochs are not counted.
+        step: Epoch or iteration of the last validation.
+        accuracy: Top-1 accuracy of the last validation in per cent; None before the first.
+        rate: Learning rate of this accuracy, the best of a sweep.
+        trained: Whether a training step was logged.
+        notes: A sentence for each thing in the folders that could not be read.
     """
 
     folder: Path
@@ -39,24 +50,24 @@ class Run:
 
     @property
     def pretrains(self) -> bool:
-        """Is it of a mask and a target, and no test of one?"""
+        """Whether the run pretrains a model, rather than only tests one."""
         tested = self.accuracy is not None and not self.trained
         return "target_generator" in (self.config.get("model") or {}) and not tested
 
     @property
     def weights(self) -> str | None:
-        """The checkpoint that it began from."""
+        """The checkpoint from which the run started."""
         backbone = (self.config.get("model") or {}).get("backbone") or {}
         return checkpoint_of(backbone) or self.config.get("load_from")
 
     @property
     def finished(self) -> bool:
-        """Was it validated at its end?"""
+        """Whether the run was validated at its end."""
         return self.accuracy is not None and self.step >= self.length
 
     @property
     def state(self) -> str:
-        """In words."""
+        """A description of the last validation."""
         if self.accuracy is None:
             return "no accuracy in its log" if self.trained else "no step in its log"
         rate = f", learning rate {self.rate:g}" if self.rate else ""
@@ -64,14 +75,14 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn) -> list[Run]:
-    """Every run at or below the paths, in the order of folders and times.
+    """Return all runs in folders, sorted by folder and time.
 
     Args:
-        paths: working folders, or folders above them.
-        say: is given a sentence for each start of a run that cannot be read and is left out.
+        paths: Working folders, or folders above them.
+        say: Called with a sentence for each start that cannot be read and is left out.
 
     Raises:
-        ValueError: a path with no run in it, or no run can be read.
+        ValueError: If a path contains no run, or no run can be read.
     """
     starts, refused = set(), []
     for path in paths:
@@ -90,7 +101,7 @@ def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn)
         except ValueError as error:
             refused.append(str(error))
             continue
-        # a test between two starts has trained nothing, and nothing continues it
+        # a test between two starts has not trained, so no start continues it
         before = [r for r in runs if r.trained and r.folder.parent == start.parent]
         continues = bool(config.get("resume") and before)
         run = before[-1] if continues else new
@@ -110,25 +121,25 @@ def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn)
 
 
 def config_of(start: Path) -> tuple[Config, list[str]]:
-    """What MMEngine's local visualizer backend wrote when the run started, read as data.
+    """Read, as data, the config that MMEngine's visualizer wrote when the run started.
 
     Returns:
         The config, and a sentence for each part of the file that is left out.
 
     Raises:
-        ValueError: the file is absent or no config.
+        ValueError: If the file is missing or no config.
     """
     path = start / "vis_data" / "config.py"
     if not path.is_file():
         raise ValueError(
-            f"There is no {path}: it is MMEngine's LocalVisBackend that writes it, and without it "
-            "the run cannot be told."
+            f"There is no {path}: MMEngine's LocalVisBackend writes it, and without it the run "
+            "cannot be described."
         )
     return read_config(path)
 
 
 def read_validations(run: Run, log: Path) -> None:
-    """Takes the last one of a log, which a run that stopped early may lack."""
+    """Read the last validation of a log into ``run``, if the log has one."""
     records, odd = read_records(log)
     if odd:
         run.notes.append(f"{odd} lines of {log.parent.name}/{log.name} hold no numbers, left out")
@@ -140,12 +151,12 @@ def read_validations(run: Run, log: Path) -> None:
 
 
 def lines(log: Path) -> Iterator[dict]:
-    """Of JSON, their numbers; one that was cut off by a kill is left out."""
+    """Yield the numbers in each line of a log in JSON; unreadable lines are left out."""
     yield from read_records(log)[0]
 
 
 def described(config: Config, folder: Path) -> Run:
-    """What a config says of its run; ValueError where its entries are of unknown types."""
+    """Describe a run by its config; raise a ValueError if entries have unexpected types."""
     train, model = config.get("train_cfg") or {}, config.get("model") or {}
     try:
         name = encoder_of(model.get("backbone") or {}, config.get("load_from"))
@@ -166,7 +177,7 @@ def described(config: Config, folder: Path) -> Run:
 
 
 def protocol_of(model: dict, loop: dict) -> str:
-    """Attentive, linear, fine-tuning, pretraining, kNN, or the type of an unknown head."""
+    """Return attentive, linear, fine-tuning, segmentation, pretraining, kNN or the head's type."""
     if "KNN" in loop.get("type", ""):
         return "kNN"
     if "target_generator" in model:
@@ -182,7 +193,7 @@ def protocol_of(model: dict, loop: dict) -> str:
 
 
 def encoder_of(backbone: dict, load_from: str | None) -> str:
-    """The weights, the shape, and the mask where the checkpoint does not settle it."""
+    """Describe an encoder: weights, shape, and the mask unless the checkpoint determines it."""
     arch, patch, size = (backbone.get(key, "?") for key in ("arch", "patch_size", "img_size"))
     if isinstance(arch, dict):
         arch = f"{arch['num_layers']} layers of {arch['embed_dims']}"
@@ -200,7 +211,7 @@ def encoder_of(backbone: dict, load_from: str | None) -> str:
 
 
 def checkpoint_of(backbone: dict) -> str | None:
-    """The file that a backbone's init_cfg names, which may be a list of initialisers."""
+    """Return the checkpoint that a backbone's ``init_cfg`` names; None if it names none."""
     init = backbone.get("init_cfg")
     named = init.get("checkpoint") if isinstance(init, dict) else None
     return named if isinstance(named, str) else None

@@ -1,8 +1,8 @@
-"""Pretraining loss against accuracy: does the one predict the other?
+"""Compare the pretraining loss with the accuracy: does the loss predict the accuracy?
 
-A point is a checkpoint or a validation of a pretraining run of which both are known: by the run's
-own probes, or by a benchmark run of the given folders that began from its checkpoint. Losses are
-compared within an objective alone: what is predicted, of what, by which loss.
+A point is a checkpoint or a validation of a pretraining run for which both are known. The accuracy
+is from the run's own probes, or from a benchmark run that started from its checkpoint. Losses are
+compared only within one objective: one mask and target, one loss, one grid and one data set.
 """
 
 import re
@@ -12,21 +12,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from xtra_toolkit.visualization.report.facts import ACCURACIES, RunColumn, objective
-from xtra_toolkit.visualization.report.ranks import FEWEST, spearman
 from xtra_toolkit.visualization.report.runs import Run
 
-LINES = 5  # of the training log that a loss is the mean of
+FEWEST = 3  # least number of points for a rank correlation
+LINES = 5  # logged training losses that are averaged
 CHECKPOINT = re.compile(r"(epoch|iter)_(\d+)\.\w+$")
 VALIDATION = "validation loss"
 TRAINING = f"training loss, the mean of the last {LINES} logged values"
-Losses = dict[str, float]  # by what they are
+Losses = dict[str, float]  # by kind, VALIDATION or TRAINING
 
 
 @dataclass(frozen=True)
 class Point:
-    """One checkpoint; ``loss_of`` says which loss it is."""
+    """Accuracy and loss at one step of a run.
+
+    Args:
+        measure: Kind of the accuracy.
+        objective: Description of the objective.
+        run: Number of the run.
+        step: Iteration.
+        accuracy: Top-1 accuracy in per cent.
+        loss: Pretraining loss.
+        loss_of: Kind of the loss, ``VALIDATION`` or ``TRAINING``.
+    """
 
     measure: str
     objective: str
@@ -38,12 +49,13 @@ class Point:
 
 
 def points(columns: list[RunColumn], benchmarks: Iterable[Run]) -> list[Point]:
-    """Of all measures, sorted by step; an objective has one kind of loss for each measure.
+    """Return the points of all measures, sorted by measure, objective, run and step.
 
-    The validation loss is taken where every point has one, else the training loss for all.
+    For each measure and objective the validation loss is used if all points have one, otherwise
+    the training loss for all of them.
     """
     groups = defaultdict(list)
-    for point, losses in _found(columns, list(benchmarks)):
+    for point, losses in _unsorted_points(columns, list(benchmarks)):
         if np.isfinite(point.accuracy):
             groups[point.measure, point.objective].append((point, losses))
     chosen = []
@@ -57,7 +69,10 @@ def points(columns: list[RunColumn], benchmarks: Iterable[Run]) -> list[Point]:
     return sorted(chosen, key=lambda p: (p.measure, p.objective, p.run, p.step))
 
 
-def _found(columns: list[RunColumn], benchmarks: list[Run]) -> Iterable[tuple[Point, Losses]]:
+def _unsorted_points(
+    columns: list[RunColumn], benchmarks: list[Run]
+) -> Iterable[tuple[Point, Losses]]:
+    """Yield each point without its loss, and the losses at its step."""
     for number, column in enumerate(columns):
         if not column.run.pretrains:
             continue
@@ -68,23 +83,23 @@ def _found(columns: list[RunColumn], benchmarks: list[Run]) -> Iterable[tuple[Po
                     measure = _of_classes(label, record.get("probe/classes"))
                     yield Point(measure, kind, number, step, record[key]), losses(column, step)
     for run in benchmarks:
-        tested = run.accuracy is not None and not run.trained  # by mim test, which has no length
-        if (run.finished or tested) and (place := origin(run, columns)):
-            column, step = columns[place[0]], place[1]
+        tested = run.accuracy is not None and not run.trained  # mim test has no length
+        if (run.finished or tested) and (start := origin(run, columns)):
+            column, step = columns[start[0]], start[1]
             head = (run.config.get("model") or {}).get("head") or {}
             label = f"{run.benchmark or 'unnamed data set'}, {run.protocol}"
             label = _of_classes(label, head.get("num_classes"))
             kind = comparable(column.run.config)
-            yield Point(label, kind, *place, run.accuracy), losses(column, step)
+            yield Point(label, kind, *start, run.accuracy), losses(column, step)
 
 
 def _of_classes(label: str, classes: float | None) -> str:
-    """Name the number of classes: accuracies among few and among many are different measures."""
+    """Add the number of classes to a label, since accuracies depend on it."""
     return f"{label}, {classes:.0f} classes" if classes else label
 
 
 def losses(column: RunColumn, step: int) -> Losses:
-    """The finite ones at a step."""
+    """Return the finite losses of a run at a step, by kind."""
     found = {}
     held_out = column.history.validation.get(step, {}).get("val/loss", np.nan)
     if np.isfinite(held_out):
@@ -96,19 +111,19 @@ def losses(column: RunColumn, step: int) -> Losses:
 
 
 def origin(run: Run, columns: list[RunColumn]) -> tuple[int, int] | None:
-    """The pretraining run whose checkpoint a run began from, and that checkpoint's step."""
+    """Find the pretraining run and the step of the checkpoint from which a run started."""
     found = CHECKPOINT.search(run.weights or "")
     if not found:
         return None
     folder, count = Path(run.weights).parent, int(found[2])
-    for number, column in reversed(list(enumerate(columns))):  # the newest in a folder wrote it
-        if column.run.pretrains and _holds(column.run, folder):
+    for number, column in reversed(list(enumerate(columns))):  # the newest run of a folder wrote it
+        if column.run.pretrains and _writes_to(column.run, folder):
             return number, column.history.at_epoch(count) if found[1] == "epoch" else count
     return None
 
 
-def _holds(run: Run, folder: Path) -> bool:
-    """Is a checkpoint's folder the run's, as it was then or as it lies now?"""
+def _writes_to(run: Run, folder: Path) -> bool:
+    """Whether a folder is the working folder of a run, by its config or where it is now."""
     for own in (run.folder.parent, Path(run.config.get("work_dir") or run.folder.parent)):
         same = folder.resolve() == own.resolve()
         if same or (not folder.is_absolute() and own.parts[-len(folder.parts) :] == folder.parts):
@@ -117,7 +132,7 @@ def _holds(run: Run, folder: Path) -> bool:
 
 
 def comparable(config: dict) -> str:
-    """What must agree if two losses are to be compared, in words."""
+    """Describe everything that must be equal if two losses are to be compared."""
     model = config.get("model") or {}
     backbone, head = model.get("backbone") or {}, model.get("head") or {}
     data = (config.get("train_dataloader") or {}).get("dataset") or {}
@@ -126,33 +141,42 @@ def comparable(config: dict) -> str:
     return f"{objective(model)}, {head.get('loss', 'mse')}, {size}, {images}"
 
 
-def correlations(of: list[Point], names: list[str]) -> list[tuple[str, str, bool]]:
-    """(of what, in words, is it a part of the objective above?) of one measure.
+def correlations(points: list[Point], names: list[str]) -> list[tuple[str, str, bool]]:
+    """Return the rows of the table of rank correlations of one measure.
 
-    Of each objective, of its runs, and of the runs' last points.
+    There is a row for each objective, and below it, if it has several runs, one for each run and
+    one for the last points of the runs.
+
+    Args:
+        points: The points of the measure.
+        names: Names of the runs.
+
+    Returns:
+        (name, correlation in words, whether the row belongs to the objective above it).
     """
-    said, objectives = [], list(dict.fromkeys(p.objective for p in of))
+    rows, objectives = [], list(dict.fromkeys(p.objective for p in points))
     for kind in objectives:
-        group = [p for p in of if p.objective == kind]
+        group = [p for p in points if p.objective == kind]
         runs = [[p for p in group if p.run == run] for run in dict.fromkeys(p.run for p in group)]
-        said.append((kind, f"{correlation(group)}; {group[0].loss_of}", False))
+        rows.append((kind, f"{correlation(group)}; {group[0].loss_of}", False))
         if len(runs) > 1:
-            said += [(names[run[0].run], correlation(run), True) for run in runs]
-            ends = [run[-1] for run in runs]
-            said.append(("the last points of these runs", correlation(ends), True))
+            rows += [(names[run[0].run], correlation(run), True) for run in runs]
+            last = [run[-1] for run in runs]
+            rows.append(("the last points of these runs", correlation(last), True))
     if len(objectives) > 1:
-        said.append(
+        rows.append(
             ("all objectives", "none is given: their losses measure different things", False)
         )
-    return said
+    return rows
 
 
-def correlation(of: list[Point]) -> str:
-    """Spearman's, or why there is none."""
-    count = f"n = {len(of)}"
-    if len(of) < FEWEST:
+def correlation(points: list[Point]) -> str:
+    """Format Spearman's rank correlation of loss and accuracy, or say why it is not defined."""
+    count = f"n = {len(points)}"
+    if len(points) < FEWEST:
         return f"none, {count}: too few points"
-    value = spearman(np.array([p.loss for p in of]), np.array([p.accuracy for p in of]))
-    if value is None:
+    losses, accuracies = [p.loss for p in points], [p.accuracy for p in points]
+    if len(set(losses)) == 1 or len(set(accuracies)) == 1:
         return f"none, {count}: all losses or all accuracies are equal"
+    value = spearmanr(losses, accuracies).statistic
     return f"{value:+.3f}, {count}".replace("-", "\N{MINUS SIGN}")

@@ -1,4 +1,4 @@
-"""Runs and the paper's rows as one table: models by benchmarks, the mean at the end."""
+"""The table of benchmark runs and the paper's rows: models by benchmarks, with the mean."""
 
 import csv
 from collections import defaultdict
@@ -11,7 +11,7 @@ from xtra_toolkit.visualization.report.runs import Run
 
 HEADER = ["model", "protocol", *BENCHMARKS, "mean of 15"]
 TABLE = "In the table"
-EPOCHS = 100  # of the paper's probes
+EPOCHS = 100  # epochs of the paper's probes
 NOTES = """\
 Top-1 accuracy in per cent. Rows marked "paper" are figures of arXiv 2411.15648 and were not
 measured here; blank cells of theirs are not known here. As in the paper, the best of a sweep's
@@ -20,7 +20,7 @@ several runs."""
 
 
 def rows(runs: Iterable[Run]) -> list[list[str]]:
-    """Finished runs by model and protocol, then the paper's, all under ``HEADER``."""
+    """Return the rows below ``HEADER``: finished runs by model and protocol, then the paper's."""
     models = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if place(run) == TABLE:
@@ -36,23 +36,23 @@ def rows(runs: Iterable[Run]) -> list[list[str]]:
 
 
 def place(run: Run) -> str:
-    """Where a run is listed."""
+    """Return the heading under which a run is listed."""
     if run.benchmark not in BENCHMARKS:
         return "Not one of the 15 benchmarks"
     return TABLE if run.finished else "Unfinished, not in the table"
 
 
 def mean(cells: dict[str, list[float]]) -> str:
-    """Over all 15, or why there is none."""
+    """Return the mean over all 15 benchmarks, or why there is none."""
     if len(cells) < len(BENCHMARKS):
         return f"{len(cells)} of {len(BENCHMARKS)}"
-    if twice := [name for name in BENCHMARKS if len(cells[name]) > 1]:
-        return f"several runs of {', '.join(twice)}"
+    if repeated := [name for name in BENCHMARKS if len(cells[name]) > 1]:
+        return f"several runs of {', '.join(repeated)}"
     return f"{fmean(value for (value,) in cells.values()):.1f}"
 
 
 def paper_row(row: Reported) -> list[str]:
-    """One of the paper's rows, marked as such."""
+    """Return a row of the paper, marked as such."""
     cells = [row.accuracy.get(name) for name in BENCHMARKS] + [row.mean]
     return [
         f"paper: {row.model}",
@@ -62,7 +62,7 @@ def paper_row(row: Reported) -> list[str]:
 
 
 def markdown(runs: list[Run]) -> Iterator[str]:
-    """The lines of a report: the table, what it means, and each run, also those left out."""
+    """Yield the lines of the report in Markdown: the table, notes, and a list of all runs."""
     yield from (f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows(runs)))
     yield from ("", NOTES)
     places = defaultdict(list)
@@ -76,5 +76,5 @@ def markdown(runs: list[Run]) -> Iterator[str]:
 
 
 def write_csv(runs: list[Run], file: TextIO) -> None:
-    """The table alone."""
+    """Write only the table, as CSV."""
     csv.writer(file).writerows([HEADER, *rows(runs)])
