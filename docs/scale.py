@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md: what a run on many GPUs would take, by arithmetic.
+"""The table in docs/cluster.md, "Scale, on paper": what a run on many GPUs would take, by arithmetic.
 
     python docs/scale.py
 
