@@ -1,4 +1,4 @@
-"""The table in docs/cluster.md, "Scale, on paper": what a run on many GPUs would take, by arithmetic.
+"""Calculate the table "Scale, on paper" of docs/cluster.md: what a run on many GPUs would take.
 
     python docs/scale.py
 
