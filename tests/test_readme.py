@@ -1,34 +1,34 @@
-"""The configs and the mask in the README work as they are written."""
+"""README and the pages say what is so: their configs build, their commands and files exist."""
 
 import difflib
+import importlib
 import re
-from pathlib import Path
 
+import click
 import pytest
 import torch
 from helpers.builds import pretrainer
+from helpers.pages import DOCS, PAGES, README, ROOT, block, commands, expand
+from mmengine.registry import Registry
 from mmpretrain.registry import MODELS
 from test_mmpretrain_benchmarks import AT_256, OURS, POOLED
 
+from xtra_toolkit import registry
+from xtra_toolkit.cli import main
 from xtra_toolkit.registry import MASKS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-CONFIGS = Path(__file__).parents[1] / "mmconfigs"
+CONFIGS = ROOT / "mmconfigs"
+BEING_BUILT = {"train", "configs"}  # commands that the pages name and that may not exist yet
 
 
-def block(beginning, language="python"):
-    """The one code block that has these words."""
-    blocks = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-    (found,) = [text for kind, text in blocks if kind == language and beginning in text]
-    return found
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("changes", [None, "# mmconfigs/mae_vit-b16.py"])
-def test_the_compositions(changes):
+@pytest.mark.parametrize("page, name", [(README, "xtra"), (DOCS / "pretrain.md", "mae")])
+def test_the_compositions_train(page, name):
     space = {}
-    exec(block("# mmconfigs/xtra_vit-b16.py"), space)
-    if changes:
-        exec(block(changes), space)
+    exec(block(page, f"# mmconfigs/{name}_vit-b16.py"), space)
     with torch.device("meta"):
         model = MODELS.build(space["model"])
     grid = model.backbone.grid
@@ -38,14 +38,14 @@ def test_the_compositions(changes):
 
 
 def test_from_xtra_to_aim_the_readme_shows_the_files_own_lines():
-    shown = block("aim_vit-b16.py", "diff").splitlines()[1:]
+    shown = block(README, "aim_vit-b16.py", "diff").splitlines()[1:]
     files = [(CONFIGS / f"{n}_vit-b16.py").read_text().splitlines() for n in ("xtra", "aim")]
     changed = [line for line in difflib.unified_diff(*files, n=0) if re.match(r"[+-] ", line)]
     assert shown == changed
 
 
 def test_the_line_for_mmpretrains_linear_probe_is_the_one_that_is_tested():
-    text = block("vit-base-p16_8xb2048-linear", "")
+    text = block(DOCS / "evaluate.md", "vit-base-p16_8xb2048-linear", "")
     given = dict(re.findall(r"([\w.]+\.[\w.]+)=(\S+)", text.split("--cfg-options")[1]))
     checkpoint = given.pop("model.backbone.init_cfg.checkpoint")
     tested = {key: str(value) for key, value in (OURS | POOLED | AT_256).items()}
@@ -53,15 +53,63 @@ def test_the_line_for_mmpretrains_linear_probe_is_the_one_that_is_tested():
     assert given == tested | val and checkpoint.endswith(".pth")
 
 
-def test_a_mask_of_your_own(monkeypatch):
+def test_a_mask_of_your_own_takes_twelve_lines(monkeypatch):
     monkeypatch.setattr(MASKS, "_module_dict", dict(MASKS.module_dict))
-    exec(block("class RowCausal"), {"__name__": "my_masks"})
-    model = pretrainer(dict(type="RowCausal"), "block")
-    assert (
-        model.objective.bounds.num_computed == 56 and "7 predictions" in model.objective.certificate
-    )
+    code = block(README, "class RowCausal")
+    assert len([line for line in code.splitlines() if line]) <= 12
+    exec(code, {"__name__": "my_masks"})
+    objective = pretrainer(dict(type="RowCausal"), "block").objective
+    assert objective.bounds.num_computed == 56 and "7 predictions" in objective.certificate
 
 
-def test_every_config_and_folder_that_is_named_exists():
-    names = re.findall(r"mmconfigs/[\w./-]+\.py", README)
-    assert len(names) > 8 and not [n for n in names if not (CONFIGS.parent / n).exists()]
+def test_the_mask_of_contributing_compiles(monkeypatch):
+    monkeypatch.setattr(MASKS, "_module_dict", dict(MASKS.module_dict))
+    (code,) = re.findall(r"   ```python\n(.*?)   ```", PAGES[1].read_text(), re.DOTALL)
+    exec(re.sub(r"^   ", "", code, flags=re.MULTILINE), {"__name__": "my_masks"})
+    objective = pretrainer(dict(type="Checkerboard"), "block").objective
+    assert "1 prediction, each of 32 tokens from 32 outputs" in objective.certificate
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_config_and_folder_that_is_named_exists(page):
+    text = page.read_text()
+    named = re.findall(r"(?:mmconfigs|xtra_toolkit|tests|plugins)/[\w./{},*-]*[\w/]", text)
+    names = [full for name in named for full in expand(name)]
+    assert not [n for n in names if not n.isupper() and "NAME" not in n and not found(n)]
+
+
+def found(name):
+    return any(ROOT.glob(name.rstrip("/"))) or any(ROOT.glob(f"{name}.*"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_is_named_exists_with_its_options(page):
+    for name, *words in commands(page.read_text()):
+        if name in BEING_BUILT and name not in main.list_commands(None):
+            continue
+        command = main.get_command(click.Context(main), name)
+        assert command is not None, f"xtra {name}"
+        if isinstance(command, click.Group):
+            continue
+        known = {o for parameter in command.params for o in parameter.opts} | {"--help"}
+        given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert given <= known, f"xtra {name}: {given - known}"
+
+
+@pytest.fixture(scope="module")
+def registered():
+    """The names of every part that a config may have the prefix xtra_toolkit for."""
+    ours = [value for value in vars(registry).values() if isinstance(value, Registry)]
+    for one in ours:
+        one.import_from_location()
+    return {name for one in ours for name in one.module_dict}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_of_the_package_that_is_given_exists(page, registered):
+    defined = "".join(file.read_text() for file in [*PAGES, *ROOT.glob("plugins/*/*.py")])
+    for name in set(re.findall(r"\bxtra_toolkit(?:\.\w+)+", page.read_text())):
+        module, _, last = name.rpartition(".")
+        if last not in registered and f"class {last}(" not in defined and last != "mmconfigs":
+            if not hasattr(importlib.import_module(module), last):
+                importlib.import_module(name)
