@@ -3,8 +3,8 @@
 import warnings
 from typing import Any
 
-# Nobody who trains can act on these: mmcv-lite lacks an operation that nothing here uses, and
-# a loader that pins memory for a GPU does not where there is none.
+# A user cannot act on these warnings: mmcv-lite lacks an operation that nothing here uses, and a
+# data loader with pin_memory=True does not pin memory on a machine without a GPU.
 for message in (
     "Fail to import ``MultiScaleDeformableAttention``",
     "'pin_memory' argument is set as true but no accelerator is found",
@@ -16,7 +16,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load`` when it is first asked for, so that importing the package stays light."""
+    """Import ``load`` on first use, so that importing the package stays light."""
     if name == "load":
         from xtra_toolkit.weights.encoder import load
 

@@ -1,7 +1,7 @@
-"""PatchGrid: an image as tokens in raster order.
+"""PatchGrid: the tokens of an image in raster order.
 
-Shape legend, used throughout the package:
-    B images, C channels, N tokens of the grid, V = C * patch height * patch width values of a token
+Shape legend, used throughout the package: B images, C channels, N tokens of the grid,
+V = C * patch height * patch width values of a token.
 """
 
 import math
@@ -13,22 +13,27 @@ from torch import Tensor
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """One number for both sides, or (height, width)."""
+    """Return (height, width) of a size that is given as one integer or as a pair.
+
+    Raises:
+        ValueError: The size is neither an integer nor a pair of integers.
+    """
     sides = (value, value) if isinstance(value, int | float) else tuple(value)
     if len(sides) != 2 or any(not isinstance(side, int) for side in sides):
-        raise ValueError(f"{value!r} was given; a size is a whole number, or (height, width)")
+        raise ValueError(f"{value!r} was given; a size is a whole number or (height, width)")
     return sides
 
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Tokens of an image, numbered in raster order; rectangles are welcome.
+    """The tokens of an image, numbered in raster order. The image may be a rectangle.
 
     Args:
-        rows, cols: tokens along the height and the width.
-        patch: height and width of a token in pixels.
-        channels: of the image.
-        extra: tokens without pixels (a class token); their numbers follow those of the patches.
+        rows, cols: Number of tokens along the height and along the width.
+        patch: Height and width of a token in pixels.
+        channels: Number of channels of the image.
+        extra: Number of tokens without pixels, such as a class token. Their numbers follow those
+            of the patches.
     """
 
     rows: int
@@ -45,7 +50,11 @@ class PatchGrid:
         channels: int = 3,
         extra: int = 0,
     ) -> "PatchGrid":
-        """The grid of an image of ``img_size`` pixels; ValueError where the patch does not tile."""
+        """Build the grid of an image from its size in pixels.
+
+        Raises:
+            ValueError: The patches do not tile the image.
+        """
         (height, width), (p, q) = pair(img_size), pair(patch_size)
         if height % p or width % q or not (height and width):
             raise ValueError(
@@ -57,12 +66,12 @@ class PatchGrid:
 
     @property
     def tokens(self) -> int:
-        """Tokens that have pixels."""
+        """Number of tokens that have pixels."""
         return self.rows * self.cols
 
     @property
     def values(self) -> int:
-        """Pixel values of one token."""
+        """Number of pixel values of one token."""
         return self.channels * self.patch[0] * self.patch[1]
 
     def __str__(self) -> str:
@@ -71,13 +80,19 @@ class PatchGrid:
         return f"a grid of {r}×{c} tokens ({r * p}×{c * q} px, patch {size})"
 
     def name(self, token: int) -> str:
-        """A token in image coordinates: 'patch (row, column)'."""
+        """Return a token in image coordinates: 'patch (row, column)'."""
         if token < self.tokens:
             return f"patch {divmod(token, self.cols)}"
         return f"token {token} (no pixels)"
 
     def patchify(self, images: Tensor) -> Tensor:
-        """(B, C, height, width) to (B, N, V), the values of a token as (channel, row, column)."""
+        """Cut images (B, C, height, width) into tokens (B, N, V).
+
+        The values of a token are in the order (channel, row, column).
+
+        Raises:
+            ValueError: The images do not have the size of the grid.
+        """
         expected = (self.channels, self.rows * self.patch[0], self.cols * self.patch[1])
         if images.shape[1:] != expected:
             raise ValueError(
@@ -88,47 +103,58 @@ class PatchGrid:
         return rearrange(images, "b c (r p) (s q) -> b (r s) (c p q)", p=p, q=q)
 
     def unpatchify(self, values: Tensor) -> Tensor:
-        """(B, N, V) back to (B, C, height, width)."""
+        """Put tokens (B, N, V) together to images (B, C, height, width)."""
         (p, q), rows = self.patch, self.rows
         return rearrange(values, "b (r s) (c p q) -> b c (r p) (s q)", r=rows, p=p, q=q)
 
     def blocks(self, block_size: int | tuple[int, int], ragged: bool = False) -> list[Tensor]:
-        """Token numbers of each block of tokens, (tokens of a block,), all in raster order.
+        """Divide the grid into blocks of tokens.
 
         Args:
-            block_size: tokens along each side, or (height, width).
-            ragged: where they do not tile the grid, the last of a row or column are smaller.
+            block_size: Number of tokens along each side of a block, or (height, width).
+            ragged: Whether the last blocks of a row or column may be smaller if the blocks do not
+                tile the grid.
+
+        Returns:
+            Blocks in raster order; each holds its token numbers (tokens of the block,) in raster
+            order.
+
+        Raises:
+            ValueError: The blocks do not tile the grid, and ``ragged`` is not set.
         """
         height, width = pair(block_size)
-        tiles = height > 0 and width > 0 and not (self.rows % height or self.cols % width)
-        if not tiles and not (ragged and height > 0 and width > 0):
-            raise ValueError(self._no_tiling(height, width))
+        positive = height > 0 and width > 0
+        if not positive or not (ragged or self.rows % height == self.cols % width == 0):
+            raise ValueError(self._tiling_error(height, width))
         raster = torch.arange(self.tokens).view(self.rows, self.cols)
         bands = raster.split(height, 0)
         return [block.flatten() for band in bands for block in band.split(width, 1)]
 
-    def _no_tiling(self, height: int, width: int) -> str:
+    def _tiling_error(self, height: int, width: int) -> str:
         sides = [n for n in range(1, self.rows + 1) if not (self.rows % n or self.cols % n)]
-        down, up = (
-            "×".join(
-                str(patch * side * max(1, rounded(tokens / max(side, 1))))
-                for tokens, side, patch in zip(
-                    (self.rows, self.cols), (height, width), self.patch, strict=True
-                )
-            )
-            for rounded in (math.floor, math.ceil)
+        axes = zip((self.rows, self.cols), (height, width), self.patch, strict=True)
+        smaller, larger = zip(
+            *(
+                [str(patch * side * max(1, r(n / max(side, 1)))) for r in (math.floor, math.ceil)]
+                for n, side, patch in axes
+            ),
+            strict=True,
         )
         return (
             f"blocks of {height}×{width} tokens do not tile {self}; sides that do: "
-            f"{', '.join(map(str, sides))}; image sizes that fit: {down}, {up} px (img_size, and "
-            "the crops of the data pipelines); or BlockCausal(..., ragged=True) makes the last "
-            "blocks smaller"
+            f"{', '.join(map(str, sides))}; image sizes that fit: {'×'.join(smaller)}, "
+            f"{'×'.join(larger)} px (set img_size and the crops of the data pipelines); "
+            "BlockCausal(..., ragged=True) makes the last blocks smaller instead"
         )
 
     def no_extra(self, mask: str) -> None:
-        """Refuse tokens without pixels on behalf of a mask that has no place for them."""
+        """Raise a ValueError if the grid has tokens without pixels.
+
+        Args:
+            mask: Name of the mask that has no place for such tokens.
+        """
         if self.extra:
             raise ValueError(
-                f"{mask} has no place for a token without pixels: one that looks back sees "
-                "everything or nothing, and would never be trained; set with_cls_token=False"
+                f"{mask} has no place for a token without pixels: under this mask it would attend "
+                "to everything or to nothing, and would never be trained; set with_cls_token=False"
             )

@@ -1,7 +1,7 @@
-"""Load the installed plugins, the entry points ``xtra_toolkit.plugins``.
+"""Load the installed plugins: the entry points of the group ``xtra_toolkit.plugins``.
 
-A plugin that fails does not break the others: a warning and the message about an unknown mask or
-target name it with its cause.
+A plugin that fails to load does not break the others. A warning names it with the cause, and so
+does the message about an unknown mask or target.
 """
 
 import logging
@@ -19,18 +19,18 @@ from mmengine.registry import Registry
 from xtra_toolkit import registry as registries
 
 GROUP = "xtra_toolkit.plugins"
-FAILED: dict[str, str] = {}
+FAILED: dict[str, str] = {}  # name of a plugin that failed to load -> "error: message"
 
 
 def installed() -> dict[str, EntryPoint]:
-    """The plugins' entry points by name; a malformed file of them is named in ``FAILED``."""
+    """Return the entry points of the plugins by name; record unreadable ones in ``FAILED``."""
     found: dict[str, EntryPoint] = {}
     for distribution in distributions():
         try:
             points = distribution.entry_points.select(group=GROUP)
-        except Exception as error:  # TypeError, ValueError: whatever its parser stumbles over
-            name = distribution.metadata["Name"] or "of no name"
-            _failed(name, f"its entry_points.txt cannot be read ({_cause(error)})")
+        except Exception as error:  # the parser of entry_points.txt raises errors of many classes
+            name = distribution.metadata["Name"] or "without a name"
+            _record_failure(name, f"its entry_points.txt cannot be read ({_describe(error)})")
             continue
         for point in points:
             found.setdefault(point.name, point)
@@ -38,35 +38,36 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def packages() -> set[str]:
-    """The top-level packages of the installed plugins."""
+    """Return the top-level packages of the installed plugins."""
     return {_package(point) for point in installed().values()}
 
 
 def load_plugins() -> None:
-    """Load each entry point; failures are kept in ``FAILED`` as 'error: message'."""
+    """Load each entry point; record failures in ``FAILED``."""
     points = installed()
-    ours = [value for value in vars(registries).values() if isinstance(value, Registry)]
-    if points:  # what a plugin must not replace has to be there before it
-        for place in ("masks", "targets", "models"):
-            import_module(f"xtra_toolkit.{place}")
+    own_registries = [value for value in vars(registries).values() if isinstance(value, Registry)]
+    if points:  # register our own names first, so that a plugin that replaces one is noticed
+        for module in ("masks", "targets", "models"):
+            import_module(f"xtra_toolkit.{module}")
     for point in points.values():
-        before = [dict(registry.module_dict) for registry in ours]
+        registered = [dict(registry.module_dict) for registry in own_registries]
         try:
-            with _interruptible() as interrupted:
+            with _record_interrupts() as interrupts:
                 point.load()
-            _refuse_replaced(ours, before)
-        except BaseException as error:  # a stranger's code may raise anything, SystemExit too
-            if interrupted and isinstance(error, KeyboardInterrupt):
+            _refuse_replacements(own_registries, registered)
+        except BaseException as error:  # a plugin may raise anything, SystemExit included
+            if interrupts and isinstance(error, KeyboardInterrupt):
                 raise
-            for registry, names in zip(ours, before, strict=True):
-                _take_back(registry, names, _package(point))
-            _failed(point.name, _cause(error))
+            for registry, names in zip(own_registries, registered, strict=True):
+                _unregister(registry, names, _package(point))
+            _record_failure(point.name, _describe(error))
 
 
-def _failed(name: str, why: str) -> None:
-    if FAILED.get(name) != why:  # said once
-        FAILED[name] = why
-        print_log(f"plugin {name!r} failed to load: {why}", logger="current", level=logging.WARNING)
+def _record_failure(name: str, reason: str) -> None:
+    if FAILED.get(name) != reason:  # warn once
+        FAILED[name] = reason
+        message = f"plugin {name!r} failed to load: {reason}"
+        print_log(message, logger="current", level=logging.WARNING)
 
 
 def _package(point: EntryPoint) -> str:
@@ -74,40 +75,46 @@ def _package(point: EntryPoint) -> str:
 
 
 @contextmanager
-def _interruptible() -> Iterator[list]:
-    """A list that is filled when the user interrupts: code may raise KeyboardInterrupt itself."""
-    interrupted: list = []
+def _record_interrupts() -> Iterator[list]:
+    """Yield a list to which each SIGINT is appended.
+
+    It tells an interrupt by the user from a KeyboardInterrupt that the code raises itself.
+    """
+    interrupts: list = []
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        yield interrupts
         return
 
-    def note(number: int, frame: object) -> None:
-        interrupted.append(number)
-        before(number, frame)
+    def record(number: int, frame: object) -> None:
+        interrupts.append(number)
+        handler(number, frame)
 
-    before = signal.getsignal(signal.SIGINT)
-    if callable(before):
-        signal.signal(signal.SIGINT, note)
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        signal.signal(signal.SIGINT, record)
     try:
-        yield interrupted
+        yield interrupts
     finally:
-        if signal.getsignal(signal.SIGINT) is note:
-            signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is record:
+            signal.signal(signal.SIGINT, handler)
 
 
-def _refuse_replaced(ours: list[Registry], before: list[dict]) -> None:
-    """ValueError where a name that was registered stands for something else now."""
-    for registry, names in zip(ours, before, strict=True):
+def _refuse_replacements(own_registries: list[Registry], registered: list[dict]) -> None:
+    """Raise a ValueError if a name that was registered now stands for something else."""
+    for registry, names in zip(own_registries, registered, strict=True):
         for name, kind in names.items():
             if registry.module_dict.get(name) is not kind:
                 raise ValueError(
-                    f"it replaces the {registry.name} {name!r}, which was there before it "
-                    "(force=True), and is left out; register under a name of its own"
+                    f"it replaces the {registry.name} {name!r}, which was registered before it "
+                    "(force=True), so it is not loaded; register under another name"
                 )
 
 
-def _take_back(registry: Registry, names: dict, package: str) -> None:
-    """Restore what a package registered; what it imported of others, this one too, stays."""
+def _unregister(registry: Registry, names: dict, package: str) -> None:
+    """Remove what the modules of a package registered, and restore the names of before.
+
+    What other packages, this one included, registered while they were imported stays.
+    """
     for name, kind in list(registry.module_dict.items()):
         module = getattr(kind, "__module__", None) or ""
         if kind is not names.get(name) and module.partition(".")[0] == package:
@@ -116,27 +123,32 @@ def _take_back(registry: Registry, names: dict, package: str) -> None:
 
 
 def find(registry: Registry, kind: str) -> Callable | None:
-    """What is registered as ``kind``, None if nothing is; ValueError if its import fails."""
+    """Return what is registered as ``kind``, or None.
+
+    Raises:
+        ValueError: The module that should register it cannot be imported.
+    """
     try:
         return registry.get(kind)
-    except Exception as error:  # of the module that should register it
-        raise ValueError(f"{kind!r} cannot be imported: {_cause(error)}") from error
+    except Exception as error:  # the imported module may raise anything
+        raise ValueError(f"{kind!r} cannot be imported: {_describe(error)}") from error
 
 
 def failures(kind: str = "") -> str:
-    """What failed to load, and may be why ``kind`` is unknown; for the end of a sentence.
+    """Return what failed to load, as clauses for the end of a message about an unknown ``kind``.
 
-    MMEngine says nothing where the ``registry`` module of a scope cannot be imported.
+    The ``registry`` module of the scope of ``kind`` is tried too, since MMEngine is silent if it
+    cannot be imported.
     """
-    said = [f"plugin {name!r} failed to load: {why}" for name, why in FAILED.items()]
+    clauses = [f"plugin {name!r} failed to load: {reason}" for name, reason in FAILED.items()]
     scope, dot, _ = kind.partition(".")
     if dot and scope != "xtra_toolkit":
         try:
             import_module(f"{scope}.registry")
         except Exception as error:
-            said.append(f"{scope}.registry cannot be imported: {_cause(error)}")
-    return "".join(f"; {sentence}" for sentence in said)
+            clauses.append(f"{scope}.registry cannot be imported: {_describe(error)}")
+    return "".join(f"; {clause}" for clause in clauses)
 
 
-def _cause(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

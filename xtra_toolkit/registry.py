@@ -1,8 +1,10 @@
-"""The registries. Keep this file light: MMEngine swallows an ImportError raised here.
+"""The registries of this package.
 
-``MASKS`` and ``ORDERS`` (of units, for Reordered) are root registries of our own. The others are
-children of MMEngine's, so that a config finds ``type='xtra_toolkit.X'`` without ``custom_imports``,
-in every process.
+``MASKS`` and ``ORDERS`` (orders of units, which ``Reordered`` takes) are root registries. The
+others are children of MMEngine's registries, so that a config finds ``type='xtra_toolkit.X'``
+without ``custom_imports``, in every process.
+
+Import nothing heavy here: MMEngine ignores an ImportError that this file raises.
 """
 
 from collections.abc import Callable
@@ -14,14 +16,12 @@ from mmengine.registry import Registry
 
 def _child(name: str, *locations: str) -> Registry:
     parent = getattr(mmengine_registry, name)
-    places = [
-        f"xtra_toolkit.{place}" for place in (*locations, "weights.loader", "installed_plugins")
-    ]
-    return Registry(parent.name, parent=parent, scope="xtra_toolkit", locations=places)
+    modules = [f"xtra_toolkit.{m}" for m in (*locations, "weights.loader", "installed_plugins")]
+    return Registry(parent.name, parent=parent, scope="xtra_toolkit", locations=modules)
 
 
 def _build_mask(cfg: dict, *args: Any, **kwargs: Any) -> Callable:
-    """Build a mask with the function that ``xtra_toolkit.masks`` puts here when it is imported."""
+    """Import ``xtra_toolkit.masks``, which replaces this function by its own, and build a mask."""
     MASKS.import_from_location()
     return MASKS.build_func(cfg)
 
@@ -37,7 +37,7 @@ MODELS = _child("MODELS", "models", "targets", "evaluation")
 DATASETS = _child("DATASETS", "data", "evaluation")
 DATA_SAMPLERS = _child("DATA_SAMPLERS", "data")
 TRANSFORMS = _child("TRANSFORMS", "data", "evaluation")
-FUNCTIONS = _child("FUNCTIONS", "data")  # collate
+FUNCTIONS = _child("FUNCTIONS", "data")  # collate functions
 HOOKS = _child("HOOKS", "hooks")
 METRICS = _child("METRICS", "evaluation")
 LOOPS = _child("LOOPS", "engine", "evaluation")

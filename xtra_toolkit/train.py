@@ -1,13 +1,13 @@
-"""MMPretrain's training script, in a process that keeps its exit code.
+"""Run MMPretrain's training script in a process that keeps its exit code.
 
     python -m xtra_toolkit.train CONFIG --work-dir DIR --resume
     python -m xtra_toolkit.train CONFIG --gpus 8 --resume
     srun python -m xtra_toolkit.train CONFIG --launcher slurm --resume
 
-``mim train mmpretrain`` runs the same script with the same arguments, but ends with 1 whatever the
-training ended with. Here 75 says that a signal came and that ``--resume`` goes on
-(``SaveOnSignal``), also when the signal comes before the training has begun. ``--gpus N`` starts N
-processes with torchrun and adds ``--launcher pytorch``.
+``mim train mmpretrain`` runs the same script with the same arguments, but its exit code is 1
+whenever the training fails. Here the exit code 75 means that a signal stopped the training and that
+``--resume`` continues it (see ``SaveOnSignal``), also if the signal came before the training began.
+``--gpus N`` starts N processes with torchrun and adds ``--launcher pytorch``.
 """
 
 import os
@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # those of SaveOnSignal
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # the same as in SaveOnSignal
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -30,10 +30,14 @@ def script() -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train; arguments are those of the script, and ``--gpus N``."""
+    """Train.
+
+    Args:
+        argv: Arguments of the script, and ``--gpus N``. Default: those of the command line.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     for number in SIGNALS:
-        signal.signal(number, _try_again)
+        signal.signal(number, _exit_try_again)
     if "--gpus" in argv:
         at = argv.index("--gpus")
         (processes,) = argv[at + 1 : at + 2] or ("",)
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _torchrun(processes: int, argv: list[str]) -> NoReturn:
-    """End as the first process that failed; torchrun itself would end with 1."""
+    """Exit with the code of the first process that failed; torchrun itself would exit with 1."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -57,13 +61,13 @@ def _torchrun(processes: int, argv: list[str]) -> NoReturn:
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         raise SystemExit(code if code > 0 else 128 - code) from error
-    except SignalException as error:  # torchrun has passed it on, and the processes have left
+    except SignalException as error:  # torchrun passed it on, and the processes have ended
         known = error.sigval in SIGNALS
         raise SystemExit(TRY_AGAIN if known else 128 + error.sigval) from None
     raise SystemExit(0)
 
 
-def _try_again(number: int, frame: Any) -> NoReturn:
+def _exit_try_again(number: int, frame: Any) -> NoReturn:
     raise SystemExit(TRY_AGAIN)
 
 
