@@ -1,10 +1,12 @@
 """Back ends against the dense reference, and xformers asked on the inputs of training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import xtra_toolkit.attention as door
-from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose
+from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose, staircase
 from xtra_toolkit.attention import xformers as xf
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import (
@@ -180,6 +182,23 @@ def test_some_rows_of_a_pattern_are_those_rows(name, backend):
     index = rows[..., None, None].expand(-1, -1, *q.shape[2:])
     some = attention(q.gather(1, index), k, v, pattern.rows(rows), backend)
     torch.testing.assert_close(some, attention(q, k, v, pattern, "eager").gather(1, index))
+
+
+class GivenHalf(BlockCausal):
+    """Blocks of which the first two are context, so that the decoder computes only the third."""
+
+    def __call__(self, grid, batch=1, generator=None):
+        mask = super().__call__(grid, batch, generator)
+        return replace(mask, context=mask.unit < 3)
+
+
+def test_the_host_knows_the_rows_that_the_last_layer_computes():
+    objective = certify_objective(GivenHalf(4), NextBlock(), GRID, (2, 2))
+    plan = objective(2, torch.device("cpu"))
+    rows = plan.decoder.rows(plan.output_positions)
+    assert len(rows.host_kv_lengths) < plan.num_computed
+    assert list(rows.host_kv_lengths) == rows.kv_lengths[0].tolist()
+    assert staircase.unsupported_reason(torch.empty(2, rows.queries, 3, 16), rows) is None
 
 
 @pytest.mark.parametrize("half", ["matmul", "sdpa"])

@@ -112,7 +112,7 @@ def test_matmul_in_chunks(images, monkeypatch):
     """Masks of their own for three images, a chunk for one, for two and one, for all."""
     kv_lengths = torch.stack([torch.arange(20).clamp(min=p) + 1 for p in (0, 4, 11)]).clamp(max=20)
     pattern = Pattern("staircase", 20, kv_lengths=kv_lengths)
-    monkeypatch.setattr(matmul, "CHUNK", images * 4 * 2 * 20 * 20)
+    monkeypatch.setattr(matmul, "CHUNK_BYTES", images * 4 * 2 * 20 * 20)
     g = torch.Generator().manual_seed(0)
     whole = torch.randn(3, 20, 3, 2, 8, generator=g).requires_grad_()
     outs = [attention(*whole.unbind(2), pattern, backend) for backend in ("matmul", "eager")]

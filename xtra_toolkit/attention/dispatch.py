@@ -1,8 +1,9 @@
-"""One attention call for every mask: ``attention(q, k, v, pattern)``.
+"""Compute attention under any mask by one call: ``attention(q, k, v, pattern)``.
 
-Back ends, one file each: ``eager`` (the dense reference), ``sdpa``, ``xformers`` (CUDA), ``matmul``
-(short sequences on CPUs), ``staircase`` (long ones). ``auto`` takes what was measured fastest. A
-back end asked for by name that cannot serve is refused with its reason, never replaced.
+Each back end has a file: ``eager`` (the dense reference), ``sdpa``, ``xformers`` (CUDA), ``matmul``
+(short sequences on CPUs) and ``staircase`` (long sequences). ``auto`` chooses the one that was
+measured fastest. If a back end that is named cannot serve the inputs, an error says why; it is
+never replaced by another.
 """
 
 import logging
@@ -24,42 +25,42 @@ BACKENDS = {
     "staircase": staircase,
 }
 
-SHORT = 384  # tokens up to which matmul keeps its weights, in bfloat16: longer takes much memory
-LONG = 1024  # from which on a staircase pays; twice that in bfloat16
+SHORT = 384  # most tokens for matmul in bfloat16: its weights take much memory beyond that
+LONG = 1024  # fewest tokens at which the staircase back end is faster; twice as many in bfloat16
 
 __all__ = ["BACKENDS", "Pattern", "attention", "choose", "get_attention"]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, backend: str = "auto") -> Tensor:
-    """Scaled dot-product attention under a pattern.
+    """Compute scaled dot-product attention under a pattern.
 
     Args:
-        q: (B, Q, heads, dim), as in xformers; Q is N unless the pattern is of fewer ``queries``.
+        q: (B, Q, heads, dim), as in xformers. Q is N unless the pattern has fewer ``queries``.
         k, v: (B, N, heads, dim).
-        pattern: of these positions; True means *may attend*.
+        pattern: The attention pattern of these positions.
         backend: ``'auto'`` or a key of ``BACKENDS``.
 
     Returns:
         (B, Q, heads, dim).
 
     Raises:
-        ValueError: an unknown back end, or one that cannot serve these inputs.
+        ValueError: The back end is unknown, or cannot serve these inputs.
     """
     kind = q.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):  # as SDPA would
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # as SDPA does
         q, k, v = (x.to(torch.get_autocast_dtype(kind)) for x in (q, k, v))
     if backend == "auto":
         backend = choose(q, pattern)
     elif reason := _module(backend).unsupported_reason(q, pattern):
         raise ValueError(
-            f"attention back end {backend!r} cannot serve: {reason}; take 'auto', or one of "
+            f"attention back end {backend!r} cannot serve: {reason}; use 'auto' or one of "
             f"{', '.join(b for b in BACKENDS if not BACKENDS[b].unsupported_reason(q, pattern))}"
         )
     return BACKENDS[backend].attention(q, k, v, pattern)
 
 
 def choose(q: Tensor, pattern: Pattern) -> str:
-    """The back end that ``auto`` takes for q (B, N, heads, dim) under a pattern."""
+    """Return the back end that ``auto`` uses for q (B, N, heads, dim) under a pattern."""
     if q.device.type == "cpu":
         return _choose_on_cpu(q, pattern)
     if q.device.type != "cuda":
@@ -67,28 +68,32 @@ def choose(q: Tensor, pattern: Pattern) -> str:
     reason = xformers.unsupported_reason(q, pattern)
     if reason is None:
         return "xformers"
-    # above compute capability 9.0 xformers trains with no dense bias; its flash ops do
-    host_kv_lengths = pattern.length >= LONG and pattern.kind == "staircase"
-    other = (
-        "staircase" if host_kv_lengths and not staircase.unsupported_reason(q, pattern) else "sdpa"
-    )
-    _say_once(f"attention runs on {other}: {reason}")
-    return other
+    # above compute capability 9.0 xformers cannot train with a dense bias; its flash ops can train
+    backend = "staircase" if _is_long_staircase(q, pattern, LONG) else "sdpa"
+    _warn_once(f"attention runs on {backend}: {reason}")
+    return backend
 
 
 def _choose_on_cpu(q: Tensor, pattern: Pattern) -> str:
-    """Choose by tests/bench/bench_attention.py, and by what this processor is good at."""
+    """Choose by what tests/bench/bench_attention.py measured and by the processor's features."""
     half = q.dtype == torch.bfloat16
-    # forward alone flash is faster; what it loses on is its backward
+    # only in the backward pass is flash attention slower, so matmul is not used without gradients
     if half and q.requires_grad and pattern.length <= SHORT:
         return processor.short_bf16(q)
-    long = pattern.length >= (2 * LONG if half else LONG)
-    host_kv_lengths = pattern.kind == "staircase" and not staircase.unsupported_reason(q, pattern)
-    return "staircase" if long and host_kv_lengths else "sdpa"
+    return "staircase" if _is_long_staircase(q, pattern, 2 * LONG if half else LONG) else "sdpa"
+
+
+def _is_long_staircase(q: Tensor, pattern: Pattern, length: int) -> bool:
+    long = pattern.kind == "staircase" and pattern.length >= length
+    return long and not staircase.unsupported_reason(q, pattern)
 
 
 def get_attention(backend: str) -> Callable[[Tensor, Tensor, Tensor, Pattern], Tensor]:
-    """``attention`` with its back end fixed, to be handed to layers; ValueError where unknown."""
+    """Return :func:`attention` with a fixed back end, as layers take it.
+
+    Raises:
+        ValueError: The back end is unknown.
+    """
     if backend != "auto":
         _module(backend)
     return partial(attention, backend=backend)
@@ -97,11 +102,11 @@ def get_attention(backend: str) -> Callable[[Tensor, Tensor, Tensor, Pattern], T
 def _module(backend: str):  # noqa: ANN202
     if backend not in BACKENDS:
         raise ValueError(
-            f"attention back end {backend!r} was asked for; valid: auto, {', '.join(BACKENDS)}"
+            f"attention back end {backend!r} was given; valid: auto, {', '.join(BACKENDS)}"
         )
     return BACKENDS[backend]
 
 
 @cache
-def _say_once(text: str) -> None:
-    print_log(text, logger="current", level=logging.WARNING)
+def _warn_once(message: str) -> None:
+    print_log(message, logger="current", level=logging.WARNING)

@@ -1,4 +1,4 @@
-"""Pattern: which position may attend to which, as the back ends read it."""
+"""Pattern: which position may attend to which, in the form that the back ends read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,19 +12,21 @@ KINDS = ("full", "causal", "staircase", "dense")
 
 @dataclass
 class Pattern:
-    """An attention pattern of Q queries over ``length`` positions; Q is N unless said.
+    """An attention pattern of Q queries over N positions. Q is N unless ``queries`` is set.
 
     Args:
-        kind: ``'full'``; ``'causal'``, position q reads the first q + 1; ``'staircase'``,
-            position q reads the first ``sees[q]``; ``'dense'``, as ``mask`` says. Known on the
-            host, so that a back end is picked without asking the device.
-        length: positions, N.
-        sees: (B or 1, Q) whole numbers, for a staircase.
+        kind: ``'full'``: every query attends to all positions. ``'causal'``: query q attends to the
+            first q + 1. ``'staircase'``: query q attends to the first ``kv_lengths[q]``.
+            ``'dense'``: ``mask`` tells. The kind is known on the host, so that a back end is chosen
+            without a read from the device.
+        length: Number of positions, N.
+        kv_lengths: (B or 1, Q) integers, for a staircase.
         mask: (B or 1, Q, N) bool, True means *may attend*, for a dense pattern.
-        stairs: what ``sees`` holds, on the host, where all images and all draws share it. What
-            splits a staircase into parts without asking the device.
-        queries: Q, where fewer rows ask than there are positions, see :meth:`rows`.
-        read: the positions that :meth:`rows` will be asked for, in rising order, on the host.
+        host_kv_lengths: The values of ``kv_lengths`` on the host, if all images and all draws share
+            them. A staircase is split into tiles by them without a read from the device.
+        queries: Q, if it is less than N; see :meth:`rows`.
+        output_positions: Positions for which :meth:`rows` will be called, in ascending order, on
+            the host.
     """
 
     kind: str
@@ -33,8 +35,8 @@ class Pattern:
     mask: Tensor | None = None
     host_kv_lengths: tuple[int, ...] | None = None
     queries: int | None = None
-    read: tuple[int, ...] | None = None
-    _made: dict = field(default_factory=dict, repr=False, compare=False)
+    output_positions: tuple[int, ...] | None = None
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -42,75 +44,75 @@ class Pattern:
         assert (self.mask is not None) == (self.kind == "dense")
 
     def to(self, device: torch.device | str) -> "Pattern":
-        """The same pattern on another device."""
+        """Return the same pattern on another device."""
         moved = {
             name: value.to(device)
             for name in ("kv_lengths", "mask")
             if (value := getattr(self, name)) is not None
         }
-        return replace(self, **moved, _made={})
+        return replace(self, **moved, _cache={})
 
-    def rows(self, queries: Tensor) -> "Pattern":
-        """The pattern of some positions' queries, (B or 1, Q), over all positions.
+    def rows(self, positions: Tensor) -> "Pattern":
+        """Return the pattern of the queries at some positions, over all positions.
 
-        Where they are those of ``read``, its stairs are known on the host again.
+        ``host_kv_lengths`` stays known if the positions are ``output_positions``.
+
+        Args:
+            positions: (B or 1, Q) positions of the queries.
         """
-        count, at = queries.shape[1], queries
+        count = positions.shape[1]
         if self.kind == "full":
             return Pattern("full", self.length, queries=count)
         if self.kind == "dense":
-            batch = max(len(at), len(self.mask))
-            index = at[..., None].expand(batch, -1, self.length)
+            batch = max(len(positions), len(self.mask))
+            index = positions[..., None].expand(batch, -1, self.length)
             mask = self.mask.expand(batch, -1, -1).gather(1, index)
             return Pattern("dense", self.length, mask=mask, queries=count)
         if self.kind == "causal":
-            return Pattern(
-                "staircase", self.length, at + 1, host_kv_lengths=self._stairs(count), queries=count
-            )
-        batch = max(len(at), len(self.kv_lengths))
-        kv_lengths = self.kv_lengths.expand(batch, -1).gather(1, at.expand(batch, -1))
-        return Pattern(
-            "staircase", self.length, kv_lengths, host_kv_lengths=self._stairs(count), queries=count
-        )
+            kv_lengths = positions + 1
+        else:
+            batch = max(len(positions), len(self.kv_lengths))
+            positions = positions.expand(batch, -1)
+            kv_lengths = self.kv_lengths.expand(batch, -1).gather(1, positions)
+        host = self._host_rows(count)
+        return Pattern("staircase", self.length, kv_lengths, host_kv_lengths=host, queries=count)
 
-    def _stairs(self, count: int) -> tuple[int, ...] | None:
-        """How far the positions of ``read`` read, where the host knows."""
-        if len(self.read or ()) != count or (
-            self.kind == "staircase" and self.host_kv_lengths is None
-        ):
+    def _host_rows(self, count: int) -> tuple[int, ...] | None:
+        """Return the kv lengths of ``output_positions``, if the host knows them."""
+        positions, host = self.output_positions or (), self.host_kv_lengths
+        if len(positions) != count or (self.kind == "staircase" and host is None):
             return None
-        return tuple(
-            at + 1 if self.kind == "causal" else self.host_kv_lengths[at] for at in self.read
-        )
+        return tuple(p + 1 if self.kind == "causal" else host[p] for p in positions)
 
     @property
     def shared(self) -> bool:
-        """Do the images of a batch share the pattern?"""
-        own = self.kv_lengths if self.mask is None else self.mask
-        return own is None or len(own) == 1
+        """Whether all images of a batch share the pattern."""
+        rows = self.kv_lengths if self.mask is None else self.mask
+        return rows is None or len(rows) == 1
 
     def dense(self, device: torch.device | str) -> Tensor:
-        """(B or 1, Q, N) bool, made once a pattern and device."""
-        return self.once(("dense", str(device)), lambda: self._dense(torch.device(device)))
+        """Return (B or 1, Q, N) bool; it is computed once for each device."""
+        return self.cached(("dense", str(device)), lambda: self._dense(torch.device(device)))
 
     def bias(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-        """(B or 1, 1, Q, N), 0 where :meth:`dense` allows and -inf elsewhere, made once.
+        """Return (B or 1, 1, Q, N): 0 where :meth:`dense` is True and -inf elsewhere.
 
-        Strides are multiples of 8, as kernels on CUDA want them.
+        It is computed once. Strides are multiples of 8, as CUDA kernels require.
         """
-        return self.once(("bias", dtype, str(device)), lambda: self._bias(dtype, device))
+        return self.cached(("bias", dtype, str(device)), lambda: self._bias(dtype, device))
 
-    def once(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What ``make`` returns, remembered under ``key`` for the life of the pattern.
+    def cached(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """Return ``compute()``; the result is kept under ``key`` as long as the pattern lives.
 
-        In a compiled graph it is made anew: the graph would be compiled again once it is there.
+        In a compiled graph it is computed each time, since a cached value would make torch compile
+        the graph again.
         """
         if torch.compiler.is_compiling():
-            return make()
-        if key not in self._made:
-            with torch.inference_mode(False):  # it is kept, and training may follow
-                self._made[key] = make()
-        return self._made[key]
+            return compute()
+        if key not in self._cache:
+            with torch.inference_mode(False):  # training may use the value later
+                self._cache[key] = compute()
+        return self._cache[key]
 
     def _bias(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         mask = self.dense(device)[:, None]
@@ -121,9 +123,9 @@ class Pattern:
     def _dense(self, device: torch.device) -> Tensor:
         if self.kind == "dense":
             return self.mask.to(device)
-        at = torch.arange(self.length, device=device)
+        positions = torch.arange(self.length, device=device)
         if self.kind == "full":
             shape = 1, self.queries or self.length, self.length
             return torch.ones(shape, dtype=torch.bool, device=device)
-        kv_lengths = at[None] + 1 if self.kind == "causal" else self.kv_lengths.to(device)
-        return at < kv_lengths[..., None]
+        kv_lengths = positions[None] + 1 if self.kind == "causal" else self.kv_lengths.to(device)
+        return positions < kv_lengths[..., None]

@@ -1,8 +1,8 @@
-"""Which back end is fast for short bfloat16 sequences on this CPU.
+"""Find out which back end is fast for short bfloat16 sequences on this CPU.
 
-With a unit for bfloat16 matrices (AMX) or instructions for them (AVX-512 bf16), ``matmul`` trains
-up to five times as fast as SDPA; without them the products may be emulated and slow. Where torch
-reports neither, both back ends are timed once a process, on a small input.
+With AMX or AVX-512 bf16, ``matmul`` trains up to five times as fast as SDPA. Without them bfloat16
+products may be emulated and slow. If torch reports neither, both back ends are timed on a small
+input, once per process.
 """
 
 import time
@@ -18,15 +18,16 @@ from torch._subclasses import FakeTensor
 from xtra_toolkit.attention import matmul, sdpa
 from xtra_toolkit.attention.pattern import Pattern
 
-SHAPE = (1, 197, 3, 4, 64)  # of qkv as a layer makes it: images, tokens, 3, heads, width of a head
-MARGIN = 1.2  # matmul must be so many times as fast, since it takes more memory
+SHAPE = (1, 197, 3, 4, 64)  # of qkv: images, tokens, 3, heads, width of a head
+MARGIN = 1.2  # matmul is chosen if it is this many times as fast, since it takes more memory
 ROUNDS = 5
 
 
 def short_bf16(q: Tensor) -> str:
     """Return ``'matmul'`` or ``'sdpa'``, whichever trains faster on short sequences in bfloat16.
 
-    A compiled or a fake call measures nothing: where the processor is unknown it takes ``'sdpa'``.
+    Nothing can be timed in a compiled call or on fake tensors; it then returns ``'sdpa'`` if torch
+    knows nothing of the processor.
     """
     if feature():
         return "matmul"
@@ -37,7 +38,7 @@ def short_bf16(q: Tensor) -> str:
 
 @torch.compiler.assume_constant_result
 def feature() -> str | None:
-    """Return what the processor has for bfloat16 matrices; None if torch knows of nothing."""
+    """Return the processor's feature for bfloat16 products; None if torch reports none."""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"
     return "AVX-512 bf16" if torch.cpu._is_avx512_bf16_supported() else None
@@ -45,13 +46,13 @@ def feature() -> str | None:
 
 @cache
 def measured() -> tuple[str, float]:
-    """Time ``matmul`` against ``sdpa`` and return the faster one, with how fast ``matmul`` was.
+    """Time ``matmul`` against ``sdpa``; return the one to use and the speed-up of ``matmul``.
 
-    The figure is kept for the process. All processes of a distributed run use the figure that the
-    first of them found, so that they compute alike.
+    The result is kept for the process. All processes of a distributed run use the figure of the
+    first that measured, so that they compute alike.
     """
     with ThreadPoolExecutor(1) as thread:  # without the caller's autocast, hooks and tracing
-        ratio = _agreed(thread.submit(_measure).result())
+        ratio = _share(thread.submit(_measure).result())
     backend = "matmul" if ratio >= MARGIN else "sdpa"
     print_log(
         f"attention on short sequences in bfloat16 runs on {backend}: matmul was measured "
@@ -63,7 +64,7 @@ def measured() -> tuple[str, float]:
 
 
 def reason() -> str:
-    """Return a clause that says why :func:`short_bf16` chooses what it chooses."""
+    """Return the choice of :func:`short_bf16` with its reason, as a clause."""
     if feature():
         return f"matmul, since the processor has {feature()}"
     backend, ratio = measured()
@@ -71,16 +72,16 @@ def reason() -> str:
 
 
 def _measure() -> float:
-    """Return the seconds of ``sdpa`` over those of ``matmul``, forward and backward."""
+    """Return the time of ``sdpa`` divided by that of ``matmul``, forward and backward."""
     seconds = {sdpa: [], matmul: []}
     for _ in range(ROUNDS):
-        for backend, taken in seconds.items():
-            taken.append(_seconds(backend))
-    return min(seconds[sdpa]) / min(seconds[matmul])  # other programs only ever add
+        for backend, measured_seconds in seconds.items():
+            measured_seconds.append(_time(backend))
+    return min(seconds[sdpa]) / min(seconds[matmul])  # other programs can only add to a time
 
 
-def _seconds(backend) -> float:  # noqa: ANN001
-    """Time one call, forward and backward; no random numbers are drawn."""
+def _time(backend) -> float:  # noqa: ANN001
+    """Return the seconds of one call, forward and backward. No random numbers are drawn."""
     qkv = torch.ones(SHAPE, dtype=torch.bfloat16, device="cpu", requires_grad=True)
     start = time.perf_counter()
     out = backend.attention(*qkv.unbind(2), Pattern("full", SHAPE[1]))
@@ -88,9 +89,12 @@ def _seconds(backend) -> float:  # noqa: ANN001
     return time.perf_counter() - start
 
 
-def _agreed(own: float) -> float:
-    """Return the figure that the first process of a distributed run found; alone, ``own``."""
+def _share(value: float) -> float:
+    """Return the value of the first process that called this; outside a distributed run, ``value``.
+
+    It uses the store instead of a collective, since processes may call it at different times.
+    """
     if not (dist.is_available() and dist.is_initialized()):
-        return own
-    store = dist.distributed_c10d._get_default_store()  # no collective: ranks may come at any time
-    return float(store.compare_set("xtra_toolkit/matmul_over_sdpa", "", repr(own)))
+        return value
+    store = dist.distributed_c10d._get_default_store()
+    return float(store.compare_set("xtra_toolkit/matmul_over_sdpa", "", repr(value)))

@@ -1,4 +1,4 @@
-"""PyTorch's scaled_dot_product_attention: runs everywhere."""
+"""PyTorch's scaled_dot_product_attention, which runs on every device."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,16 +7,19 @@ from xtra_toolkit.attention.pattern import Pattern
 
 
 def unsupported_reason(q: Tensor, pattern: Pattern) -> str | None:
-    """Why this back end cannot serve these inputs; it always can."""
+    """Return None: every input is supported."""
     return None
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-    """Full and causal patterns go without a mask, others with a dense one, made once."""
+    """Compute attention; (B, Q, heads, dim) in and out.
+
+    Full and causal patterns need no mask. For the others a dense bias is computed once.
+    """
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     if pattern.kind in ("full", "causal"):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=pattern.kind == "causal")
     else:
-        bias = pattern.bias(q.dtype, q.device)  # of a bool one SDPA would make this in each call
+        bias = pattern.bias(q.dtype, q.device)  # SDPA would convert a bool mask in each call
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return out.transpose(1, 2)

@@ -1,9 +1,10 @@
-"""Staircase attention: an ordered partition through flash kernels, without its empty half.
+"""Staircase attention: compute an ordered partition by flash kernels, without the masked area.
 
-Position q of a staircase reads a prefix of the sequence. Halving the rows splits it into
-rectangles that are read whole, and what is left on the diagonal. Each part is one call of a flash
-kernel; the outputs are merged by their log-sum-exp, and backward gives each part the final output
-and log-sum-exp (FlashAttention-2, arXiv 2307.08691, section 3.1). Cost grows like the mask's area.
+Query q of a staircase attends to a prefix of the sequence. Halving the rows again and again splits
+the mask into full rectangles and small tiles on the diagonal. Each tile is one call of a flash
+kernel. The outputs are merged by their log-sum-exp, and the backward pass gives each tile the final
+output and log-sum-exp (FlashAttention-2, arXiv 2307.08691, section 3.1). The cost is proportional
+to the number of True values of the mask.
 """
 
 from collections.abc import Iterator
@@ -17,12 +18,17 @@ from xtra_toolkit.attention import xformers
 from xtra_toolkit.attention.matmul import refuse_second_derivative
 from xtra_toolkit.attention.pattern import Pattern
 
-# Rows of a part that is not split further, and then needs a mask, on a CPU: measured, of 128 to 512
+# On a CPU a tile of up to this many rows is not split further, but computed with a mask. It was the
+# fastest of 128 to 512.
 LEAF = 256
 
 
 class Tile(NamedTuple):
-    """Some rows read some keys, each all of them or, in a leaf, the first ``sees`` each."""
+    """A tile of the mask: rows that attend to keys.
+
+    ``kv_lengths`` is None if each row attends to all keys of the tile. In a leaf it tells to how
+    many of them each row attends.
+    """
 
     rows: slice
     keys: slice
@@ -30,50 +36,52 @@ class Tile(NamedTuple):
 
 
 def unsupported_reason(q: Tensor, pattern: Pattern) -> str | None:
-    """Why this back end cannot serve these inputs."""
+    """Return why this back end cannot serve these inputs, or None."""
     if pattern.kind == "dense":
-        return "the mask is no ordered partition, so its rows are no prefixes"
+        return "the mask is no ordered partition, so its rows are no prefixes of the sequence"
     if pattern.kind == "staircase" and pattern.host_kv_lengths is None:
-        return "how far a row reads differs between images, or only some rows are wanted"
+        return (
+            "to how many positions a row attends differs between images, or is not known on the "
+            "host for the rows that are computed"
+        )
     if q.device.type == "cuda":
-        return _cuda_unsupported_reason(q)
+        return xformers.unsupported_reason(q, Pattern("full", q.shape[1]))
     return None if q.device.type == "cpu" else f"it has no kernel for {q.device.type}"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
-    """(B, Q, heads, dim) in and out."""
+    """Compute attention; (B, Q, heads, dim) in and out."""
     cuda = q.device.type == "cuda"
-    parts = pattern.once(
-        ("parts", cuda), lambda: split(kv_lengths_on_host(pattern), 1 if cuda else LEAF)
-    )
-    masks = pattern.once(
+    leaf = 1 if cuda else LEAF
+    tiles = pattern.cached(("tiles", cuda), lambda: split(kv_lengths_on_host(pattern), leaf))
+    masks = pattern.cached(
         ("leaves", q.dtype, q.device),
-        lambda: [_bias(p.kv_lengths, q.dtype, q.device) for p in parts],
+        lambda: [_bias(tile.kv_lengths, q.dtype, q.device) for tile in tiles],
     )
-    return _Staircase.apply(q, k, v, parts, masks, XFormers if cuda else FlashCPU)
+    return _Staircase.apply(q, k, v, tiles, masks, XFormers if cuda else FlashCPU)
 
 
 def kv_lengths_on_host(pattern: Pattern) -> tuple[int, ...]:
-    """How many positions each row reads."""
+    """Return to how many positions each row attends."""
     rows, n = pattern.queries or pattern.length, pattern.length
     if pattern.kind == "full":
         return (n,) * rows
     return tuple(range(1, n + 1)) if pattern.kind == "causal" else pattern.host_kv_lengths
 
 
-@cache  # a random order has a pattern of its own in each step, and the same stairs in all
+@cache  # a random order has a new pattern in each step, but always the same kv lengths
 def split(kv_lengths: tuple[int, ...], leaf: int) -> list[Tile]:
-    """The parts of a staircase, those that begin with the first key first.
+    """Split a staircase into tiles. Tiles that begin with the first key come first.
 
     Args:
-        sees: how many positions each row reads, never decreasing.
-        leaf: at most so many rows make a part with a mask; 1: none does.
+        kv_lengths: To how many positions each row attends, never decreasing.
+        leaf: Largest number of rows of a tile with a mask; with 1 no tile has a mask.
     """
-    return sorted(_split(kv_lengths, leaf, 0, len(kv_lengths), 0), key=lambda part: part.keys.start)
+    return sorted(_split(kv_lengths, leaf, 0, len(kv_lengths), 0), key=lambda tile: tile.keys.start)
 
 
 def _split(kv_lengths: tuple[int, ...], leaf: int, top: int, end: int, base: int) -> Iterator[Tile]:
-    """The parts of rows top to end, which have read the first ``base`` positions already."""
+    """Yield the tiles of rows ``top`` to ``end`` over the keys from ``base`` on."""
     while top < end and kv_lengths[top] == base:
         top += 1
     if top == end:
@@ -82,8 +90,8 @@ def _split(kv_lengths: tuple[int, ...], leaf: int, top: int, end: int, base: int
     if kv_lengths[top] == kv_lengths[end - 1]:
         yield Tile(rows, slice(base, kv_lengths[top]), None)
     elif end - top <= leaf:
-        own = tuple(s - base for s in kv_lengths[rows])
-        yield Tile(rows, slice(base, kv_lengths[end - 1]), own)
+        inner = tuple(length - base for length in kv_lengths[rows])
+        yield Tile(rows, slice(base, kv_lengths[end - 1]), inner)
     else:
         steps = (row for row in range(top + 1, end) if kv_lengths[row] > kv_lengths[row - 1])
         half = min(steps, key=lambda row: abs(2 * row - top - end))
@@ -92,35 +100,36 @@ def _split(kv_lengths: tuple[int, ...], leaf: int, top: int, end: int, base: int
         yield from _split(kv_lengths, leaf, half, end, kv_lengths[half])
 
 
-@cache  # most leaves of a mask are alike
+@cache  # most leaves of a mask are equal
 def _bias(
     kv_lengths: tuple[int, ...] | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
-    """(rows, keys) 0 or -inf of a leaf."""
+    """Return the bias of a leaf, (rows, keys), 0 or -inf; None for a tile without a mask."""
     if kv_lengths is None:
         return None
-    seen = torch.arange(kv_lengths[-1]) < torch.tensor(kv_lengths)[:, None]
-    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf).to(device)
+    mask = torch.arange(kv_lengths[-1]) < torch.tensor(kv_lengths)[:, None]
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).to(device)
 
 
 class _Staircase(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, parts, masks, kernel) -> Tensor:  # noqa: ANN001
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, tiles, masks, kernel) -> Tensor:  # noqa: ANN001
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-        for part, mask in zip(parts, masks, strict=True):
-            rows, keys = part.rows, part.keys
-            piece, own = kernel.forward(q[:, rows], k[:, keys], v[:, keys], mask)
-            so_far, its = out[:, rows], lse[:, rows]
-            if keys.start == 0:  # the first part of its rows
-                so_far.copy_(piece)
-                its.copy_(own)
+        for tile, mask in zip(tiles, masks, strict=True):
+            rows, keys = tile.rows, tile.keys
+            tile_out, tile_lse = kernel.forward(q[:, rows], k[:, keys], v[:, keys], mask)
+            rows_out, rows_lse = out[:, rows], lse[:, rows]
+            if keys.start == 0:  # the first tile of these rows
+                rows_out.copy_(tile_out)
+                rows_lse.copy_(tile_lse)
             else:
-                both = torch.logaddexp(its, own)
-                so_far.mul_(_share(its, both, q)).addcmul_(piece, _share(own, both, q))
-                its.copy_(both)
+                merged = torch.logaddexp(rows_lse, tile_lse)
+                rows_out.mul_(_weight(rows_lse, merged, q))
+                rows_out.addcmul_(tile_out, _weight(tile_lse, merged, q))
+                rows_lse.copy_(merged)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.parts, ctx.masks, ctx.kernel = parts, masks, kernel
+        ctx.tiles, ctx.masks, ctx.kernel = tiles, masks, kernel
         return out
 
     @staticmethod
@@ -128,27 +137,30 @@ class _Staircase(torch.autograd.Function):
         refuse_second_derivative("staircase")
         q, k, v, out, lse = ctx.saved_tensors
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for part, mask in zip(ctx.parts, ctx.masks, strict=True):
-            rows, keys = part.rows, part.keys
-            of_q, of_k, of_v = ctx.kernel.backward(
+        for tile, mask in zip(ctx.tiles, ctx.masks, strict=True):
+            rows, keys = tile.rows, tile.keys
+            tile_dq, tile_dk, tile_dv = ctx.kernel.backward(
                 grad[:, rows], q[:, rows], k[:, keys], v[:, keys], out[:, rows], lse[:, rows], mask
             )
-            dq[:, rows] += of_q
-            dk[:, keys] += of_k
-            dv[:, keys] += of_v
+            dq[:, rows] += tile_dq
+            dk[:, keys] += tile_dk
+            dv[:, keys] += tile_dv
         return dq, dk, dv, None, None, None
 
 
-def _share(own: Tensor, both: Tensor, like: Tensor) -> Tensor:
-    return (own - both).exp_()[..., None].to(like.dtype)
+def _weight(lse: Tensor, merged: Tensor, like: Tensor) -> Tensor:
+    return (lse - merged).exp_()[..., None].to(like.dtype)
 
 
 class FlashCPU:
-    """torch's flash kernel for the CPU. Tensors (B, N, heads, dim), lse (B, N, heads) float32."""
+    """Torch's flash kernel for CPUs.
+
+    Tensors are (B, N, heads, dim); the log-sum-exp is (B, N, heads) in float32.
+    """
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of a part."""
+        """Return the output and the log-sum-exp of a tile."""
         q, k, v = _heads_first(q), _heads_first(k), _heads_first(v)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, attn_mask=mask
@@ -159,7 +171,7 @@ class FlashCPU:
     def backward(
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """What a part adds to the gradients of q, k and v."""
+        """Return the gradients of q, k and v that a tile contributes."""
         grad, q, k, v, out = [_heads_first(x) for x in (grad, q, k, v, out)]
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse.transpose(1, 2).contiguous(), 0.0, False, attn_mask=mask
@@ -168,30 +180,25 @@ class FlashCPU:
 
 
 def _heads_first(x: Tensor) -> Tensor:
-    x = x if x.stride(-1) == 1 else x.contiguous()  # the kernel does not ask
+    x = x if x.stride(-1) == 1 else x.contiguous()  # the kernel does not check this
     return x.transpose(1, 2)
 
 
 class XFormers:
-    """xformers' flash ops on CUDA; parts without a mask, which they do not take."""
+    """The flash ops of xformers on CUDA. They take no mask, so no tile may have one."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, mask: None) -> tuple[Tensor, Tensor]:
-        """As :meth:`FlashCPU.forward`."""
+        """See :meth:`FlashCPU.forward`."""
         fmha = xformers.load().fmha
         out, lse = fmha.memory_efficient_attention_forward_requires_grad(q, k, v)
-        return out, lse[..., : q.shape[1]].transpose(1, 2)  # cutlass pads it
+        return out, lse[..., : q.shape[1]].transpose(1, 2)  # cutlass pads the log-sum-exp
 
     @staticmethod
     def backward(
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: None
     ) -> tuple[Tensor, ...]:
-        """As :meth:`FlashCPU.backward`."""
+        """See :meth:`FlashCPU.backward`."""
         fmha = xformers.load().fmha
         lse = lse.transpose(1, 2).contiguous()
         return fmha.memory_efficient_attention_backward(grad, out, lse, q, k, v)
-
-
-def _cuda_unsupported_reason(q: Tensor) -> str | None:
-    whole = Pattern("full", q.shape[1])
-    return xformers.unsupported_reason(q, whole)

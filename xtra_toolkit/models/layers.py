@@ -32,7 +32,7 @@ class MaskedAttention(MultiheadAttention):
         """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
         q, k, v = self._all(x) if output_positions is None else self._some(x, output_positions)
         if output_positions is not None:
-            pattern = pattern.once(("read",), lambda: pattern.rows(output_positions))
+            pattern = pattern.cached(("rows",), lambda: pattern.rows(output_positions))
         x = self.attention(q, k, v, pattern).flatten(2)
         return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
 

@@ -203,9 +203,9 @@ def _pattern(bounds: Bounds, part: int, kv_lengths: Tensor) -> Pattern:
     elif host is not None:
         same = (kv_lengths == _on_device(host, kv_lengths.device)).all()
         torch._assert_async(same, "a draw of the mask has other steps than were certified")
-    # where tokens are hidden the last layer of the encoder computes all positions
-    read = bounds.output_positions if part == 1 else None
-    return Pattern(kind, length, kv_lengths, host_kv_lengths=host, read=read)
+    # the last layer of the decoder computes the output positions alone; the encoder computes all
+    outputs = bounds.output_positions if part == 1 else None
+    return Pattern(kind, length, kv_lengths, host_kv_lengths=host, output_positions=outputs)
 
 
 @cache
