@@ -184,8 +184,8 @@ def test_some_rows_of_a_pattern_are_those_rows(name, backend):
     torch.testing.assert_close(some, attention(q, k, v, pattern, "eager").gather(1, index))
 
 
-class GivenHalf(BlockCausal):
-    """Blocks of which the first two are context, so that the decoder computes only the third."""
+class LastBlockOnly(BlockCausal):
+    """Blocks of which all but the last are context, so that one block of outputs is read."""
 
     def __call__(self, grid, batch=1, generator=None):
         mask = super().__call__(grid, batch, generator)
@@ -193,7 +193,7 @@ class GivenHalf(BlockCausal):
 
 
 def test_the_host_knows_the_rows_that_the_last_layer_computes():
-    objective = certify_objective(GivenHalf(4), NextBlock(), GRID, (2, 2))
+    objective = certify_objective(LastBlockOnly(4), NextBlock(), GRID, (2, 2))
     plan = objective(2, torch.device("cpu"))
     rows = plan.decoder.rows(plan.output_positions)
     assert len(rows.host_kv_lengths) < plan.num_computed

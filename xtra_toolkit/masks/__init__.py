@@ -1,4 +1,4 @@
-"""Masks: in which order the tokens come, which may see which, which are shown at all."""
+"""Masks: the order of the tokens, which may attend to which, and which enter the encoder."""
 
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.block_causal import BlockCausal

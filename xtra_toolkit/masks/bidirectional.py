@@ -1,4 +1,4 @@
-"""Bidirectional: every token sees every other (BERT's and MAE's encoder)."""
+"""Bidirectional: every token attends to all tokens (the encoders of BERT and MAE)."""
 
 import torch
 
@@ -9,7 +9,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class Bidirectional(MaskFactory):
-    """All steps equal: attend = True. A class token comes first."""
+    """All steps are equal: attend = True. A class token comes first."""
 
     random = False
 
@@ -20,5 +20,5 @@ class Bidirectional(MaskFactory):
         return Mask(order=order, step=torch.zeros_like(order))
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """Bidirectional when probed too."""
+        """Return the same mask."""
         return self(grid)

@@ -13,18 +13,19 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class BlockCausal(MaskFactory):
-    """Blocks one after another; a token sees its own block and all earlier ones.
+    """Blocks come one after another; a token attends to its own block and to all earlier ones.
 
-    attend = block(k) <= block(q), the tokens of a block next to each other in the sequence.
+    attend = block(k) <= block(q). The tokens of a block are neighbours in the sequence.
 
     Args:
-        block_size: tokens along each side of a block, or (height, width).
-        order: of the blocks. ``'raster'``; or ``'random'``, the paper's ablation: as many fixed
-            permutations as blocks, no two sharing a prefix, one drawn a batch, the first in
-            evaluation; or a permutation of the blocks as a list.
-        seed: of the fixed permutations.
-        ragged: where blocks do not tile the grid, the last of a row or column are smaller
-            (XTRA's blocks of 4 on 14×14 tokens); else such a grid is refused.
+        block_size: Number of tokens along each side of a block, or (height, width).
+        order: Order of the blocks: ``'raster'``, ``'random'``, or a permutation of the blocks as a
+            list. ``'random'`` is the paper's ablation: there are as many fixed permutations as
+            blocks, no two of which share a prefix. One is drawn for each batch; evaluation uses the
+            first.
+        seed: Seed of the fixed permutations.
+        ragged: Whether the last blocks of a row or column may be smaller if the blocks do not tile
+            the grid (XTRA's blocks of 4 on 14×14 tokens). If not, such a grid is refused.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class BlockCausal(MaskFactory):
     ) -> Mask:
         grid.no_extra("BlockCausal")
         if self.random and generator is not None:
-            orders, step = drawn_from(self, grid, generator.device)
+            orders, step = random_orders(self, grid, generator.device)
             pick = mask_rng(generator).shared.randint(0, len(orders), (1,))
             return Mask(order=orders.index_select(0, pick)[0], step=step, unit=step)
         blocks = grid.blocks(self.block_size, self.ragged)
@@ -56,11 +57,11 @@ class BlockCausal(MaskFactory):
         return Mask(order=torch.cat(first), step=step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """XTRA keeps its mask when probed."""
+        """Return the same mask, as XTRA does when it is probed."""
         return self(grid)
 
     def orders(self, n: int) -> Tensor:
-        """(orders, n): the orders of n blocks that may be drawn."""
+        """Return (orders, n): the orders of n blocks that may be drawn."""
         if self.order == "raster":
             return torch.arange(n)[None]
         if self.random:
@@ -79,8 +80,10 @@ class BlockCausal(MaskFactory):
 
 
 @lru_cache(maxsize=64)
-def drawn_from(mask: BlockCausal, grid: PatchGrid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(orders, N) tokens in each order that may be drawn, and (N,) whose step each position has."""
+def random_orders(
+    mask: BlockCausal, grid: PatchGrid, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return (orders, N) tokens in each order that may be drawn, and (N,) step of each position."""
     blocks = grid.blocks(mask.block_size, mask.ragged)
     if len({len(block) for block in blocks}) > 1:
         raise ValueError(

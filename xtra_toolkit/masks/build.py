@@ -1,4 +1,4 @@
-"""From a config to a mask factory, with a sentence where that fails."""
+"""Build a mask factory from its config, and explain why if that fails."""
 
 import copy
 from collections.abc import Iterable
@@ -12,7 +12,13 @@ from xtra_toolkit.registry import MASKS, ORDERS
 
 
 def build_mask(cfg: dict | MaskFactory) -> MaskFactory:
-    """A mask factory from ``dict(type='BlockCausal', block_size=4)``; a factory is passed on."""
+    """Build a mask factory from a config such as ``dict(type='BlockCausal', block_size=4)``.
+
+    A factory is returned as it is.
+
+    Raises:
+        ValueError: No mask can be built of the config; the message says why.
+    """
     if isinstance(cfg, MaskFactory):
         return cfg
     if not isinstance(cfg, dict) or not cfg.get("type"):
@@ -40,24 +46,24 @@ def _build_from_registry(cfg: dict, *args: Any, **kwargs: Any) -> MaskFactory:
     return build_mask(cfg)
 
 
-MASKS.build_func = _build_from_registry  # the registry cannot import this module
+MASKS.build_func = _build_from_registry  # set here, since the registry cannot import this module
 
 
 def check_registered(
     cfg: object, what: str = "checkpoint's mask", registries: Iterable[Registry] = (MASKS, ORDERS)
 ) -> None:
-    """Refuse a config out of a file that would build anything but parts known to this process.
+    """Check that a config from a file builds only what is registered in this process.
 
-    MMEngine takes any dotted path for a `type`, and calls it: from a stranger's file that would be
-    a stranger's command. It imports the package that a `_scope_` names.
+    MMEngine imports and calls any dotted path that it finds as a `type`, so a file of unknown
+    origin could run any code. It also imports the package that a `_scope_` names.
 
     Args:
-        cfg: the config, with other configs at any depth in it.
-        what: it describes, for the sentence.
-        registries: in which, or in the children of which, each `type` must be registered.
+        cfg: The config. It may hold other configs at any depth.
+        what: What the config describes, for the message.
+        registries: Each `type` must be registered in one of these or in one of their children.
 
     Raises:
-        ValueError: a `type` is not registered there, or there is a `_scope_`.
+        ValueError: A `type` is not registered there, or there is a `_scope_`.
     """
     if isinstance(cfg, dict):
         if "_scope_" in cfg:
@@ -74,21 +80,25 @@ def check_registered(
 
 
 def _registered(kind: object, registries: Iterable[Registry]) -> bool:
-    """Is this a name in one of the registries or their children? A child's needs its scope."""
+    """Return whether ``kind`` is a name in one of the registries or, with scope, in a child."""
     if not isinstance(kind, str):
         return False
     scope, _, name = kind.rpartition(".")
     for root in registries:
         root.import_from_location()
         for registry in (root, *root.children.values()):
-            reached = scope == registry.scope or (not scope and registry.parent is None)
-            if reached and name in registry.module_dict:
+            matches = scope == registry.scope or (not scope and registry.parent is None)
+            if matches and name in registry.module_dict:
                 return True
     return False
 
 
 def known_masks(kind: str = "") -> str:
-    """The names that a config may use, and what failed to load and may be why ``kind`` is not."""
+    """Return clauses that list the known masks, and the plugins that failed to load.
+
+    Args:
+        kind: The name that was not found; its scope is tried, see ``failures``.
+    """
     names = sorted(MASKS.module_dict)
     for scope, registry in sorted(MASKS.children.items()):
         names += [f"{scope}.{name}" for name in sorted(registry.module_dict)]

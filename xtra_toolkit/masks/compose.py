@@ -1,8 +1,8 @@
-"""Masks of masks: another order of the units, a prefix that is given.
+"""Masks that are made of another mask: another order of its units, or a prefix as context.
 
-What composes: both take a fixed mask of units one after another (TokenCausal, BlockCausal, a
-plugin's), and WithPrefix takes a fixed Reordered too. The rest is refused: in a mask whose units
-share a step nothing comes before anything.
+Both take a fixed mask whose units come one after another (TokenCausal, BlockCausal, one of a
+plugin); WithPrefix also takes a fixed Reordered. Other masks are refused, since units that share a
+step have no order.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,15 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class Reordered(MaskFactory):
-    """The units of a mask in another order; each sees itself and those before it.
+    """The units of a mask in another order. Each attends to itself and to those before it.
 
     Args:
-        mask: config of a fixed mask, or a factory: what the units are.
-        order: config of an order, or one: ``(rows, cols, batch, generator)`` to (n,) or (batch, n)
-            whole numbers, which unit of the rows × cols units comes when, numbered in raster
-            order. ``random = False`` on it says that it never draws. Where orders differ between
-            images the source must be told where its target lies (``positioned=True``).
+        mask: Config of a fixed mask, or a factory. It defines the units.
+        order: Config of an order, or an order: a :class:`UnitOrder` or a function
+            ``(rows, cols, batch, generator)`` that returns (n,) or (batch, n) integers, the unit
+            that comes at each place. The n = rows × cols units are numbered in raster order. If
+            orders differ between images, the target must tell each source the position of its
+            target (``positioned=True``).
     """
 
     def __init__(self, mask: dict | MaskFactory, order: dict | UnitOrder | Callable[..., Tensor]):
@@ -39,47 +40,47 @@ class Reordered(MaskFactory):
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        rows, cols, units = in_raster_order(self.mask, grid)
+        rows, cols, units = raster_units(self.mask, grid)
         order = self.order(rows, cols, batch, fixed(generator) if self.random else None)
-        once = (order.sort(-1).values == torch.arange(len(units), device=order.device)).all()
-        sentence = (
+        valid = (order.sort(-1).values == torch.arange(len(units), device=order.device)).all()
+        message = (
             f"{type(self.order).__name__} must name each of the {len(units)} units (rows × cols = "
             f"{rows} × {cols}) once"
         )
         if generator is not None:
-            torch._assert_async(once, sentence)  # in a step no device is asked
-        elif not once:
-            raise ValueError(f"{sentence}; given: {order.flatten().tolist()[:12]}…")
+            torch._assert_async(valid, message)  # without a read from the device in a step
+        elif not valid:
+            raise ValueError(f"{message}; given: {order.flatten().tolist()[:12]}…")
         sizes = {len(unit) for unit in units}
         if len(sizes) == 1:
-            tokens = table_of(self.mask, grid, order.device)[order].flatten(-2)
+            tokens = unit_table(self.mask, grid, order.device)[order].flatten(-2)
             step = torch.arange(len(units), device=order.device).repeat_interleave(sizes.pop())
         elif order.ndim == 1:
-            picked = [units[i] for i in order.tolist()]
-            tokens = torch.cat(picked)
-            step = torch.tensor([i for i, unit in enumerate(picked) for _ in unit])
+            ordered = [units[i] for i in order.tolist()]
+            tokens = torch.cat(ordered)
+            step = torch.tensor([i for i, unit in enumerate(ordered) for _ in unit])
         else:
             raise ValueError(
-                "an order for each image needs units of one size, for what is predicted together "
-                f"is shared by the batch; {type(self.mask).__name__} makes sizes {sorted(sizes)}"
+                "an order for each image needs units of one size, since the batch shares what is "
+                f"predicted together; {type(self.mask).__name__} makes sizes {sorted(sizes)}"
             )
         return Mask(order=tokens, step=step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """Kept where it is fixed; full attention after random orders, as SAIM."""
+        """Return the same mask if it is fixed, else full attention, as in SAIM."""
         return Bidirectional()(grid) if self.random else self(grid)
 
 
 @MASKS.register_module()
 class WithPrefix(MaskFactory):
-    """The first units of a mask see each other in full and are given, as in AIM's prefix.
+    """The first units of a mask attend to each other in full and are context, as in AIM's prefix.
 
-    :class:`PrefixCausal` is this of TokenCausal.
+    :class:`PrefixCausal` is this mask around TokenCausal.
 
     Args:
-        mask: config of a fixed mask, or a factory.
-        low, high: the prefix of each image is uniform over low to high units, both included.
-            Default: all but one.
+        mask: Config of a fixed mask, or a factory.
+        low, high: The length of each image's prefix is drawn uniformly from ``low`` to ``high``
+            units, both included. Default of ``high``: all units but one.
     """
 
     random = True
@@ -91,11 +92,11 @@ class WithPrefix(MaskFactory):
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         low, high = self.bounds(grid)
-        return self.of(grid, mask_rng(generator).randint(low, high + 1, (batch, 1)))
+        return self.with_prefix(grid, mask_rng(generator).randint(low, high + 1, (batch, 1)))
 
-    def of(self, grid: PatchGrid, prefix: Tensor) -> Mask:
-        """The mask of given prefix lengths in units, (B, 1)."""
-        order, unit = sequence_of(self.mask, grid, prefix.device)
+    def with_prefix(self, grid: PatchGrid, prefix: Tensor) -> Mask:
+        """Make the mask of given prefix lengths in units, (B, 1)."""
+        order, unit = unit_sequence(self.mask, grid, prefix.device)
         return Mask(
             order=order,
             step=(unit - prefix + 1).clamp(min=0),
@@ -104,7 +105,7 @@ class WithPrefix(MaskFactory):
         )
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """Full attention, as AIM."""
+        """Return full attention, as AIM does when it is probed."""
         return Bidirectional()(grid)
 
     def with_context(self, grid: PatchGrid, units: int) -> Mask:
@@ -115,14 +116,18 @@ class WithPrefix(MaskFactory):
                 f"{units} units were given, and the mask was trained on prefixes of {low} to "
                 f"{high} units"
             )
-        return self.of(grid, torch.tensor([[units]]))
+        return self.with_prefix(grid, torch.tensor([[units]]))
 
     def extremes(self, grid: PatchGrid) -> list[Mask]:
-        """The shortest and the longest prefix, for the certificate."""
-        return [self.of(grid, torch.tensor([[length]])) for length in self.bounds(grid)]
+        """Return the masks of the shortest and of the longest prefix."""
+        return [self.with_prefix(grid, torch.tensor([[length]])) for length in self.bounds(grid)]
 
     def bounds(self, grid: PatchGrid) -> tuple[int, int]:
-        """The shortest and the longest prefix on this grid, in units."""
+        """Return the shortest and the longest prefix on this grid, in units.
+
+        Raises:
+            ValueError: ``low`` and ``high`` do not fit the number of units.
+        """
         name, n = type(self).__name__, len(units_of(self.mask, grid))
         high = n - 1 if self.high is None else self.high
         if not 1 <= self.low <= high <= n - 1:
@@ -136,51 +141,61 @@ class WithPrefix(MaskFactory):
 
 @lru_cache(maxsize=64)
 def units_of(factory: MaskFactory, grid: PatchGrid) -> tuple[Tensor, ...]:
-    """Tokens of each unit of a fixed mask, which must come one after another, else ValueError."""
+    """Return the tokens of each unit of a fixed mask, in sequence order.
+
+    Raises:
+        ValueError: The mask is random, or its units do not come one after another.
+    """
     name = type(factory).__name__
     if factory.random:
-        raise ValueError(f"{name} draws at random, and only a fixed mask can be composed")
+        raise ValueError(f"{name} draws at random, but only a fixed mask can be composed")
     with torch.device("cpu"):
         mask = factory(grid).check(grid, name)
         unit = torch.arange(len(mask)) if mask.unit is None else mask.unit
     _, sizes = unit.unique_consecutive(return_counts=True)
     tokens, steps = (field.split(sizes.tolist()) for field in (mask.order, mask.step))
     plain = all(v is None for v in (mask.visible, mask.context, mask.attend))
-    alone = len(mask.step.unique()) == len(steps) and all(len(s.unique()) == 1 for s in steps)
-    if not (plain and alone and mask.order.max() < grid.tokens):
+    ordered = len(mask.step.unique()) == len(steps) and all(len(s.unique()) == 1 for s in steps)
+    if not (plain and ordered and mask.order.max() < grid.tokens):
         raise ValueError(
-            f"{name} cannot be composed: that needs units one after another, a step for each, all "
-            "with pixels (with_cls_token=False), shown and to be predicted (TokenCausal, "
-            "BlockCausal)"
+            f"{name} cannot be composed: that needs units one after another, each with a step of "
+            "its own, whose tokens all have pixels (with_cls_token=False), are visible and are no "
+            "context (TokenCausal, BlockCausal)"
         )
     return tokens
 
 
 @lru_cache(maxsize=64)
-def in_raster_order(factory: MaskFactory, grid: PatchGrid) -> tuple[int, int, tuple[Tensor, ...]]:
-    """Rows and columns that units make by their first tokens, and the units in raster order."""
+def raster_units(factory: MaskFactory, grid: PatchGrid) -> tuple[int, int, tuple[Tensor, ...]]:
+    """Return the numbers of rows and columns that the units form, and the units in raster order.
+
+    The position of a unit is that of its first token in raster order.
+
+    Raises:
+        ValueError: The units form no rows and columns.
+    """
     units = units_of(factory, grid)
-    corner = sorted((divmod(int(unit.min()), grid.cols), i) for i, unit in enumerate(units))
-    rows, cols = (sorted({place[axis] for place, _ in corner}) for axis in (0, 1))
-    if [place for place, _ in corner] != [(row, col) for row in rows for col in cols]:
+    corners = sorted((divmod(int(unit.min()), grid.cols), i) for i, unit in enumerate(units))
+    rows, cols = (sorted({corner[axis] for corner, _ in corners}) for axis in (0, 1))
+    if [corner for corner, _ in corners] != [(row, col) for row in rows for col in cols]:
         raise ValueError(
-            f"the units of {type(factory).__name__} make no rows and columns on {grid}, so no "
-            "order of them is known"
+            f"the units of {type(factory).__name__} form no rows and columns on {grid}, so they "
+            "cannot be reordered"
         )
-    return len(rows), len(cols), tuple(units[i] for _, i in corner)
+    return len(rows), len(cols), tuple(units[i] for _, i in corners)
 
 
 @lru_cache(maxsize=64)
-def sequence_of(
+def unit_sequence(
     factory: MaskFactory, grid: PatchGrid, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(N,) tokens of the units one after another, and (N,) whose number each is."""
+    """Return (N,) tokens of the units one after another, and (N,) the unit of each position."""
     units = units_of(factory, grid)
     unit = torch.tensor([i for i, tokens in enumerate(units) for _ in tokens], device=device)
     return torch.cat(units).to(device), unit
 
 
 @lru_cache(maxsize=64)
-def table_of(factory: MaskFactory, grid: PatchGrid, device: torch.device) -> Tensor:
-    """(units, T) tokens of units of one size, in raster order."""
-    return torch.stack(in_raster_order(factory, grid)[2]).to(device)
+def unit_table(factory: MaskFactory, grid: PatchGrid, device: torch.device) -> Tensor:
+    """Return (units, T) tokens of units of one size, in raster order."""
+    return torch.stack(raster_units(factory, grid)[2]).to(device)

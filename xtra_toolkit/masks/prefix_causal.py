@@ -7,13 +7,14 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class PrefixCausal(WithPrefix):
-    """A prefix sees itself in full and is given; each later token sees all before it.
+    """A prefix attends to itself in full and is context; each later token attends to all before it.
 
-    attend = k < prefix or k <= q, in raster order. AIM probes with full attention.
+    attend = k < prefix or k <= q, in raster order. Features are extracted with full attention, as
+    in AIM.
 
     Args:
-        low, high: the prefix of each image is uniform over low to high tokens, both included.
-            Default: 1 to N - 1, as in the paper.
+        low, high: The length of each image's prefix is drawn uniformly from ``low`` to ``high``
+            tokens, both included. Default: 1 to N - 1, as in the paper.
     """
 
     def __init__(self, low: int = 1, high: int | None = None):

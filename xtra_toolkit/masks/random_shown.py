@@ -1,4 +1,7 @@
-"""A random part of the image is shown: the mask of MAE (arXiv 2111.06377; efb2a80)."""
+"""A random part of the image is visible: the mask of MAE (arXiv 2111.06377).
+
+The code of MAE is facebookresearch/mae at efb2a80.
+"""
 
 import torch
 
@@ -11,13 +14,13 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class RandomShown(MaskFactory):
-    """A random order per image; its first tokens are shown and given, the others hidden.
+    """A random order for each image. Its first tokens are visible and context, the others hidden.
 
-    attend = True among the shown in the encoder, among all in the decoder. A class token comes
-    first and is shown.
+    attend = True, among the visible tokens in the encoder and among all tokens in the decoder. A
+    class token comes first and is visible.
 
     Args:
-        mask_ratio: the share of the tokens that is hidden.
+        mask_ratio: Share of the tokens that is hidden.
     """
 
     random = True
@@ -30,8 +33,8 @@ class RandomShown(MaskFactory):
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        seen = int(grid.tokens * (1 - self.mask_ratio))
-        if not seen:
+        num_visible = int(grid.tokens * (1 - self.mask_ratio))
+        if not num_visible:
             raise ValueError(
                 f"RandomShown(mask_ratio={self.mask_ratio}) shows no patch of {grid}; at least one "
                 f"is shown up to mask_ratio={1 - 1 / grid.tokens:.3f}"
@@ -41,10 +44,10 @@ class RandomShown(MaskFactory):
         if grid.extra:
             extra = torch.arange(grid.extra, device=g.device) + grid.tokens
             order = torch.cat([extra.expand(batch, -1), order], dim=1)
-        at = torch.arange(order.shape[1], device=g.device)
-        visible = at < grid.extra + seen
-        return Mask(order=order, step=torch.zeros_like(at), visible=visible, context=visible)
+        position = torch.arange(order.shape[1], device=g.device)
+        visible = position < grid.extra + num_visible
+        return Mask(order=order, step=torch.zeros_like(position), visible=visible, context=visible)
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """MAE probes with the whole image."""
+        """Return full attention over the whole image, as MAE does when it is probed."""
         return Bidirectional()(grid)

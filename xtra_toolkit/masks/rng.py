@@ -1,8 +1,8 @@
-"""What a mask draws with: numbers of each image's own, or shared by all images of a step.
+"""Random numbers of masks: different for each image, or shared by all images of a step.
 
-How a step's images are spread over micro-batches, workers and processes must not change their
-masks, or a run could not go on elsewhere. So in training no stream of numbers passes from image to
-image: an image's numbers are hashed from a seed of its own (splitmix64, on the device).
+A run may be resumed with other micro-batches, workers or processes, and this must not change the
+masks of the images. In training, therefore, the numbers of an image do not depend on other images:
+they are hashed from the seed of the image (splitmix64, on the device).
 """
 
 import math
@@ -15,31 +15,34 @@ MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 class MaskRNG:
-    """Random numbers of a torch.Generator, on its device; see :func:`draws`."""
+    """Random numbers of a torch.Generator, on its device; see :func:`mask_rng`."""
 
     def __init__(self, generator: torch.Generator):
         self._generator, self.device = generator, generator.device
 
     @property
     def shared(self) -> "MaskRNG":
-        """Draws that all images of a step have in common, on all processes; of any shape."""
+        """Numbers that all images of a step share, on all processes. Their shape is free."""
         return self
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform over 0 to 1, 1 excluded; the first dimension of the shape is the image."""
+        """Draw uniformly from 0 to 1, 1 excluded; the first dimension of the shape is the image."""
         return torch.rand(shape, generator=self._generator, device=self.device)
 
     def randint(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
-        """Whole numbers, uniform over low to high, high excluded; the first dimension likewise."""
+        """Draw integers uniformly from ``low`` to ``high``, ``high`` excluded.
+
+        The first dimension of the shape is the image.
+        """
         return torch.randint(low, high, shape, generator=self._generator, device=self.device)
 
 
 class CounterRNG(MaskRNG):
-    """Random numbers that follow from seeds.
+    """Random numbers that are computed from seeds and a counter.
 
     Args:
-        seeds: (B,) int64, of each image; or (), for draws that are shared.
-        step: (), int64, the seed of :attr:`shared`.
+        seeds: (B,) int64, the seed of each image; or (), for numbers that images share.
+        step: () int64, the seed of :attr:`shared`.
     """
 
     def __init__(self, seeds: Tensor, step: Tensor | None = None):
@@ -48,40 +51,43 @@ class CounterRNG(MaskRNG):
 
     @property
     def shared(self) -> MaskRNG:
-        """Of the step's seed."""
+        """Numbers from the seed of the step."""
         return self._shared
 
     def bits(self, *shape: int) -> Tensor:
-        """int64, all 64 bits random; each call goes on where the last one stopped."""
+        """Draw int64 numbers of which all 64 bits are random.
+
+        Each call continues where the last one stopped.
+        """
         images = self.seeds.shape
         assert shape[: len(images)] == images, f"{shape} were drawn for {tuple(images)} images"
         count = math.prod(shape[len(images) :])
-        at = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self.device)
+        counter = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self.device)
         self._drawn += count
-        z = self.seeds[..., None] + at * signed(GOLDEN)
+        z = self.seeds[..., None] + counter * signed(GOLDEN)
         for shift, factor in MIXING:
-            z = (z ^ _shifted(z, shift)) * signed(factor)
-        return (z ^ _shifted(z, 31)).view(shape)
+            z = (z ^ _shift_right(z, shift)) * signed(factor)
+        return (z ^ _shift_right(z, 31)).view(shape)
 
     def rand(self, *shape: int) -> Tensor:
-        """As torch.rand: the highest 24 bits, which is what float32 holds."""
-        return _shifted(self.bits(*shape), 40) * 2.0**-24
+        """Draw as torch.rand, from the highest 24 bits, the precision of float32."""
+        return _shift_right(self.bits(*shape), 40) * 2.0**-24
 
     def randint(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
-        """As torch.randint, of the highest 32 bits."""
-        return low + (_shifted(self.bits(*shape), 32) * (high - low) >> 32)
+        """Draw as torch.randint, from the highest 32 bits."""
+        return low + (_shift_right(self.bits(*shape), 32) * (high - low) >> 32)
 
 
 class StepGenerator(torch.Generator):
-    """The generator of a batch in training, which knows the seeds of the batch's images.
+    """The generator of a training batch, which holds the seeds of its images.
 
-    A mask that draws from it as from any torch.Generator is reproducible too, but changes with
-    the batch that an image happens to be in.
+    A mask may also draw from it as from any torch.Generator. It is then reproducible, but the mask
+    of an image depends on the batch that the image is in.
 
     Args:
-        images: the seed of each image.
-        step: a seed that all images of the step share, on all processes.
-        device: to draw on.
+        images: Seed of each image.
+        step: A seed that all images of the step share, on all processes.
+        device: Device on which the numbers are drawn.
     """
 
     def __new__(cls, images: list[int], step: int, device: torch.device | str) -> "StepGenerator":
@@ -90,17 +96,17 @@ class StepGenerator(torch.Generator):
     def __init__(self, images: list[int], step: int, device: torch.device | str):
         self.manual_seed(hash((step, *images)) % 2**63)
         seeds = torch.tensor([signed(seed) for seed in (step, *images)])
-        seeds = seeds.to(device, non_blocking=True)  # which the host does not wait for
+        seeds = seeds.to(device, non_blocking=True)  # so that the host does not wait
         self.draws = CounterRNG(seeds[1:], seeds[0])
 
 
 def mask_rng(generator: torch.Generator | None) -> MaskRNG:
-    """What a mask draws with, from the ``generator`` that it was given.
+    """Return the random numbers that a mask draws from, given its argument ``generator``.
 
-        mask_rng(generator).rand(batch, tokens)            # each image's own
-        mask_rng(generator).shared.randint(0, 4, (1,))     # one for all images of the step
+        mask_rng(generator).rand(batch, tokens)            # different for each image
+        mask_rng(generator).shared.randint(0, 4, (1,))     # the same for all images of the step
 
-    Without a generator, in evaluation, it always draws the same.
+    Without a generator, in evaluation, the numbers are always the same.
     """
     if isinstance(generator, StepGenerator):
         return generator.draws
@@ -108,15 +114,15 @@ def mask_rng(generator: torch.Generator | None) -> MaskRNG:
 
 
 def fixed(generator: torch.Generator | None) -> torch.Generator:
-    """The generator given, or for evaluation a fresh one that always draws the same."""
+    """Return the generator; if there is none (evaluation), a new one with a fixed seed."""
     return torch.Generator().manual_seed(0) if generator is None else generator
 
 
 def signed(number: int) -> int:
-    """The int64 of the same 64 bits."""
+    """Return the int64 that has the same 64 bits as ``number``."""
     return (number + 2**63) % 2**64 - 2**63
 
 
-def _shifted(z: Tensor, by: int) -> Tensor:
-    """To the right, with zeros from the left: ``>>`` of an int64 would repeat its sign."""
-    return (z >> by) & (2 ** (64 - by) - 1)
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Shift to the right and fill with zeros; ``>>`` alone would fill with the sign of an int64."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)

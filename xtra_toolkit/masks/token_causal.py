@@ -1,4 +1,4 @@
-"""Token-causal raster order: GPT's mask on patches (iGPT, ICML 2020; AIM without a prefix)."""
+"""Token-causal raster order: the mask of GPT on patches (iGPT, ICML 2020; AIM without a prefix)."""
 
 import torch
 
@@ -9,9 +9,9 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class TokenCausal(MaskFactory):
-    """Steps 0, 1, 2 … in raster order: attend = k <= q.
+    """The steps are 0, 1, 2 … in raster order: attend = k <= q.
 
-    A token without pixels comes first: iGPT's start token, whose output predicts patch 0.
+    A token without pixels comes first. It is iGPT's start token, whose output predicts patch 0.
     """
 
     random = False
@@ -19,9 +19,9 @@ class TokenCausal(MaskFactory):
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        at = torch.arange(grid.tokens + grid.extra)
-        return Mask(order=at.roll(grid.extra), step=at)
+        position = torch.arange(grid.tokens + grid.extra)
+        return Mask(order=position.roll(grid.extra), step=position)
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """The mask is kept when probed."""
+        """Return the same mask."""
         return self(grid)

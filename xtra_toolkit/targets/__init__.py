@@ -1,4 +1,4 @@
-"""Targets: what is predicted, from where."""
+"""Targets: what is predicted, and from where."""
 
 from xtra_toolkit.objective.target import Target
 from xtra_toolkit.targets.build import build_target

@@ -1,4 +1,7 @@
-"""The next pixel's colour cluster: the target of iGPT (ICML 2020; openai/image-gpt at c6af2eb)."""
+"""The colour cluster of the next pixel: the target of iGPT.
+
+ICML 2020; openai/image-gpt at c6af2eb.
+"""
 
 from pathlib import Path
 
@@ -13,18 +16,19 @@ from xtra_toolkit.targets.next import NextToken
 
 @MODELS.register_module()
 class NextColour(NextToken):
-    """Position i predicts which of K colours the pixel at position i + 1 is nearest to.
+    """Position i predicts which of K colours is nearest to the pixel at position i + 1.
 
-    Its values are class ids, so the head's loss is ``'cross_entropy'``. A token is one pixel:
-    ``patch_size=1``.
+    The values are class ids, so the head's loss must be ``'cross_entropy'``. A token must be a
+    single pixel: ``patch_size=1``.
 
     Args:
-        clusters: a .npy file of shape (K, C), colours as the images come out of the data
-            preprocessor; ``xtra clusters`` makes one of your images. iGPT's own file, in -1 to 1
-            and RGB, fits images normalised by mean 127.5 and std 127.5.
+        clusters: A .npy file of shape (K, C) with colours in the range of the images that leave the
+            data preprocessor. ``xtra clusters`` makes such a file from a folder of images. The file
+            of iGPT, RGB from -1 to 1, fits images that are normalised by mean 127.5 and std 127.5.
 
     Raises:
-        ValueError: the file is absent or no table of colours, or a token is no single pixel.
+        ValueError: The file does not exist or holds no table of colours, or a token is not a single
+            pixel.
     """
 
     classes = True
@@ -34,7 +38,7 @@ class NextColour(NextToken):
         super().__init__(normalise=False)
         if not Path(clusters).is_file():
             raise ValueError(
-                f"no file of colour clusters at {str(Path(clusters).resolve())!r}; make one of "
+                f"no file of colour clusters at {str(Path(clusters).resolve())!r}; make one from "
                 f"your images: xtra clusters /path/to/images {clusters}"
             )
         colours = torch.tensor(np.load(clusters), dtype=torch.float32)
@@ -46,7 +50,7 @@ class NextColour(NextToken):
         self.register_buffer("colours", colours)
 
     def width(self, grid: PatchGrid) -> int:
-        """Classes of one token."""
+        """Return the number of colours, after checking that a token is a single pixel."""
         if grid.values != self.colours.shape[1]:
             raise ValueError(
                 f"a token of {grid} has {grid.values} values, and a colour has "
@@ -55,6 +59,6 @@ class NextColour(NextToken):
         return len(self.colours)
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
-        """(B, C, height, width) to the id of the nearest colour, (B, N, 1)."""
+        """Compute the id of the nearest colour, (B, N, 1), of images (B, C, height, width)."""
         pixels = grid.patchify(images).to(self.colours)
         return torch.cdist(pixels, self.colours).argmin(-1, keepdim=True)

@@ -12,7 +12,11 @@ class MaskedPatches(PixelTarget):
     """Each hidden token predicts itself (MAE, arXiv 2111.06377)."""
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """One group: the hidden positions, in sequence order."""
+        """Return one group: each hidden position predicts itself.
+
+        Raises:
+            ValueError: The mask hides nothing, or hides other positions in each image.
+        """
         if mask.visible is None or mask.visible.all():
             raise ValueError(
                 "MaskedPatches predicts hidden tokens, and this mask shows every token; use a "
@@ -22,7 +26,7 @@ class MaskedPatches(PixelTarget):
         if mask.visible.ndim > 1:
             raise ValueError(
                 "MaskedPatches needs hidden tokens at the same sequence positions in every "
-                "image; let the mask order its tokens, the shown ones first"
+                "image; let the mask put the visible tokens first in its `order`"
             )
         hidden = (~mask.visible).nonzero().view(1, -1, 1)
         return [Links(hidden, hidden)]

@@ -11,12 +11,13 @@ from xtra_toolkit.targets.pixels import PixelTarget
 
 
 class Next(PixelTarget):
-    """The outputs of a unit predict the unit ``distance`` later, one head for each distance.
+    """The outputs of a unit predict the units that follow, with one predictor for each distance.
 
     Args:
-        look_ahead: distances 1 to ``look_ahead`` are predicted; the loss is the mean over them.
-        normalise: see :class:`PixelTarget`.
-        positioned: tell each source where its target lies; see :class:`Links`.
+        look_ahead: The units 1 to ``look_ahead`` later are predicted. The loss is the mean over
+            these distances.
+        normalise: See :class:`PixelTarget`.
+        positioned: Whether each source is told the position of its target; see :class:`Links`.
     """
 
     def __init__(self, look_ahead: int = 1, normalise: bool = True, positioned: bool = False):
@@ -26,31 +27,27 @@ class Next(PixelTarget):
         self.look_ahead, self.positioned = look_ahead, positioned
 
     def unit(self, mask: Mask) -> Tensor:
-        """(N,) whole numbers: what is predicted together."""
+        """Return (N,) integers: positions with the same number are predicted together."""
         raise NotImplementedError
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """A group for each distance and each shape of units."""
-        units = self.unit(mask)
-        _, sizes = units.unique_consecutive(return_counts=True)
-        parts = torch.arange(len(units)).split(sizes.tolist())
-        if len(parts) <= self.look_ahead:
+        """Return a group for each distance and each pair of unit sizes."""
+        unit_of_position = self.unit(mask)
+        _, sizes = unit_of_position.unique_consecutive(return_counts=True)
+        units = torch.arange(len(unit_of_position)).split(sizes.tolist())
+        if len(units) <= self.look_ahead:
             raise ValueError(
-                f"{type(self).__name__}: this mask makes {len(parts)} unit(s) on {grid}; looking "
-                f"{self.look_ahead} ahead needs at least {self.look_ahead + 1}"
+                f"{type(self).__name__}: this mask makes {len(units)} unit(s) on {grid}; "
+                f"look_ahead={self.look_ahead} needs at least {self.look_ahead + 1}"
             )
         groups = []
         for distance in range(1, self.look_ahead + 1):
-            shapes: dict[tuple[int, int], list] = {}
-            for source, target in zip(parts, parts[distance:], strict=False):
-                shapes.setdefault((len(source), len(target)), []).append((source, target))
-            groups += [
-                Links(
-                    *(torch.stack(side)[None] for side in zip(*pairs, strict=True)),
-                    positioned=self.positioned,
-                )
-                for pairs in shapes.values()
-            ]
+            by_sizes: dict[tuple[int, int], list] = {}
+            for source, target in zip(units, units[distance:], strict=False):
+                by_sizes.setdefault((len(source), len(target)), []).append((source, target))
+            for pairs in by_sizes.values():
+                sources, targets = (torch.stack(side)[None] for side in zip(*pairs, strict=True))
+                groups.append(Links(sources, targets, positioned=self.positioned))
         return groups
 
 
@@ -59,14 +56,14 @@ class NextToken(Next):
     """Position i predicts the token at position i + 1 (iGPT, ICML 2020; AIM, arXiv 2401.08541)."""
 
     def unit(self, mask: Mask) -> Tensor:
-        """Every position alone, whatever the mask says."""
+        """Return each position as a unit, whatever the units of the mask are."""
         return torch.arange(len(mask))
 
 
 @MODELS.register_module()
 class NextBlock(Next):
-    """A block's outputs predict the pixels of the next block (XTRA, arXiv 2411.15648)."""
+    """The outputs of a block predict the pixels of the next block (XTRA, arXiv 2411.15648)."""
 
     def unit(self, mask: Mask) -> Tensor:
-        """The mask's units; without any, every position alone."""
+        """Return the units of the mask; each position is a unit if the mask has none."""
         return torch.arange(len(mask)) if mask.unit is None else mask.unit

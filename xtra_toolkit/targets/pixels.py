@@ -1,4 +1,4 @@
-"""Pixel values as a target, raw or normalised per unit: what XTRA, AIM and MAE predict."""
+"""Pixel values as a target, raw or normalised per unit, as XTRA, AIM and MAE predict them."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,12 @@ from xtra_toolkit.objective.target import Target
 
 
 class PixelTarget(Target):
-    """Base of targets that are pixels; a subclass says which position predicts which.
+    """Base class of targets whose values are pixels. A subclass implements :meth:`pairs`.
 
     Args:
-        normalise: subtract the mean of a link's values and divide by their standard deviation
-            (unbiased variance, eps 1e-6 inside the root), as XTRA, AIM and MAE do.
+        normalise: Whether the mean of the values of a link is subtracted and they are divided by
+            their standard deviation (unbiased variance, eps 1e-6 inside the root), as in XTRA, AIM
+            and MAE.
     """
 
     eps = 1e-6
@@ -25,7 +26,11 @@ class PixelTarget(Target):
         self.normalises = normalise
 
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """The groups of predictions; ValueError where the mask cannot serve this target."""
+        """Return the groups of predictions.
+
+        Raises:
+            ValueError: The mask cannot serve this target.
+        """
         groups = self.pairs(mask, grid)
         for group in groups:
             if self.normalises and group.target_positions.shape[-1] * self.width(grid) < 2:
@@ -37,30 +42,30 @@ class PixelTarget(Target):
         return groups
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """Sources and targets, before any check."""
+        """Return the links, which :meth:`links` then checks."""
         raise NotImplementedError
 
     def width(self, grid: PatchGrid) -> int:
-        """Values that the head puts out for one token."""
+        """Return how many values the head predicts for one token."""
         return grid.values
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
-        """(B, C, height, width) to what is predicted, (B, N, V) in raster order."""
+        """Cut images (B, C, height, width) into tokens (B, N, V) in raster order."""
         return grid.patchify(images)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """The values of links, (B, G, T * V), as the loss compares them."""
+        """Return the values of links, (B, G, T * V), as the loss compares them."""
         if not self.normalises:
             return values
         variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
         return (values - mean) * (variance + self.eps).rsqrt()
 
     def restore(self, prediction: Tensor, like: Tensor) -> Tensor:
-        """The inverse of ``normalise``: predictions as pixels, with the statistics of ``like``.
+        """Invert :meth:`normalise`: return predictions as pixels, with the statistics of ``like``.
 
         Args:
             prediction: (..., T * V) as the loss compares it.
-            like: (..., values), pixels whose mean and standard deviation it is given.
+            like: (..., values) pixels whose mean and standard deviation are used.
         """
         if not self.normalises:
             return prediction

@@ -1,1 +1,1 @@
-"""Helpers that several rooms share: files, progress bars, checkpoints on disk."""
+"""Helpers that several packages share: files, progress bars, checkpoints on disk."""

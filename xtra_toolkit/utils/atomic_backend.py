@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever stops the writing."""
+"""An MMEngine file backend that writes a file as a whole or not at all."""
 
 import os
 import shutil
@@ -10,32 +10,40 @@ from xtra_toolkit.utils.atomic import UNFINISHED, replacing
 
 
 class AtomicBackend(LocalBackend):
-    """MMEngine's local files; ``put`` replaces a file in one step once the new one is on disk.
+    """MMEngine's backend for local files, with a ``put`` that replaces a file in one step.
 
-    Writes beside the file, fsync, rename, fsync of the folder: after a kill or a loss of power
-    the name stands for the old content or for the new one, never for half of it.
+    ``put`` writes a file beside the old one, syncs it to the disk, renames it and syncs the folder.
+    After a kill or a loss of power the file has the old content or the new one, never a part of it.
     """
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
-        """Writes ``obj``; OSError with what was missing where it cannot, the old file kept."""
+        """Write ``obj`` to a file.
+
+        Raises:
+            OSError: The file cannot be written; the old file is kept.
+        """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with replacing(path, sync=True) as file:
                 file.write(obj)
         except OSError as error:
-            raise OSError(error.errno, _sentence(error, path, len(obj))) from error
+            raise OSError(error.errno, _error_message(error, path, len(obj))) from error
 
 
 def remove_unfinished(folder: Path) -> list[Path]:
-    """Removes what a killed process left in ``folder``, sharded checkpoints in it included."""
-    left = [*folder.glob(f"*{UNFINISHED}"), *folder.glob(f"*.pth/*{UNFINISHED}")]
-    for path in left:
+    """Remove the unfinished files of killed processes in a folder and in its sharded checkpoints.
+
+    Returns:
+        The removed files.
+    """
+    unfinished = [*folder.glob(f"*{UNFINISHED}"), *folder.glob(f"*.pth/*{UNFINISHED}")]
+    for path in unfinished:
         path.unlink(missing_ok=True)
-    return left
+    return unfinished
 
 
-def _sentence(error: OSError, path: Path, needed: int) -> str:
+def _error_message(error: OSError, path: Path, needed: int) -> str:
     free = shutil.disk_usage(path.parent).free
     return (
         f"{path} could not be written: {os.strerror(error.errno)}. It needs {needed:,} bytes; "

@@ -1,11 +1,11 @@
-"""The checkpoint from which a work folder goes on: the one that is named, or the newest whole one.
+"""Find the checkpoint from which a work folder resumes.
 
+It is the one that the file ``last_checkpoint`` names, or else the newest intact one.
 ``last_checkpoint`` names a file relative to its folder, so that a folder may be moved or copied.
 """
 
 import os.path
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from zipfile import is_zipfile
@@ -18,22 +18,22 @@ POINTER = "last_checkpoint"
 
 
 def named_in(work_dir: str | Path) -> str:
-    """Return what ``last_checkpoint`` names, an empty text if it names nothing."""
+    """Return the name in ``last_checkpoint``, or an empty string if there is none."""
     pointer = Path(work_dir, POINTER)
     return pointer.read_bytes().decode(errors="replace").strip() if pointer.is_file() else ""
 
 
 def relative(checkpoint: str | Path, work_dir: str | Path) -> str:
-    """Return what ``last_checkpoint`` is to name; files of other folders keep their path."""
+    """Return the name for ``last_checkpoint``; files of other folders keep their path."""
     path = Path(checkpoint)
     return path.name if path.parent == Path(work_dir) else str(checkpoint)
 
 
 def unfit(checkpoint: Path) -> str | None:
-    """Say why a run cannot resume from a checkpoint; None if it can.
+    """Return why a run cannot resume from a checkpoint, or None if it can.
 
-    A folder is a sharded checkpoint. A file whose objects torch refuses to load counts as fit, as
-    the loader's message on it says more.
+    A folder is a sharded checkpoint. A file with objects that torch refuses to load counts as fit,
+    since the message of the loader explains more.
     """
     path = Path(checkpoint)
     files = [path] if os.path.isfile(path) else sorted(path.glob("*")) if path.is_dir() else []
@@ -52,40 +52,36 @@ def _unfit_content(path: Path) -> str | None:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError:
         return None
-    except Exception as error:  # the table of contents is damaged: errors of many classes
+    except Exception as error:  # a damaged table of contents raises errors of many classes
         return f"is damaged ({type(error).__name__})"
     meta = content.get("meta") if isinstance(content, dict) else None
     whole = isinstance(meta, dict) and {"epoch", "iter"} <= meta.keys()
-    return None if whole else "has no meta, so it holds weights and no state of a training"
+    return None if whole else "has no meta, so it holds weights but no state of a training"
 
 
 def newest(work_dir: Path, folder: Path, pattern: str) -> tuple[Path | None, list[str]]:
-    """Find the checkpoint from which ``work_dir`` goes on.
+    """Find the checkpoint from which ``work_dir`` resumes.
 
     Args:
-        work_dir: the folder that holds ``last_checkpoint``.
-        folder: the folder that holds this run's checkpoints, most often ``work_dir``.
-        pattern: matches the names of checkpoints.
+        work_dir: The folder that holds ``last_checkpoint``.
+        folder: The folder that holds the checkpoints of this run, most often ``work_dir``.
+        pattern: Glob pattern of the names of checkpoints.
 
     Returns:
-        The checkpoint, None if there is none, and a sentence for each that was passed over.
+        The checkpoint, or None if there is none; and a sentence for each one that was skipped.
     """
-    named, passed = named_in(work_dir), []
+    named, skipped = named_in(work_dir), []
     own = sorted(folder.glob(pattern), key=lambda path: _numbers(path.name), reverse=True)
     first = [folder / os.path.basename(named)] if named else []
     elsewhere = [Path(named)] if os.path.isabs(named) else []
-    for path in _once([*first, *own, *elsewhere]):
+    for path in dict.fromkeys([*first, *own, *elsewhere]):
         reason = unfit(path)
         if reason is None:
-            return path, passed
-        passed.append(f"{path} {reason}")
-    return None, passed
+            return path, skipped
+        skipped.append(f"{path} {reason}")
+    return None, skipped
 
 
 def _numbers(name: str) -> list[int]:
-    """The epochs and iterations in a name; ``epoch_2_iter_13`` comes after ``epoch_2``."""
+    """Return the numbers in a name, as a sort key: ``epoch_2_iter_13`` comes after ``epoch_2``."""
     return [int(number) for number in re.findall(r"\d+", name)]
-
-
-def _once(paths: Iterable[Path]) -> list[Path]:
-    return list(dict.fromkeys(paths))

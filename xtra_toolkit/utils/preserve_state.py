@@ -1,4 +1,4 @@
-"""A look at a model in training that leaves no trace."""
+"""Use a model in the middle of training without changing its state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,10 @@ from xtra_toolkit.data.seeding import seeded
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; afterwards the modes and the random states are what they were."""
+    """Set the model to evaluation mode within the block, and seed the random numbers.
+
+    Afterwards the modes of all modules and the random states are restored.
+    """
     modes = {module: module.training for module in model.modules()}
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices), seeded(0):
@@ -26,8 +29,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gathered(wrapper: nn.Module, model: nn.Module, sharded: bool) -> Iterator[None]:
-    """Within it a sharded model's ``reconstruct`` goes through its wrapper's forward pass, which
-    brings the parts of the weights together.
+    """Let ``reconstruct`` of a sharded model run through the forward pass of its wrapper.
+
+    The wrapper gathers the shards of the weights. A model that is not sharded is left as it is.
     """
     if not sharded:
         yield

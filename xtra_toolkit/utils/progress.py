@@ -1,4 +1,4 @@
-"""A bar on standard error while something takes long; nothing where that is no terminal."""
+"""Show a progress bar on standard error, if that is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator, Sized
@@ -8,16 +8,16 @@ from typing import Any
 
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """A bar for the block, gone after it; only the main process shows one.
+    """Show a bar in the main process for as long as the block runs.
 
     Args:
-        label: what is being done.
-        total: steps until it is done; None: unknown, the bar swings and counts.
+        label: What is being done.
+        total: Number of steps. None: unknown; the bar then moves to and fro, and counts.
 
     Yields:
-        To be called after each step.
+        A function to call after each step.
     """
-    from mmengine.dist import is_main_process  # it imports torch
+    from mmengine.dist import is_main_process  # imported here, since it imports torch
 
     if not (sys.stderr.isatty() and is_main_process()):
         yield lambda: None
@@ -38,14 +38,14 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[], None
         *columns,
         console=Console(file=sys.stderr),
         transient=True,
-        redirect_stdout=False,  # to standard error, that is: a pipe would miss it
+        redirect_stdout=False,  # rich would redirect it to standard error, and a pipe would miss it
     ) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
 
 
 def watched(items: Sized, label: str) -> Iterator[Any]:
-    """The items, and a bar of how many have gone."""
+    """Yield the items, and show a bar of how many have been processed."""
     with progress(label, len(items)) as advance:
         for item in items:
             yield item
