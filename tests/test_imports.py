@@ -1,4 +1,4 @@
-"""The structure of the imports: the core stands alone, and the rooms depend on each other one way."""
+"""The core stands alone, and the rooms of the package import each other in one direction."""
 
 import ast
 import subprocess
@@ -55,7 +55,7 @@ def room(module):
 
 def test_no_module_imports_itself_through_others():
     below = imports()
-    while True:  # remove modules that import nothing that is left, until a cycle is all that is left
+    while True:  # remove modules that import nothing that is left: a cycle stays
         leaves = {module for module, others in below.items() if not others & below.keys()}
         if not leaves:
             break

@@ -72,7 +72,10 @@ def test_tokens(trunk):
     [
         ("causal", TokenCausal()),
         ("bidirectional", Bidirectional()),
-        ("prefix_5_and_20", lambda grid: PrefixCausal().with_prefix(grid, torch.tensor([[5], [20]]))),
+        (
+            "prefix_5_and_20",
+            lambda grid: PrefixCausal().with_prefix(grid, torch.tensor([[5], [20]])),
+        ),
     ],
 )
 def test_outputs(trunk, case, mask):

@@ -116,7 +116,7 @@ def check_gradients(model: MaskTargetPretrainer, name: str) -> None:
                 not leaks,
                 f"{name}: the pixels of {where} move the prediction of {where} from positions "
                 f"{moved.source_positions.tolist()}, though the certificate says that they cannot; "
-                "the mask must attend alike in every call, so keep no state in it and in its predicate",
+                "the mask must attend alike in every call, so keep no state in it or its predicate",
             )
 
 
