@@ -1,4 +1,4 @@
-"""Gradient accumulation: how many micro-batches make a step, and a data loader seen in steps."""
+"""Gradient accumulation: the number of micro-batches of a step, and a loader grouped by steps."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 
 def accumulation_of(global_batch: int, world_size: int, batch_size: int) -> int:
-    """Micro-batches of ``batch_size`` images that each of ``world_size`` processes adds up."""
+    """Return how many micro-batches of ``batch_size`` images each process accumulates."""
     if global_batch % (world_size * batch_size) == 0:
         return global_batch // (world_size * batch_size)
     share, rest = divmod(global_batch, world_size)
@@ -29,17 +29,17 @@ def accumulation_of(global_batch: int, world_size: int, batch_size: int) -> int:
 
 
 def mean_logs(logs: list[dict]) -> dict[str, torch.Tensor]:
-    """The mean of each value over a step's micro-batches and over all processes."""
+    """Average each value over the micro-batches of a step and over all processes."""
     mean = {key: torch.stack([log[key] for log in logs]).mean() for key in logs[0]}
     all_reduce_dict(mean, op="mean")
     return mean
 
 
 class Accumulated:
-    """A data loader seen in steps: each item is the lazy group of a step's micro-batches.
+    """A data loader whose items are steps; an item yields the micro-batches of a step lazily.
 
-    It has the loader's attributes, to read and to set: hooks use its sampler and data set.
-    ``waited`` is how many seconds were spent in it until its micro-batches came.
+    Attributes of the inner loader can be read and set, because hooks use its sampler and data set.
+    ``waited`` is the number of seconds spent waiting for its micro-batches so far.
     """
 
     def __init__(self, loader: DataLoader, accumulation: int):

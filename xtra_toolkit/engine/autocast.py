@@ -1,4 +1,4 @@
-"""Mixed precision on a GPU, full precision on a CPU, from one config."""
+"""Use mixed precision on a GPU and full precision on a CPU, from one config."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,18 +13,19 @@ from xtra_toolkit.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """The forward pass under bfloat16 autocast, where the model lives on one of ``devices``.
+    """Run the forward pass under bfloat16 autocast if the model is on one of ``devices``.
 
-    Elsewhere it runs in float32: MMEngine's ``AmpOptimWrapper`` refuses the CPU. bfloat16 has
-    float32's range, so there is no loss scaler; weights, gradients and optimizer stay float32.
+    On other devices it runs in float32; MMEngine's ``AmpOptimWrapper`` refuses the CPU. bfloat16
+    has the range of float32, so no loss scaler is needed. Weights, gradients and optimizer state
+    stay float32.
 
     Args:
-        dtype: ``'bfloat16'``, or ``'float32'`` for no autocast at all.
-        devices: device types to autocast on; add ``'cpu'`` to autocast there too.
-        **kwargs: of MMEngine's ``OptimWrapper``, among them ``clip_grad``.
+        dtype: ``'bfloat16'``, or ``'float32'`` for no autocast.
+        devices: Types of devices to autocast on. Add ``'cpu'`` to autocast there too.
+        **kwargs: Arguments of MMEngine's ``OptimWrapper``, for example ``clip_grad``.
 
     Raises:
-        ValueError: another dtype; float16 needs a loss scaler.
+        ValueError: The dtype is another one; float16 would need a loss scaler.
     """
 
     def __init__(self, dtype: str = "bfloat16", devices: Sequence[str] = ("cuda",), **kwargs: Any):
@@ -43,7 +44,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """MMEngine's context, which delays the synchronisation of gradients, plus autocast."""
+        """Return MMEngine's context, which delays gradient synchronisation, with autocast."""
         device = next(model.parameters()).device.type
         enabled = self.dtype == "bfloat16" and device in self.devices
         with (

@@ -1,11 +1,11 @@
-"""Several processes on a machine without GPUs: to be imported by a config, before MMEngine starts.
+"""Run several processes on a machine without GPUs. A config imports this module.
 
     custom_imports = dict(imports=["xtra_toolkit.engine.gloo"])
     model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
 
-MMEngine 0.10.7's launcher calls ``torch.cuda.set_device``, whatever the backend
-(``_init_dist_pytorch`` in dist/utils.py). This module puts a launcher without that call in its
-place where there is no GPU; ``env_cfg.dist_cfg`` holds for it too, its ``backend`` excepted.
+MMEngine 0.10.7's launcher calls ``torch.cuda.set_device`` with any backend
+(``_init_dist_pytorch`` in dist/utils.py). Where there is no GPU, this module replaces it by a
+launcher without that call. ``env_cfg.dist_cfg`` applies to it too, except for ``backend``.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ def start(backend: str = "gloo", init_backend: str = "torch", **kwargs: Any) -> 
     """Join the processes that torchrun has started.
 
     Args:
-        backend, init_backend: not used, as only gloo runs without GPUs.
-        **kwargs: of ``torch.distributed.init_process_group``, such as ``timeout``.
+        backend, init_backend: Not used; only gloo runs without GPUs.
+        **kwargs: Arguments of ``torch.distributed.init_process_group``, such as ``timeout``.
     """
     torch.distributed.init_process_group("gloo", **kwargs)
 

@@ -2,9 +2,9 @@
 
     train_cfg = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=800, global_batch=2048)
 
-global_batch = processes × batch_size × accumulation. The processes and their batch size are the
-machine's affair; the loop finds the accumulation. Iterations, schedules, logs and checkpoints
-count optimizer steps, so they are the same on one GPU and on many.
+``global_batch = processes × batch_size × accumulation``. The number of processes and their batch
+size depend on the machine; the loop computes the accumulation. Iterations, schedules, logs and
+checkpoints count optimizer steps, so they are the same on one GPU and on many.
 """
 
 from collections.abc import Iterator
@@ -34,23 +34,24 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 class GlobalBatchLoop(EpochBasedTrainLoop):
     """MMEngine's epoch loop, counting in global batches.
 
-    Hooks get a step's first micro-batch as ``data_batch``, and as ``outputs`` the mean over the
-    step. A checkpoint from the middle of an epoch resumes with the images not seen yet.
+    Hooks receive the first micro-batch of a step as ``data_batch``, and the mean over the step as
+    ``outputs``. A checkpoint from the middle of an epoch resumes with the images not seen yet.
 
-    All generators are seeded anew for each micro-batch, from the seed, the step and the place of
-    the micro-batch in the global batch. So a resumed run draws as an unbroken one, in drop path for
-    instance, though MMEngine 0.10.7 saves no random state; on another number of processes too, if
-    ``batch_size`` stays. A loss that divides by how much a batch predicts, as AIM's, divides by
-    what is predicted in the global batch (the model's ``counting``).
+    All random generators are seeded anew for each micro-batch, from the seed, the step and the
+    position of the micro-batch in the global batch. So a resumed run draws the same numbers as an
+    uninterrupted one (for example in drop path), although MMEngine 0.10.7 saves no random state.
+    This also holds on another number of processes if ``batch_size`` stays the same. A loss that
+    divides by the number of predictions, as AIM's does, divides by their number in the global batch
+    (``counting`` of the model).
 
     Args:
         runner: MMEngine's runner.
-        dataloader: a config; its sampler is a ``GlobalBatchSampler`` (the default).
-        global_batch: images of one optimizer step, over all processes.
-        **kwargs: of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``, ...
+        dataloader: A config. Its sampler is a ``GlobalBatchSampler`` (the default).
+        global_batch: Number of images of one optimizer step over all processes.
+        **kwargs: Arguments of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``, ...
 
     Raises:
-        ValueError: the batch cannot be divided, or another part of the config counts it too.
+        ValueError: The batch cannot be divided, or another part of the config sets it too.
     """
 
     def __init__(self, runner: Any, dataloader: dict, global_batch: int, **kwargs: Any):
@@ -72,7 +73,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self._max_iters = self._max_epochs * len(self.dataloader)
 
     def run(self) -> nn.Module:
-        """Trains; the runner has built, loaded and resumed everything by now."""
+        """Train. The runner has built, loaded and resumed everything before."""
         _refuse_missing_hooks(self.runner)
         _refuse_activation_checkpointing(self.runner)
         self._continue()
@@ -89,7 +90,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def _train(self) -> None:
-        """MMEngine's loop, which also makes up for a validation that was cut off."""
+        """Run the epochs, and make up for a validation that was cut off."""
         self.runner.call_hook("before_train")
         if self._iter and self._iter == self._epoch * len(self.dataloader):
             self._validate()  # the checkpoint of an epoch is saved before its validation
@@ -110,7 +111,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
             loop.run()
 
     def run_epoch(self) -> None:
-        """Runs an epoch, or what is left of it after a resume."""
+        """Run an epoch, or the rest of it after a resume."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         start = self._iter - self._epoch * len(self.dataloader)
@@ -121,7 +122,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: Iterator) -> None:
-        """Makes one optimizer step of the micro-batches of a group."""
+        """Take one optimizer step on the micro-batches of a group."""
         first = next(data_batch)
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=first)
         place = get_rank() * self.accumulation  # among the micro-batches of the global batch
@@ -135,7 +136,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self._iter += 1
 
     def describe(self) -> str:
-        """One line with the numbers of the run."""
+        """Return one line with the numbers of the run."""
         optimizer, world = self.runner.optim_wrapper.optimizer, get_world_size()
         peaks = sorted({g.get("initial_lr", g["lr"]) for g in optimizer.param_groups})
         return (
@@ -155,7 +156,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         }
 
     def _counting(self, step: int) -> AbstractContextManager:
-        """Tells the model what random masks the micro-batches of a step will have."""
+        """Tell the model which random masks the micro-batches of a step will have."""
         runner = self.runner
         model = unwrap_model(runner.model)
         if self.accumulation == 1 or not isinstance(model, MaskTargetPretrainer):
@@ -167,7 +168,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         )
 
     def _continue(self) -> None:
-        """Takes up the data order of the run that is resumed."""
+        """Continue with the data order of the run that is resumed."""
         steps = len(self.dataloader)
         if not 0 <= self._iter - self._epoch * steps <= steps:
             raise ValueError(
@@ -185,7 +186,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
 
 
 def _refuse_second_counts(runner: Any) -> None:
-    """GlobalBatchLoop alone decides on accumulation, and the rate does not follow the machine."""
+    """Refuse other settings of accumulation, and a learning rate that follows the machine."""
     wrapper = runner.optim_wrapper
     counts = (
         wrapper.get("accumulative_counts", 1)
@@ -207,7 +208,7 @@ def _refuse_second_counts(runner: Any) -> None:
 
 
 def _refuse_activation_checkpointing(runner: Any) -> None:
-    """Refuse MMEngine's option, which wraps ``forward``, for an encoder called by ``encode``."""
+    """Refuse MMEngine's option: it wraps ``forward``, but the encoder is called by ``encode``."""
     model = unwrap_model(runner.model)
     modules = (getattr(runner, "cfg", None) or {}).get("activation_checkpointing")
     if modules and hasattr(getattr(model, "backbone", None), "encode"):
@@ -220,7 +221,7 @@ def _refuse_activation_checkpointing(runner: Any) -> None:
 
 
 def _global_batch_sampler(dataloader: dict) -> dict:
-    """The config of the sampler, once it is known to be one of global batches."""
+    """Return the config of the sampler after checking that it samples global batches."""
     if not isinstance(dataloader, dict):
         raise ValueError(
             f"GlobalBatchLoop needs train_dataloader as a config, not a {type(dataloader).__name__}"
@@ -241,7 +242,7 @@ def _global_batch_sampler(dataloader: dict) -> dict:
 
 
 def _refuse_missing_hooks(runner: Any) -> None:
-    """A target may name the hooks without which it is not what it says (``needs_hooks``)."""
+    """Refuse to train without the hooks that the target needs (``needs_hooks``)."""
     model = unwrap_model(runner.model)
     if not isinstance(model, MaskTargetPretrainer):
         return

@@ -1,4 +1,4 @@
-"""AdamW on float32 parameters whose model runs on bfloat16 copies of them."""
+"""AdamW on float32 parameters while the model runs on bfloat16 copies of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,15 +13,15 @@ LARGE = 2**24
 
 
 class MasterAdamW(AdamW):
-    """torch's fused AdamW, which keeps a bfloat16 copy of each parameter, a half, up to date.
+    """torch's fused AdamW, which also keeps a bfloat16 copy of each parameter up to date.
 
-    It takes a parameter's own gradient, or where there is none that of its half. Parameters and
-    state are those of AdamW, float32, and so are checkpoints.
+    It uses a parameter's own gradient, or, if there is none, the gradient of its copy. Parameters
+    and state are those of AdamW in float32, and so are checkpoints.
     """
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> "MasterAdamW":
-        """An AdamW made to keep halves; ValueError where it cannot."""
+        """Turn an AdamW into one that keeps copies; raise a ValueError if that is not possible."""
         if type(optimizer) is not AdamW:
             raise ValueError(
                 f"bfloat16 weights with float32 masters are for AdamW, and the optimizer is "
@@ -44,29 +44,29 @@ class MasterAdamW(AdamW):
         return optimizer
 
     def __getstate__(self) -> dict:
-        """Return torch's state. A copy makes its own halves; torch copies no gradients either."""
+        """Return torch's state. A deep copy makes its own bfloat16 copies."""
         return {**super().__getstate__(), **_no_copies()}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Of all groups."""
+        """Return the parameters of all groups."""
         return (p for group in self.param_groups for p in group["params"])
 
     @property
     def halved(self) -> bool:
-        """Are the gradients those of the halves, not yet those of the parameters?"""
+        """Return whether the gradients are still those of the bfloat16 copies."""
         return any(half.grad is not None for half in self.bf16_copies.values())
 
     @property
     def mixed(self) -> bool:
-        """Has a parameter a gradient beside its half's, of a penalty on the weights themselves?"""
+        """Return whether a parameter has a gradient of its own besides that of its copy."""
         return any(p.grad is not None and h.grad is not None for p, h in self.bf16_copies.items())
 
     @torch.compiler.disable
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the halves, or anew those of parameters that changed otherwise than by a step.
+        """Create the copies, and update those of parameters that changed outside of a step.
 
-        In place, that is: what is written through ``.data`` is not seen.
+        Changes in place are noticed; what is written through ``.data`` is not.
         """
         for p in self.parameters():
             if not p.requires_grad:
@@ -87,7 +87,7 @@ class MasterAdamW(AdamW):
     @torch.compiler.disable
     @torch.no_grad()
     def collect(self) -> None:
-        """The halves' gradients as the parameters', in float32."""
+        """Move the gradients of the copies to the parameters, in float32."""
         for p, half in self.bf16_copies.items():
             if half.grad is not None:
                 grad = half.grad.float()
@@ -97,7 +97,7 @@ class MasterAdamW(AdamW):
     @torch.compiler.disable
     @torch.no_grad()
     def clip(self, max_norm: float) -> Tensor:
-        """The norm of the halves' gradients; the next step divides by what exceeds ``max_norm``."""
+        """Return the norm of the copies' gradients; the next step scales them to ``max_norm``."""
         assert not self.mixed, "collect first"
         squares = [
             grad.dot(grad)
@@ -112,7 +112,7 @@ class MasterAdamW(AdamW):
     @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
-        """One update of every parameter that has a gradient, and of its half."""
+        """Update every parameter that has a gradient, and its copy."""
         assert closure is None, "a closure would have to be called on the halves"
         if self.mixed:
             self.collect()
@@ -125,7 +125,7 @@ class MasterAdamW(AdamW):
         self._divisor = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of parameters and halves; the halves' are always set to None."""
+        """Reset the gradients; those of the copies are always set to None."""
         super().zero_grad(set_to_none)
         for half in self.bf16_copies.values():
             half.grad = None
@@ -150,7 +150,7 @@ class MasterAdamW(AdamW):
         self._seen[p] = p._version
 
     def _split(self, p: nn.Parameter, half: Tensor | None) -> list[tuple]:
-        """The parts of a parameter, its averages and its half; views, made once."""
+        """Return the parts of a parameter, its averages and its copy; the views are made once."""
         state = self.state[p]
         key = p.data_ptr(), state["exp_avg"].data_ptr(), None if half is None else half.data_ptr()
         if self._parts.get(p, (None,))[0] != key:
@@ -160,7 +160,7 @@ class MasterAdamW(AdamW):
         return self._parts[p][1]
 
     def _floats(self, grad: Tensor) -> Iterator[Tensor]:
-        """The parts of a gradient in float32, each in the place of the one before."""
+        """Yield the parts of a gradient in float32, each in the memory of the one before."""
         parts = chunks(grad)
         if grad.dtype == torch.float32:
             yield from parts
@@ -175,7 +175,7 @@ def _no_copies() -> dict:
 
 
 def chunks(values: Tensor) -> tuple[Tensor, ...]:
-    """A tensor as it lies in memory, in flat parts."""
+    """Return a tensor, as it lies in memory, in flat parts."""
     if not values.is_contiguous():  # a dense one in another order, channels last for instance
         order = sorted(range(values.ndim), key=values.stride, reverse=True)
         values = values.permute(order)

@@ -1,4 +1,4 @@
-"""Weights in bfloat16 with float32 masters: no casts of weights, and updates that add up."""
+"""Train with bfloat16 weights and float32 master parameters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,42 +14,42 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 class CastWithGradient(torch.autograd.Function):
-    """A bfloat16 copy that is there already, in place of its master, which gets the gradient."""
+    """Replace a float32 parameter by its bfloat16 copy, and pass the gradient on."""
 
     @staticmethod
     def forward(ctx: Any, master: Tensor, half: Tensor) -> Tensor:
-        """The copy."""
+        """Return the copy."""
         return half.view_as(half)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the copy, as float32."""
+        """Return the gradient of the copy in float32."""
         return grad.float(), None
 
 
 @OPTIM_WRAPPERS.register_module()
 class MasterWeightsOptimWrapper(OptimWrapper):
-    """Forward and backward in bfloat16 throughout; AdamW updates float32 masters.
+    """Run forward and backward in bfloat16; AdamW updates float32 master parameters.
 
         --cfg-options optim_wrapper.type=xtra_toolkit.MasterWeightsOptimWrapper
 
-    The parameters of the model are the masters, so checkpoints, resuming, EMA, schedules and
-    groups are those of a float32 run, and either can take up the other's. Within a step every
-    parameter that is trained is replaced by a copy in bfloat16, which the update writes anew;
-    activations, the residual stream among them, and gradients follow its dtype. So are parts that
-    are frozen, but for the target's: a teacher stays float32. Outside of a step, in validation for
-    instance, all is float32. Where gradients are accumulated or averaged over processes, that is
-    done in float32.
+    The parameters of the model are the float32 masters, so checkpoints, resuming, EMA, schedules
+    and parameter groups are those of a float32 run, and either kind of run can resume the other's.
+    Within a step every trained parameter is replaced by a bfloat16 copy, which the update writes
+    anew. Activations (the residual stream included) and gradients have its dtype. Frozen parts are
+    replaced too, except for those of the target: a teacher stays float32. Outside of a step, for
+    example in validation, everything is float32. Accumulation and averaging of gradients over
+    processes are done in float32.
 
-    It is for models that bring their images to the dtype of their weights, as
-    MaskTargetPretrainer does. Targets and the loss stay float32.
+    The model must cast its images to the dtype of its weights, as MaskTargetPretrainer does.
+    Target values and the loss stay float32.
 
     Args:
-        optimizer: a ``torch.optim.AdamW``, which becomes a :class:`MasterAdamW`.
-        **kwargs: of MMEngine's ``OptimWrapper``, among them ``clip_grad``.
+        optimizer: A ``torch.optim.AdamW``, which becomes a :class:`MasterAdamW`.
+        **kwargs: Arguments of MMEngine's ``OptimWrapper``, for example ``clip_grad``.
 
     Raises:
-        ValueError: another optimizer, or a parameter that is not float32.
+        ValueError: The optimizer is another one, or a parameter is not float32.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, **kwargs: Any):
@@ -60,7 +60,7 @@ class MasterWeightsOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """MMEngine's context, which delays the synchronisation of gradients, on bfloat16."""
+        """Return MMEngine's context, which delays gradient synchronisation, with bfloat16 copies."""
         self.optimizer.refresh()
         if self._places is None:
             self._refuse_another_model(places := list(_places(model)))
@@ -74,12 +74,12 @@ class MasterWeightsOptimWrapper(OptimWrapper):
             yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """MMEngine's; what is checkpointed is computed anew in it, and in bfloat16."""
+        """Run the backward pass; checkpointed activations are recomputed in bfloat16."""
         with self._halved():
             super().backward(loss, **kwargs)
 
     def _refuse_another_model(self, places: list[tuple]) -> None:
-        """A copy of the wrapper alone holds copies of the parameters, and no model has them."""
+        """Refuse a copy of the wrapper alone: no model has the copied parameters."""
         held = {id(p) for p in self.optimizer.parameters()}
         if not any(id(p) in held for _, _, p in places):
             raise ValueError(
@@ -89,18 +89,18 @@ class MasterWeightsOptimWrapper(OptimWrapper):
             )
 
     def __getstate__(self) -> dict:
-        """Return what a copy needs: the places and the copies of weights are one model's own."""
+        """Return what a copy needs; places and weight copies belong to one model."""
         return {**self.__dict__, "_places": None, "_held": {}, "_frozen": {}}
 
     def _frozen_half(self, p: nn.Parameter) -> Tensor:
-        """A copy of what is not trained, made anew where it changed."""
+        """Return the bfloat16 copy of a frozen parameter, made anew after a change."""
         if self._frozen.get(p, (None,))[0] != p._version:
             self._frozen[p] = p._version, p.detach().bfloat16()
         return self._frozen[p][1]
 
     @contextmanager
     def _halved(self) -> Iterator[None]:
-        """Within it the model's parameters are the copies."""
+        """Replace the parameters of the model by their copies within the context."""
         try:
             for parameters, name, p in self._places or ():
                 parameters[name] = self._held[p]
@@ -110,7 +110,7 @@ class MasterWeightsOptimWrapper(OptimWrapper):
                 parameters[name] = p
 
     def _clip_grad(self) -> None:
-        """MMEngine's; the usual norm without float32 copies of all gradients."""
+        """Clip by the usual norm without float32 copies of all gradients."""
         usual = self.grad_name == "grad_norm" and self.clip_grad_kwargs.get("norm_type", 2) == 2
         if not usual or not self.optimizer.halved or self.optimizer.mixed:
             self.optimizer.collect()
@@ -122,7 +122,7 @@ class MasterWeightsOptimWrapper(OptimWrapper):
 
 
 def _places(model: nn.Module) -> Iterator[tuple[dict, str, nn.Parameter]]:
-    """Where the float32 parameters of a model stand, but for those of its target."""
+    """Yield where the float32 parameters of a model are stored, except for its target's."""
     model = unwrap_model(model)
     target = getattr(model, "target_generator", None)
     apart = set(target.modules()) if isinstance(target, nn.Module) else set()

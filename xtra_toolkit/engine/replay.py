@@ -1,4 +1,4 @@
-"""A training step, once more, watched: which layer gave the first number that is none."""
+"""Repeat a training step and find the layer that gave the first value that is not finite."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 class Batch(NamedTuple):
-    """A micro-batch as the data loader gave it, and the random states that it met."""
+    """A micro-batch as the data loader gave it, and the random states before it."""
 
     data: Any
     cpu: Tensor
@@ -26,13 +26,13 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, data: Any) -> "Batch":
-        """``data`` now."""
+        """Return ``data`` with the present random states."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         return cls(data, torch.get_rng_state(), cuda)
 
     @contextmanager
     def drawn_again(self) -> Iterator[None]:
-        """torch draws what it drew for this batch."""
+        """Let torch draw the same numbers as it did for this batch."""
         with torch.random.fork_rng(devices=[] if self.cuda is None else None):
             torch.set_rng_state(self.cpu)
             if self.cuda is not None:
@@ -40,12 +40,12 @@ class Batch(NamedTuple):
             yield
 
     def saved(self) -> dict:
-        """For ``torch.save``; what it holds loads with ``weights_only=True``."""
+        """Return an object for ``torch.save`` that loads with ``weights_only=True``."""
         return {"data": plain(self.data), "cpu_rng_state": self.cpu, "cuda_rng_state": self.cuda}
 
 
 def plain(value: Any) -> Any:
-    """Tensors on the CPU, numbers and texts of a batch; other objects as their ``repr``."""
+    """Convert a batch to CPU tensors, numbers and strings; other objects to their ``repr``."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, BaseDataElement):
@@ -58,14 +58,14 @@ def plain(value: Any) -> Any:
 
 
 class Backward:
-    """What ``train_step`` takes for an optimizer wrapper: its gradients, and no update."""
+    """A stand-in for an optimizer wrapper in ``train_step``: it computes gradients, and no update."""
 
     def __init__(self, wrapper: Any, sharded: bool):
         self.wrapper, self.optim_context = wrapper, wrapper.optim_context
         self.sharded, self.loss = sharded, torch.zeros(())
 
     def update_params(self, loss: Tensor) -> None:
-        """The backward pass, which is not counted."""
+        """Run the backward pass, without counting it."""
         self.loss, count = loss, self.wrapper._inner_count
         found = loss.detach()
         found = agreed(found) if self.sharded else found  # then all processes make it or none
@@ -75,10 +75,10 @@ class Backward:
 
 
 def where_it_began(model: nn.Module, wrapper: Any, batches: list[Batch]) -> tuple[str, Batch]:
-    """A sentence on the first number of a step that is none, and the batch that gave it.
+    """Return a sentence on the first value that is not finite, and the batch that gave it.
 
-    The step is made again without its update. All processes must call it, as a loss may reduce
-    over them.
+    The step is repeated without its update. All processes must call this, because a loss may
+    reduce over them.
     """
     inner = unwrap_model(model)
     sharded = isinstance(model, FullyShardedDataParallel)
@@ -111,7 +111,7 @@ def _replay(model: nn.Module, wrapper: Any, batch: Batch, sharded: bool) -> str 
 
 @contextmanager
 def watched(model: nn.Module, places: list[str]) -> Iterator[None]:
-    """Fills ``places`` with layers and parameters in the order in which they turn non-finite."""
+    """Collect in ``places`` the layers and parameters in the order in which they fail."""
 
     def check(values: Any, place: str) -> None:
         tensors = [v for v in pytree.tree_leaves(values) if isinstance(v, Tensor)]
@@ -143,7 +143,7 @@ def watched(model: nn.Module, places: list[str]) -> Iterator[None]:
 
 
 def named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules; inner ones are called before those that hold them have an output."""
+    """Yield the modules; inner modules come before those that contain them."""
     for name, module in model.named_modules():
         if module is not model and not is_model_wrapper(module):  # of a sharded layer
             yield clean_tensor_name(f"{name}.")[:-1], module

@@ -1,4 +1,4 @@
-"""MMEngine's FlexibleRunner, through which a strategy runs, with what Runner has before it."""
+"""MMEngine's FlexibleRunner with what the usual Runner does before training."""
 
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import FlexibleRunner
@@ -14,7 +14,7 @@ class ShardedRunner(FlexibleRunner):
     """MMEngine's FlexibleRunner, which finds its checkpoint as Runner does.
 
     Raises:
-        ValueError: a part of the config needs whole weights.
+        ValueError: A part of the config needs unsharded weights.
     """
 
     @classmethod
@@ -37,7 +37,7 @@ class ShardedRunner(FlexibleRunner):
         return super().from_cfg(cfg)
 
     def load_or_resume(self) -> None:
-        """MMEngine 0.10.7's reads ``last_checkpoint`` before any hook can mend it."""
+        """Let the checkpoint hook choose the file first; MMEngine 0.10.7 would not."""
         for hook in self.hooks:
             if isinstance(hook, CheckpointHook) and not self._has_loaded:
                 hook.before_run(self)

@@ -1,9 +1,10 @@
-"""Sharding for models that do not fit on one GPU: MMEngine's FSDP, mended such that it resumes.
+"""Shard models that do not fit on one GPU: MMEngine's FSDP, corrected so that it resumes.
 
     runner_type = "xtra_toolkit.ShardedRunner"
     strategy = dict(type="xtra_toolkit.ShardedStrategy")
 
-A checkpoint is that of an unsharded run, weights and optimizer alike: either resumes the other's.
+A checkpoint equals that of an unsharded run, weights and optimizer alike, so either kind of run can
+resume the other's.
 """
 
 from typing import Any
@@ -34,17 +35,19 @@ POLICY = ModuleWrapPolicy({MaskedLayer, WideLinear})
 
 @STRATEGIES.register_module()
 class ShardedStrategy(FSDPStrategy):
-    """Each process keeps its part of the weights, gradients and averages of the optimizer.
+    """Keep a part of weights, gradients and optimizer state on each process.
 
-    Precision is the optimizer wrapper's, autocast: norms, softmax and loss in float32 as in an
-    unsharded run, where FSDP's own MixedPrecision would have them in bfloat16.
+    The precision is that of the optimizer wrapper, autocast: norms, softmax and loss are float32 as
+    in an unsharded run. FSDP's own MixedPrecision would run them in bfloat16.
 
     Args:
-        model_wrapper: of ``MMFullyShardedDataParallel``, beside what follows from the machine.
-        **kwargs: of MMEngine's FSDPStrategy but ``state_dict_cfg``: checkpoints are whole.
+        model_wrapper: Arguments of ``MMFullyShardedDataParallel`` besides those that follow from
+            the machine.
+        **kwargs: Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``: checkpoints are
+            unsharded.
 
     Raises:
-        ValueError: there is no launcher, ``use_orig_params`` is off, or an optimizer wrapper clips
+        ValueError: There is no launcher, ``use_orig_params`` is off, or an optimizer wrapper clips
             by other norms than torch's.
     """
 
@@ -67,19 +70,19 @@ class ShardedStrategy(FSDPStrategy):
         super().__init__(model_wrapper=wrapper, state_dict_cfg=whole, **kwargs)
 
     def prepare(self, model: nn.Module | dict, **kwargs: Any) -> Any:
-        """MMEngine's; the optimizer is made before the model is wrapped."""
+        """Prepare as MMEngine does, but build the optimizer before wrapping the model."""
         self._optim_wrapper = kwargs.get("optim_wrapper")
         return super().prepare(model, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module) -> OptimWrapper:
-        """That which was made of the whole parameters, clipping by the norm over all processes."""
+        """Return the wrapper of the unsharded parameters; it clips by the norm over all processes."""
         wrapper = self._optim_wrapper
         if wrapper.clip_grad_kwargs and wrapper.grad_name == "grad_norm":
             wrapper.clip_func = lambda _, **how: model.clip_grad_norm_(**how)
         return wrapper
 
     def optim_state_dict(self) -> dict:
-        """An ordinary optimizer's, on the first process; elsewhere without its tensors."""
+        """Return an unsharded optimizer state on rank 0; elsewhere without its tensors."""
         optimizer = self.optim_wrapper.optimizer
         whole = FSDP.optim_state_dict(self.model, optimizer)
         if whole:  # names to numbers
@@ -89,12 +92,12 @@ class ShardedStrategy(FSDPStrategy):
         return {**self.optim_wrapper.state_dict(), **whole}
 
     def load_checkpoint(self, filename: str, **kwargs: Any) -> dict:
-        """MMEngine's; the whole of it lies in no GPU's memory, and in a machine's once."""
+        """Load the file once for each machine, and never whole into a GPU's memory."""
         with serialization.patch("load.mmap", is_zipfile(filename)):
             return super().load_checkpoint(filename, **{**kwargs, "map_location": "cpu"})
 
     def load_model_state_dict(self, state_dict: dict, **kwargs: Any) -> None:
-        """An ordinary model's; what does not fit is said, which MMEngine's does not."""
+        """Load an unsharded state, and report what does not fit, which MMEngine does not."""
         kwargs.pop("revise_keys", None)
         missing, unexpected = self.model.load_state_dict(state_dict, **kwargs)
         for names, what in ((missing, "are not in the checkpoint"), (unexpected, "fit nowhere")):
@@ -102,7 +105,7 @@ class ShardedStrategy(FSDPStrategy):
                 self.logger.warning(f"{len(names)} weights {what}, the first {names[0]!r}.")
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """An ordinary optimizer's.
+        """Load an unsharded optimizer state.
 
         MMEngine 0.10.7 passes (state, model, optim) where torch takes (model, optim, state).
         """
@@ -114,7 +117,7 @@ class ShardedStrategy(FSDPStrategy):
         self.optim_wrapper.load_state_dict({**state_dict, **parts})
 
     def _setup_distributed(self, *args: Any, **kwargs: Any) -> None:
-        """MMEngine's; on a machine without GPUs its launcher would look for one."""
+        """Start the process group; on a machine without GPUs MMEngine would look for one."""
         from xtra_toolkit.engine import gloo  # noqa: F401  it replaces that launcher
 
         return super()._setup_distributed(*args, **kwargs)
@@ -134,7 +137,7 @@ class ShardedStrategy(FSDPStrategy):
 
 
 def refuse_other_norms(wrapper: OptimWrapper) -> None:
-    """ValueError for an optimizer wrapper that clips, or replaces, the parameters that it holds."""
+    """Raise a ValueError if an optimizer wrapper clips, or replaces, its own parameters."""
     if getattr(type(wrapper), "_clip_grad", None) is not OptimWrapper._clip_grad:
         raise ValueError(
             f"{type(wrapper).__name__} has its own way with whole parameters, and here each "

@@ -1,4 +1,4 @@
-"""A process of the group that does not answer: say so, instead of waiting without end."""
+"""Explain a time-out of the process group instead of waiting without end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ def explained_timeouts(runner: Any) -> Iterator[None]:
     """Turn gloo's time-out into a sentence; NCCL's watchdog ends the process with its own.
 
     Raises:
-        TimeoutError: another process did not answer within ``env_cfg.dist_cfg.timeout``.
+        TimeoutError: Another process did not answer within ``env_cfg.dist_cfg.timeout``.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""MMEngine's CheckpointHook, such that no kill and no full disk costs the last checkpoint.
+"""Save checkpoints so that neither a kill nor a full disk costs the last one.
 
-CheckpointHook of MMEngine 0.10.7 removes the oldest checkpoint before the new one is written
+CheckpointHook of MMEngine 0.10.7 removes the oldest checkpoint before it writes the new one
 (hooks/checkpoint_hook.py, ``_save_checkpoint_with_step``), writes under the final name
-(fileio/backends/local_backend.py, ``put``) and empties ``last_checkpoint`` before it fills it.
+(fileio/backends/local_backend.py, ``put``), and empties ``last_checkpoint`` before it fills it.
 """
 
 import logging
@@ -22,22 +22,22 @@ from xtra_toolkit.utils.newest_checkpoint import POINTER, named_in, newest, rela
 
 
 def _names_no_deprecated_client(record: logging.LogRecord) -> bool:
-    """Drop what MMEngine logs about a ``FileClient`` that it makes itself and never uses."""
+    """Drop MMEngine's log about a ``FileClient`` that it creates itself and never uses."""
     return not re.match(r'"(FileClient|HardDiskBackend)" (will be|is the alias)', str(record.msg))
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """A checkpoint is written whole, then named in ``last_checkpoint``, then the oldest goes.
+    """Write a checkpoint whole, then name it in ``last_checkpoint``, then remove the oldest.
 
-    Its arguments are those of CheckpointHook. From its start on, all that MMEngine writes to
-    local files in this process is written as by :class:`AtomicBackend`, the best checkpoint and
-    FlexibleRunner's included.
+    The arguments are those of CheckpointHook. From its start on, all local files that MMEngine
+    writes in this process are written by :class:`AtomicBackend`, including the best checkpoint and
+    those of FlexibleRunner.
 
     Raises:
-        ValueError: ``--resume`` where ``last_checkpoint`` names a checkpoint that is missing or
+        ValueError: ``--resume`` is given, ``last_checkpoint`` names a checkpoint that is missing or
             damaged, and there is no other.
-        OSError: a file cannot be written; the sentence says what is missing.
+        OSError: A file cannot be written; the message says what is missing.
     """
 
     def before_run(self, runner: Any) -> None:
@@ -50,7 +50,7 @@ class AtomicCheckpointHook(CheckpointHook):
             runner._load_from = chosen[0]  # MMEngine would resume from the path as it is written
 
     def before_train(self, runner: Any) -> None:
-        """MMEngine's; one more may be kept while a new one is being written."""
+        """Prepare as MMEngine does; keep one more file while a new one is being written."""
         super().before_train(runner)
         self._keep_to_own_files(runner)
         if self.max_keep_ckpts > 0:
@@ -61,7 +61,7 @@ class AtomicCheckpointHook(CheckpointHook):
                     runner.logger.info(f"Removed {path}, left by a run that was killed.")
 
     def save_now(self, runner: Any) -> None:
-        """Saves after the current iteration, in the middle of an epoch too; all ranks call it."""
+        """Save after this iteration, even in the middle of an epoch. All ranks must call it."""
         count = runner.iter + 1
         step = f"{runner.epoch}_iter_{count}" if self.by_epoch else count
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=count))

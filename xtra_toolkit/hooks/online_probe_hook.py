@@ -1,6 +1,6 @@
-"""What an encoder has learned, while it learns: the curves of a linear head and of kNN.
+"""Watch what an encoder has learned while it trains: curves of a linear head and of kNN.
 
-Shape legend: B images of a batch, D width, C classes.
+Shape legend: B images of a batch, D width of a feature, C classes.
 """
 
 from collections import deque
@@ -34,40 +34,41 @@ RECENT = 20  # batches that the training accuracy is taken over
 
 @HOOKS.register_module()
 class OnlineProbe(Hook):
-    """A linear head, and kNN at validation, on features of the encoder that is being trained.
+    """Train a linear head beside the pretraining, and run kNN in each validation.
 
         --cfg-options default_hooks.online_probe.type=xtra_toolkit.OnlineProbe \\
             train_dataloader.dataset.with_label=True
 
-    After the first update and every ``interval``-th, the step's first micro-batch is read as a
-    probe reads it: the encoder alone, in evaluation mode, under the mask of its features, in
-    training's precision; the mean over the patch tokens. Nothing of the training changes: with and
-    without this hook weights and losses are bit-identical.
+    After the first update and every ``interval``-th, the hook extracts features of the first
+    micro-batch of the step as a probe would: the encoder alone, in evaluation mode, under its
+    feature mask, in the precision of the training, averaged over the patch tokens. Nothing of the
+    training changes: weights and losses are bit-identical with and without this hook.
 
-    Logged in per cent: ``probe/train_top1``, over the last 20 batches, each classified before the
-    head learns from it, by the batch's own statistics; ``probe/loss``, of the same (MMEngine's
-    default ``log_processor`` averages it once more); and, where there is a validation with labels,
-    ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name. Of a model that
-    learns from several views of an image, MMPretrain's SimCLR for instance, the first is read. The
-    number of classes is logged beside them, ``probe/classes``. Labels do not reach the encoder:
-    with ``with_label=False`` it is trained the same. Under EMAHook a validation reads the averaged
-    encoder, from which the head did not learn. Models that are not self-supervised are left alone.
+    It logs in per cent ``probe/train_top1`` over the last 20 batches (each is classified before
+    the head learns from it, with the statistics of the batch); ``probe/loss`` of the same batches
+    (MMEngine's default ``log_processor`` averages it once more); and, if there is a validation
+    with labels, ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name. The
+    number of classes is logged as ``probe/classes``. If a model learns from several views of an
+    image (for example MMPretrain's SimCLR), the first view is used. Labels do not reach the
+    encoder: it trains the same with ``with_label=False``. Under EMAHook, validation uses the
+    averaged encoder, on which the head was not trained. Models that are not self-supervised are
+    left alone.
 
-    A look takes 0.10 of a step of XTRA-B/16 and 0.39 of MAE-B/16 (2 CPU cores, bf16): 0.5 and 2 %
-    of the training by default, less where gradients are accumulated. A run of a few hundred steps
-    wants ``interval=1``.
+    One look takes 0.10 of a step of XTRA-B/16 and 0.39 of a step of MAE-B/16 (2 CPU cores, bf16).
+    That is 0.5 and 2 % of the training by default, and less with gradient accumulation. For a run
+    of a few hundred steps set ``interval=1``.
 
     Args:
-        interval: updates from one look to the next.
-        bank: training images that vote, evenly spread over the data set, without augmentation,
-            their features made anew in each validation; 0: no kNN.
-        k, temperature: of the votes, see :class:`KNNValLoop`.
-        lr: of the head, constant. Default: 0.08 / sqrt(D), see :class:`OnlineHead`.
-        num_classes: default: what the training images' names of classes say; of data sets of at
-            most 100,000 images without names, what their labels say.
+        interval: Number of updates from one look to the next.
+        bank: Number of training images that vote in kNN. They are evenly spread over the data set
+            and not augmented; their features are extracted anew in each validation. 0: no kNN.
+        k, temperature: Parameters of the votes, see :class:`KNNValLoop`.
+        lr: Constant learning rate of the head. Default: 0.08 / sqrt(D), see :class:`OnlineHead`.
+        num_classes: Number of classes. Default: the number of class names of the training set, or,
+            for data sets of at most 100,000 images without names, the largest label plus one.
 
     Raises:
-        ValueError: an option is no number of that kind.
+        ValueError: An option is out of its range.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class OnlineProbe(Hook):
         self._late = OneStepLate()
 
     def before_train(self, runner: Any) -> None:
-        """Leaves other models alone; takes up a resumed head, which a validation may want first."""
+        """Skip other models, and restore a resumed head, since a validation may come first."""
         self._off = not isinstance(unwrap_model(runner.model), BaseSelfSupervisor)
         self._resumed = bool(runner.iter)
         self._saved = self._saved if runner.iter else None  # load_from brings one too
@@ -108,7 +109,7 @@ class OnlineProbe(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: dict | None = None, outputs: Any = None
     ) -> None:
-        """Looks, reports, learns."""
+        """Extract features, log the last result, and take one step of the head."""
         due = self.head is None or self.every_n_train_iters(runner, self.interval)
         if self._off or not due:
             return
@@ -124,23 +125,26 @@ class OnlineProbe(Hook):
         self._report(runner, self._late(sums))
 
     def after_train_epoch(self, runner: Any) -> None:
-        """On a GPU the last batch is not reported yet."""
+        """Log the last batch, which on a GPU is read one step later."""
         self._report(runner, self._late.flush())
 
     def before_val_iter(self, runner: Any, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Fills the bank; no earlier, since averaged weights stand in their place by now."""
+        """Extract the features of the bank before the first batch.
+
+        It is not done earlier, because EMAHook swaps the averaged weights in before validation.
+        """
         if self.head is not None and batch_idx == 0:
             self.validation.begin(runner, self.head, data_batch)
 
     def after_val_iter(
         self, runner: Any, batch_idx: int, data_batch: dict | None = None, outputs: Any = None
     ) -> None:
-        """Classifies a batch."""
+        """Classify a batch."""
         if self.head is not None:
             self.validation.classify(runner, data_batch)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Puts the accuracies among the metrics of validation, before they are logged."""
+        """Add the accuracies to the metrics of validation before they are logged."""
         found = self.validation.end(runner) if self.head is not None else {}
         if found:  # the report compares accuracies among equally many classes
             found["probe/classes"] = self.head.linear.out_features
@@ -150,17 +154,17 @@ class OnlineProbe(Hook):
                 metrics[name] = value
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """The head, its optimizer and the last batches' figures go along."""
+        """Save the head, its optimizer and the results of the last batches."""
         self._report(runner, self._late.flush())
         if self.head is not None:
             checkpoint["online_probe"] = dict(self.head.saved(), recent=list(self._recent))
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Kept until the width of the features is known."""
+        """Keep the saved head until the width of the features is known."""
         self._saved = checkpoint.get("online_probe")
 
     def features(self, runner: Any, data_batch: dict, context: AbstractContextManager) -> Tensor:
-        """Pooled features of a batch, (B, D) in float32, without gradient."""
+        """Return the pooled features of a batch, (B, D) in float32, without gradients."""
         model = runner.model
         if isinstance(model, DistributedDataParallel):
             model = model.module  # nothing to synchronise; other wrappers hold the weights apart
@@ -172,7 +176,7 @@ class OnlineProbe(Hook):
             return pooled(feature, getattr(inner.backbone, "num_extra_tokens", 0))
 
     def _begins(self, runner: Any, labels: Tensor) -> bool:
-        """Are there labels, and is it known of how many classes? If not, it says so once."""
+        """Return whether there are labels and a known number of classes; warn once if not."""
         self._begun, device = True, next(runner.model.parameters()).device
         any_label = (labels != NONE).any().float().to(device)
         all_reduce(any_label, "max")
@@ -210,7 +214,7 @@ class OnlineProbe(Hook):
         self._saved = None
 
     def _counted(self, runner: Any, labels: Tensor) -> Tensor:
-        """NONE in the place of what is no class; it says so once."""
+        """Replace labels that are no class by NONE; warn once."""
         classes = self.head.linear.out_features
         if not self._warned and bool((labels >= classes).any()):
             self._warned = True

@@ -1,4 +1,4 @@
-"""Pictures of what a pretrainer predicts, while it learns."""
+"""Draw what a pretrainer predicts while it trains."""
 
 from typing import Any
 
@@ -25,23 +25,23 @@ NAME = "reconstruction"
 
 @HOOKS.register_module()
 class ReconstructionHook(Hook):
-    """Draws a fixed handful of images through the visualizer, into all its back ends.
+    """Draw a few fixed images through the visualizer, into all its back ends.
 
-    Side by side: what the encoder sees; the mask, a token's colour saying when it is predicted; the
-    predictions from true pixels, put back into pixels; how far they are off; and the truth. What is
-    not predicted is hatched. Random masks are those of evaluation.
+    A row shows what the encoder sees; the mask, coloured by when a token is predicted; the
+    predictions, made from true pixels and put back into pixels; the difference; and the true
+    image. Tokens that are not predicted are hatched. Random masks are those of evaluation.
 
-    The images are validation's where the run has one, else training's, always the same, evenly
-    spread over the data set. Nothing of the training changes: with and without this hook weights
-    are bit-identical. Targets that are no pixels are not drawn; the log says so once. Models that
-    are no MaskTargetPretrainer are left alone.
+    The images are validation images if the run has a validation, else training images. They are
+    always the same, evenly spread over the data set. Nothing of the training changes: weights are
+    bit-identical with and without this hook. Targets that are not pixels are not drawn, and the
+    log says so once. Models other than MaskTargetPretrainer are left alone.
 
     Args:
-        interval: updates from one picture to the next; the end of training is drawn too.
-        images: rows of the picture; 0: none is drawn.
+        interval: Number of updates from one picture to the next. The end of training is drawn too.
+        images: Number of rows of the picture. 0: nothing is drawn.
 
     Raises:
-        ValueError: ``interval`` is below 1, or ``images`` below 0.
+        ValueError: ``interval`` is below 1, or ``images`` is below 0.
     """
 
     priority = "VERY_LOW"
@@ -56,7 +56,7 @@ class ReconstructionHook(Hook):
         self.images: Tensor | None = None
 
     def before_train(self, runner: Any) -> None:
-        """Reads the images, and sees whether the target can be drawn."""
+        """Read the images, and find out whether the target can be drawn."""
         self.images, self.drawn = None, runner.iter
         self.model = unwrap_model(runner.model)
         self.sharded = isinstance(runner.model, FullyShardedDataParallel)
@@ -76,12 +76,12 @@ class ReconstructionHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Draws after every ``interval``-th update."""
+        """Draw after every ``interval``-th update."""
         if self.every_n_train_iters(runner, self.interval):
             self._draw(runner, runner.iter + 1)
 
     def after_train(self, runner: Any) -> None:
-        """Draws what has been learned in the end."""
+        """Draw the final predictions."""
         self._draw(runner, runner.iter)
 
     def _draw(self, runner: Any, step: int) -> None:
@@ -103,10 +103,10 @@ def _prepared(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def fixed_images(runner: Any, grid: PatchGrid, count: int) -> tuple[str, Tensor]:
-    """Whose images they are, and a few of them, (count, C, H, W) as a data set gives them.
+    """Return which split the images are of, and some of them, (count, C, H, W).
 
     Raises:
-        ValueError: no data set of the run has images of the grid's shape, grey or in colour.
+        ValueError: No data set of the run has images of the shape of the grid, grey or in colour.
     """
     if grid.channels not in COLOURS:
         raise ValueError(f"images of {grid.channels} channels are neither grey nor in colour")
@@ -121,10 +121,10 @@ def fixed_images(runner: Any, grid: PatchGrid, count: int) -> tuple[str, Tensor]
 
 
 def read(loader: DataLoader, count: int) -> list[Any]:
-    """The inputs of ``count`` samples, evenly spread over a loader's data set.
+    """Return the inputs of ``count`` samples, evenly spread over the data set of a loader.
 
-    Where the loader has workers one of its own reads them, so that no file is open in this process
-    when the loader's are forked.
+    If the loader has workers, a worker of its own reads them. So no file is open in this process
+    when the workers of the loader are forked.
     """
     size = len(loader.dataset)
     picks = [i * size // count for i in range(min(count, size))] if size else []
@@ -140,7 +140,7 @@ def read(loader: DataLoader, count: int) -> list[Any]:
 
 
 class Fixed(Dataset):
-    """The inputs of chosen samples, whatever is random about them always the same."""
+    """The inputs of chosen samples; whatever is random about them is always the same."""
 
     def __init__(self, dataset: Dataset, picks: list[int]):
         self.dataset, self.picks = dataset, picks

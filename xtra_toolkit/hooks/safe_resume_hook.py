@@ -1,8 +1,8 @@
-"""Checkpoints that torch loads without executing what is in them.
+"""Save checkpoints that torch loads without executing what is in them.
 
-MMEngine 0.10.7 pickles its HistoryBuffer objects and NumPy scalars into a checkpoint, and its
-loader (``load_from_local`` in runner/checkpoint.py) calls ``torch.load`` with the default, which
-since torch 2.6 is ``weights_only=True`` and refuses them: every ``--resume`` fails.
+MMEngine 0.10.7 pickles HistoryBuffer objects and NumPy scalars into a checkpoint. Its loader
+(``load_from_local`` in runner/checkpoint.py) calls ``torch.load`` with the default, which is
+``weights_only=True`` since torch 2.6 and refuses them, so every ``--resume`` fails.
 """
 
 from collections import Counter, OrderedDict
@@ -20,7 +20,7 @@ LOADABLE = (dict, OrderedDict, Counter)
 
 
 def encode(value: Any) -> Any:
-    """``value`` in tensors, dictionaries, lists and numbers; see ``decode``."""
+    """Convert ``value`` to tensors, dictionaries, lists and numbers; see ``decode``."""
     if isinstance(value, HistoryBuffer):
         return {
             MARK: "HistoryBuffer",
@@ -42,7 +42,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """What ``encode`` was given; NumPy scalars and ConfigDicts stay Python's."""
+    """Invert ``encode``; NumPy scalars and ConfigDicts stay plain Python objects."""
     if isinstance(value, list | tuple):
         return type(value)(decode(item) for item in value)
     if not isinstance(value, dict):
@@ -58,15 +58,15 @@ def decode(value: Any) -> Any:
 
 @HOOKS.register_module()
 class SafeResume(Hook):
-    """Encodes a checkpoint's bookkeeping when it is saved, and decodes it when it is loaded.
+    """Encode the bookkeeping of a checkpoint when it is saved, and decode it when it is loaded.
 
     Weights and optimizer state are tensors already. Checkpoints saved without this hook load as
-    they did before. MMEngine keeps the last million values of each logged scalar, copies them in
-    each step and saves them in each checkpoint; this hook bounds them.
+    before. MMEngine keeps the last million values of each logged scalar, copies them in each step
+    and saves them in each checkpoint; this hook limits their number.
 
     Args:
-        history: values of each scalar that are kept. A ``log_processor`` averages over no more,
-            whatever its ``window_size``.
+        history: Number of values of each scalar to keep. A ``log_processor`` averages over at most
+            this many, whatever its ``window_size``.
     """
 
     priority = "LOWEST"  # what other hooks add to the checkpoint is encoded as well
@@ -80,16 +80,16 @@ class SafeResume(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Bound what MMEngine has recorded; each buffer shortens itself when it is updated."""
+        """Limit the history of every scalar; a buffer shortens itself when it is updated."""
         for buffer in runner.message_hub.log_scalars.values():
             buffer.max_length = self.history
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Called by the runner just before it writes the file, whichever hook asked for it."""
+        """Encode the checkpoint. The runner calls this just before it writes the file."""
         for part in checkpoint.keys() & self.parts:
             checkpoint[part] = encode(checkpoint[part])
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Called by the runner before it reads the checkpoint's parts."""
+        """Decode the checkpoint. The runner calls this before it reads the parts."""
         for part in checkpoint.keys() & self.parts:
             checkpoint[part] = decode(checkpoint[part])

@@ -1,4 +1,4 @@
-"""Save and leave when the cluster says that time is up."""
+"""Save and exit when the cluster sends a signal."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ from xtra_toolkit.utils.delayed_read import OneStepLate
 
 @HOOKS.register_module()
 class SaveOnSignal(Hook):
-    """On a signal, the run saves at the next iteration and ends with ``exit_code``.
+    """Save at the next iteration after a signal, and exit with ``exit_code``.
 
-    All processes save at the same iteration, though only one may have heard the signal. In the
-    batch script of Slurm:
+    All processes save at the same iteration, even if only one has received the signal. In a Slurm
+    batch script:
 
         #SBATCH --requeue --signal=USR1@120
         srun --kill-on-bad-exit=1 python -m xtra_toolkit.train CONFIG --launcher slurm --resume
@@ -32,11 +32,11 @@ class SaveOnSignal(Hook):
     saved, further signals are ignored until the process has ended.
 
     Args:
-        signals: names of signals; Slurm sends SIGTERM when it pre-empts a job.
-        exit_code: 75, EX_TEMPFAIL of sysexits.h: "try again".
+        signals: Names of signals. Slurm sends SIGTERM when it pre-empts a job.
+        exit_code: Exit code of the process. The default, 75, is EX_TEMPFAIL of sysexits.h.
 
     Raises:
-        ValueError: the checkpoint hook is not an AtomicCheckpointHook.
+        ValueError: The checkpoint hook is not an AtomicCheckpointHook.
     """
 
     priority = "LOWEST"  # and last of these: the other hooks have ended their iteration
@@ -53,7 +53,7 @@ class SaveOnSignal(Hook):
                     self._former[number] = signal.signal(number, self._leave)
 
     def before_train(self, runner: Any) -> None:
-        """Listens from now on, and lets the data loaders' processes work on."""
+        """Start to listen; let the workers of the data loaders ignore the signals."""
         savers = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
         if not savers:
             raise ValueError(
@@ -74,12 +74,12 @@ class SaveOnSignal(Hook):
             loader.worker_init_fn = partial(work_on, self.signals, loader.worker_init_fn)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """The data loader's processes are forked from here to the first iteration."""
+        """Block the signals while the workers of the data loader are forked."""
         if self._former:  # each of their threads is born deaf, those of libraries included
             signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """What was signalled meanwhile is heard now."""
+        """Unblock the signals; one that arrived in the meantime is handled now."""
         if self._former:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
 
@@ -88,7 +88,7 @@ class SaveOnSignal(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Saves and leaves, if any process has heard a signal."""
+        """Save and exit if any process has received a signal."""
         number = self._agreed()
         if not number or self.is_last_train_iter(runner):  # the last one is saved anyway
             return
@@ -103,7 +103,7 @@ class SaveOnSignal(Hook):
         raise SystemExit(self.exit_code)
 
     def after_train(self, runner: Any) -> None:
-        """Leaves the signals to whom they belonged."""
+        """Restore the former signal handlers."""
         while self._former:
             signal.signal(*self._former.popitem())
 
@@ -114,7 +114,7 @@ class SaveOnSignal(Hook):
         raise SystemExit(self.exit_code)
 
     def _agreed(self) -> int:
-        """The signal that a process has heard, the same answer in all of them; 0: none."""
+        """Return the signal that any process has received, the same in all of them; 0 if none."""
         if get_world_size() == 1:
             return self._heard
         heard = torch.full((1,), self._heard, dtype=torch.float32, device=get_device())
@@ -124,9 +124,9 @@ class SaveOnSignal(Hook):
 
 
 def work_on(signals: Sequence[int], then: Callable | None, worker: int) -> None:
-    """Makes a data loader's process, in which they are blocked, end on its parent's SIGTERM only.
+    """Make a worker of a data loader exit on SIGTERM of its parent only.
 
-    Slurm signals every process of a job step. A worker that ended would take the training down
+    Slurm signals every process of a job step. A worker that exits would end the training
     (RuntimeError: DataLoader worker is killed) before it can save.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

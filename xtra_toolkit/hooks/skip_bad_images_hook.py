@@ -1,4 +1,4 @@
-"""Training goes on without images that cannot be read, counts and lists them."""
+"""Go on training without images that cannot be read; count and list them."""
 
 import json
 from pathlib import Path
@@ -15,19 +15,19 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 @HOOKS.register_module()
 class SkipBadImages(Hook):
-    """Puts another image in the place of one that cannot be read, and lists the file once.
+    """Replace an image that cannot be read by another, and list its file once.
 
-    ``bad_images.jsonl`` in the working folder has a line for each file, its path and the cause;
-    processes after the first write ``bad_images_rank_N.jsonl``. Which image steps in is a function
-    of seed, epoch and index. Without this hook, in evaluation, and for data sets without
-    ``SkipsBadImages``, the first bad image stops the run.
+    ``bad_images.jsonl`` in the working folder has a line for each file with its path and the
+    cause; processes after the first write ``bad_images_rank_N.jsonl``. Which image replaces it is a
+    function of seed, epoch and index. Without this hook, in evaluation, and for data sets that do
+    not extend ``SkipsBadImages``, the first bad image stops the run.
 
     Args:
-        max_share: of the images tried in this process since it started, those that may be bad.
-        at_least: bad images before the share is judged.
+        max_share: Largest allowed share of bad images among those that this process has read.
+        at_least: Number of bad images from which the share is checked.
 
     Raises:
-        ValueError: more than that share is bad.
+        ValueError: The share of bad images is larger.
     """
 
     def __init__(self, max_share: float = 0.01, at_least: int = 20):
@@ -37,7 +37,7 @@ class SkipBadImages(Hook):
         self.tried = self.bad = 0
 
     def before_train(self, runner: Any) -> None:
-        """Lets the data set skip, and reads which files are listed already."""
+        """Let the data set skip bad images, and read which files are listed already."""
         dataset = runner.train_loop.dataloader.dataset
         if not isinstance(dataset, SkipsBadImages):
             return
@@ -51,7 +51,7 @@ class SkipBadImages(Hook):
         model.data_preprocessor.register_forward_pre_hook(self._count)
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Says how many were bad."""
+        """Log how many images were bad."""
         if self.bad:
             self.logger.warning(
                 f"{self.bad:,} of {self.tried:,} images tried could not be read and others stood "
@@ -60,7 +60,7 @@ class SkipBadImages(Hook):
 
     @torch.compiler.disable
     def _count(self, module: torch.nn.Module, args: tuple) -> None:
-        """Sees every micro-batch, where hooks see a step's first only."""
+        """Count the bad images of every micro-batch; hooks see only the first of a step."""
         samples = args[0]["data_samples"] if module.training else []
         for sample in samples:
             skipped = sample.get("skipped_images", [])
@@ -89,7 +89,7 @@ class SkipBadImages(Hook):
 
 
 def _path_of(line: str) -> str | None:
-    """None: a killed run left half a line."""
+    """Return the path in a line of the list; None if a killed run left half a line."""
     try:
         return json.loads(line)["path"]
     except ValueError:

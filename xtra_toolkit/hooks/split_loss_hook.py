@@ -1,4 +1,4 @@
-"""Where the loss lies: which steps of the sequence are hard, and which spatial frequencies."""
+"""Split the loss by steps of the sequence and by spatial frequency."""
 
 import math
 from typing import Any
@@ -19,29 +19,31 @@ from xtra_toolkit.visualization.predictions.sheet import rgb
 
 @HOOKS.register_module()
 class SplitLoss(Hook):
-    """The loss in its parts, for the eye only: nothing of them enters the objective.
+    """Log the parts of the loss. None of them enters the objective.
 
         --cfg-options default_hooks.split_loss.type=xtra_toolkit.SplitLoss
 
-    Before every ``interval``-th update its first micro-batch is predicted under its own plan, in
-    evaluation mode (without drop path) and in training's precision; the mean is over all processes.
-    Nothing of the training changes. The back ends get, and the text log does not:
+    Before every ``interval``-th update the hook predicts the first micro-batch under its own plan,
+    in evaluation mode (without drop path) and in the precision of the training, and averages over
+    all processes. Nothing of the training changes. The values go to the visualizer's back ends and
+    not to the text log:
 
-    - ``loss_step/NUMBER``, the mean loss of the links that predict the unit of this number in the
-      sequence, or ``loss_step/FIRST-LAST`` where there are more than 16; under a mask of one step
-      ``loss_row/...``, by rows of the grid. Weighted by their shares of the loss (their numbers of
-      links, in one group) they average to it.
-    - ``loss_band/0`` to ``7``, for pixels: what waves of b/16 to (b + 1)/16 cycles per pixel, the
-      last and all above, contribute to the mean squared error, from a DCT of each patch's residual;
-      of a loss ``mse`` they SUM to the loss. Where the target is normalised, so are the residuals.
+    - ``loss_step/NUMBER``: the mean loss of the links that predict the unit of this number in the
+      sequence, or ``loss_step/FIRST-LAST`` if there are more than 16. Under a mask with a single
+      step it is ``loss_row/...``, by rows of the grid. The average of the parts, weighted by their
+      shares of the loss (their numbers of links, in one group), is the loss.
+    - ``loss_band/0`` to ``7``, for pixel targets: the contribution of waves of b/16 to (b + 1)/16
+      cycles per pixel to the mean squared error, from a DCT of each patch's residual. The last band
+      holds all higher frequencies. For the loss ``mse`` the bands SUM to the loss. If the target is
+      normalised, so are the residuals.
 
-    At the end ``loss_split``, a picture of both over training, goes to the back ends. Models that
-    are no MaskTargetPretrainer are left alone. A look takes 0.2 of a step of XTRA-B/16 and 0.33 of
-    MAE-B/16 (2 CPU cores, bf16): 0.2 to 0.3 % of the training by default, less where gradients are
-    accumulated.
+    At the end ``loss_split``, a picture of both over training, goes to the back ends. Models other
+    than MaskTargetPretrainer are left alone. One look takes 0.2 of a step of XTRA-B/16 and 0.33 of
+    a step of MAE-B/16 (2 CPU cores, bf16). That is 0.2 to 0.3 % of the training by default, and
+    less with gradient accumulation.
 
     Args:
-        interval: updates from one look to the next.
+        interval: Number of updates from one look to the next.
 
     Raises:
         ValueError: ``interval`` is below 1.
@@ -55,7 +57,7 @@ class SplitLoss(Hook):
         self.values: dict[str, list[float]] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Finds the parts; leaves other models alone."""
+        """Find the parts of the loss; skip other models."""
         self.model = unwrap_model(runner.model)
         self.works = isinstance(self.model, MaskTargetPretrainer)
         if self.works:
@@ -69,7 +71,7 @@ class SplitLoss(Hook):
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Looks at the batch that the step is about to learn from."""
+        """Measure the batch on which the step is about to train."""
         if self.works and self.every_n_train_iters(runner, self.interval):
             found, step = self.measure(runner, data_batch), runner.iter + 1
             self.steps.append(step)
@@ -78,7 +80,7 @@ class SplitLoss(Hook):
             runner.visualizer.add_scalars(dict(found, iter=step), step=step)  # W&B's axis
 
     def measure(self, runner: Any, data_batch: dict) -> dict[str, float]:
-        """The parts by name, those without any live link left out."""
+        """Return the parts by name, without those that have no link in the loss."""
         model, sharded = self.model, isinstance(runner.model, FullyShardedDataParallel)
         with (
             untouched(model),
@@ -98,19 +100,19 @@ class SplitLoss(Hook):
         return found | dict(zip(self._band_names, bands.tolist(), strict=True))
 
     def after_train(self, runner: Any) -> None:
-        """Draws both."""
+        """Draw both kinds of parts."""
         seen = any(math.isfinite(value) for values in self.values.values() for value in values)
         if seen and is_main_process():
             picture = rgb(plot(self.steps, self.values))
             runner.visualizer.add_image("loss_split", picture, step=runner.iter)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """For the picture of a run that is resumed."""
+        """Save the values for the picture of a resumed run."""
         if self.steps:
             checkpoint["split_loss"] = dict(steps=self.steps, values=self.values)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Goes on with what was seen before."""
+        """Restore the values of the run that is resumed."""
         saved = checkpoint.get("split_loss", {})
         self.steps, self.values = saved.get("steps", []), saved.get("values", {})
 
@@ -119,7 +121,7 @@ class SplitLoss(Hook):
         return self.bands.names if self.bands else []
 
     def _sums(self, predictions: list, target_values: list, plan: Any) -> torch.Tensor:
-        """Each range's loss, then its weight, then each band's part of the mean squared error."""
+        """Return each range's loss, each range's weight, and each band's share of the MSE."""
         count, head, sums = len(self.ranges.names), self.model.head, 0
         for number, (group, made, goal) in enumerate(
             zip(plan.groups, predictions, target_values, strict=True)

@@ -1,4 +1,4 @@
-"""MMEngine's LoggerHook, whose interval counts the updates of the whole run."""
+"""Log in intervals that count the updates of the whole run."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from xtra_toolkit.registry import HOOKS
 class StepLogger(LoggerHook):
     """Log the training after every ``interval``-th update, and after the last one.
 
-    MMEngine's LoggerHook counts anew in each epoch, and in epochs of at most ``interval`` steps it
-    logs the last step of each: a run of one step an epoch logs every step. A resumed run logs at
-    the same steps as one that was not stopped.
+    MMEngine's LoggerHook starts to count anew in each epoch, and in epochs of at most ``interval``
+    steps it logs the last step of each. So a run of one step an epoch would log every step. A
+    resumed run logs at the same steps as a run that was not stopped.
 
     Args:
-        **kwargs: of MMEngine's ``LoggerHook``; ``ignore_last`` has no effect.
+        **kwargs: Arguments of MMEngine's ``LoggerHook``; ``ignore_last`` has no effect.
     """
 
     def after_train_iter(

@@ -1,4 +1,4 @@
-"""Stop when the loss or a gradient is no number any more, with weights and checkpoint intact."""
+"""Stop when the loss or a gradient is not finite, with weights and checkpoint intact."""
 
 import io
 import math
@@ -26,18 +26,19 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 @HOOKS.register_module()
 class StopOnNonFiniteLoss(Hook):
-    """Makes no update of gradients that are NaN or infinite, and stops, or goes on without it.
+    """Skip the update if a gradient is NaN or infinite, and stop the run or go on.
 
-    It says in which layer that began and saves the micro-batch to ``nonfinite_iter_N.pt``. On a
-    GPU with a fused Adam or AdamW the host hears of it one step later and never waits: the
-    kernel itself leaves the update out. Elsewhere it stops before any other hook logs or
-    saves the step. A checkpoint with weights that are not finite is refused.
+    The message names the layer in which the first such value appeared, and the micro-batch is
+    saved to ``nonfinite_iter_N.pt``. On a GPU with a fused Adam or AdamW the host reads the result
+    one step later and never waits, because the kernel itself skips the update. Otherwise the run
+    stops before any other hook logs or saves the step. A checkpoint with weights that are not
+    finite is refused.
 
     Args:
-        skips: steps in a row that are left out before the run stops.
+        skips: Number of consecutive steps that may be skipped before the run stops.
 
     Raises:
-        FloatingPointError: a loss, a gradient or a weight is NaN or infinite.
+        FloatingPointError: A loss, a gradient or a weight is NaN or infinite.
     """
 
     priority = "ABOVE_NORMAL"  # before EMAHook, LoggerHook and CheckpointHook
@@ -51,7 +52,7 @@ class StopOnNonFiniteLoss(Hook):
         self._batches: list[Batch] = []
 
     def before_train(self, runner: Any) -> None:
-        """Looks at gradients before each update, and holds a step's batches for a replay."""
+        """Check gradients before each update, and keep the batches of a step for a replay."""
         wrapper = runner.optim_wrapper
         several = isinstance(wrapper, OptimWrapperDict)
         for one in wrapper.values() if several else [wrapper]:
@@ -63,7 +64,7 @@ class StopOnNonFiniteLoss(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Judges the step, or on a GPU the one before."""
+        """Judge this step, or on a GPU the step before."""
         losses = {key: value for key, value in (outputs or {}).items() if "loss" in key}
         names = [*losses, *["norm of the gradients"] * len(self._norms)]
         device = next(runner.model.parameters()).device
@@ -77,11 +78,11 @@ class StopOnNonFiniteLoss(Hook):
             self._judge(runner, self._late(agreed(torch.stack(values)), note))
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Judges the last step before the epoch is saved."""
+        """Judge the last step before the epoch is saved."""
         self._judge(runner, self._late.flush())
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Refuses weights that are not finite."""
+        """Refuse to save weights that are not finite."""
         for name, _ in unwrap_model(runner.model).named_parameters():
             name = clean_tensor_name(name)  # also where sharded
             saved = checkpoint["state_dict"].get(name)
@@ -97,7 +98,7 @@ class StopOnNonFiniteLoss(Hook):
             self._batches.append(Batch.of(args[0] if args else kwargs["data"]))
 
     def _listen(self, wrapper: Any) -> None:
-        """Take the norms that clipping computes, so that none is computed a second time."""
+        """Take over the norms that clipping computes, so that none is computed twice."""
         if (getattr(wrapper, "clip_grad_kwargs", None) or {}).get("norm_type", 2) != 2:
             return
         holders = [(wrapper, "clip_func"), (wrapper.optimizer, "clip")]  # MasterAdamW clips itself
@@ -145,7 +146,7 @@ class StopOnNonFiniteLoss(Hook):
         )
 
     def _look_closer(self, runner: Any, iteration: int, batches: list[Batch]) -> str:
-        """Where it began, by a replay, and where the batch is saved."""
+        """Replay the step; return which layer failed and where the batch is saved."""
         if not batches:
             return "The step read no batch through data_preprocessor, so it cannot be replayed."
         try:
@@ -162,7 +163,7 @@ class StopOnNonFiniteLoss(Hook):
 
 
 def gradients(optimizer: Optimizer) -> Iterator[Tensor]:
-    """Of an optimizer's parameters, and of the halves that stand for them (MasterAdamW)."""
+    """Yield the gradients of an optimizer, those of MasterAdamW's bfloat16 copies included."""
     bf16_copies = getattr(optimizer, "bf16_copies", {})
     for group in optimizer.param_groups:
         for param in group["params"]:

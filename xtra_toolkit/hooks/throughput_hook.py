@@ -1,4 +1,4 @@
-"""MMEngine's timer, for steps of several micro-batches, and images per second."""
+"""Measure the time of steps of several micro-batches, and images per second."""
 
 import time
 from typing import Any
@@ -11,27 +11,28 @@ from xtra_toolkit.registry import HOOKS
 
 @HOOKS.register_module()
 class Throughput(IterTimerHook):
-    """MMEngine's ``time``, ``data_time`` and ``eta``, and ``images_per_second`` of all processes.
+    """Log MMEngine's ``time``, ``data_time`` and ``eta``, and ``images_per_second``.
 
-    ``images_per_second`` is images by seconds over the steps over which the logger averages
-    ``time``, no mean of rates. ``data_time`` is what a step waited for all of its images; MMEngine
-    alone would see the first of several micro-batches, and count with it what hooks took since the
-    step before, such as pictures and probes. ``eta`` leaves out validation.
+    ``images_per_second`` counts the images of all processes. It is the number of images divided by
+    the seconds of the steps over which the logger averages ``time``, not a mean of rates.
+    ``data_time`` is the time that a step waited for all of its images; MMEngine alone would see the
+    first of several micro-batches only, and add the time that hooks took since the step before
+    (for example for pictures and probes). ``eta`` leaves out validation.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Begins to count."""
+        """Start to count."""
         super().before_train(runner)
         self.waited = _waited(runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Keeps MMEngine's figure; of several micro-batches the others are still to come."""
+        """Keep MMEngine's value; further micro-batches of the step are still to come."""
         self.first = time.time() - self.t
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Notes the times of a step, and the rate up to it."""
+        """Record the times of a step, and the rate so far."""
         hub, waited = runner.message_hub, _waited(runner)
         loaded = self.first if waited is None else waited - self.waited
         hub.update_scalar("train/data_time", loaded)
@@ -42,11 +43,11 @@ class Throughput(IterTimerHook):
 
 
 def _waited(runner: Any) -> float | None:
-    """Seconds that the training waited for micro-batches so far; None in MMEngine's own loops."""
+    """Return the seconds that training waited for data so far; None in MMEngine's own loops."""
     return getattr(runner.train_loop.dataloader, "waited", None)
 
 
 def _images(runner: Any) -> int:
-    """Images of a step, over all processes."""
+    """Return the number of images of a step over all processes."""
     loop = runner.train_loop
     return getattr(loop, "global_batch", None) or loop.dataloader.batch_size * get_world_size()
