@@ -1,4 +1,4 @@
-"""What decides which image stands where in a data set: a resumed run must find the same."""
+"""A digest of the order of a data set: a resumed run must find the same images in it."""
 
 import hashlib
 import os
@@ -12,11 +12,11 @@ from xtra_toolkit.data.datasets.mmap_lines import BLOCK
 
 
 def fingerprint(dataset: Any) -> str:
-    """Return the number of images, and a digest of their names in their order.
+    """Return the number of images, and a digest of their names in order.
 
-    The names count from ``data_root``, so that the folder may lie elsewhere. A list that is mapped
-    into memory is read as it is (0.4 GB/s); another data set is asked for each name (2 µs each).
-    Where images have no names, the number alone is compared.
+    Names are relative to ``data_root``, so the folder may be moved. A list that is mapped into
+    memory is hashed as it is (0.4 GB/s); other data sets are asked for each name (2 µs each). If
+    images have no names, only their number is compared.
     """
     digest, named = hashlib.sha1(), False
     for part in _parts(dataset):
@@ -28,14 +28,14 @@ def fingerprint(dataset: Any) -> str:
 
 
 def refuse_other_order(saved: dict | None, here: dict) -> None:
-    """Compare what the checkpoint says of the data with what is here.
+    """Compare the data of the checkpoint with the data of this run.
 
     Args:
         saved: ``images`` (a fingerprint) and ``global_batch``; None in older checkpoints.
-        here: the same, of this run.
+        here: The same of this run.
 
     Raises:
-        ValueError: they differ, so that the rest of the epochs would have other images.
+        ValueError: They differ, so the rest of the epochs would have other images.
     """
     if saved in (None, here):
         return

@@ -1,4 +1,4 @@
-"""Global batches: the same images in the same step, on one process or on many."""
+"""Sample global batches: the same images in the same step, on one process or on many."""
 
 import copy
 from collections.abc import Iterator, Sized
@@ -13,18 +13,18 @@ from xtra_toolkit.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(Sampler):
-    """Yields keys (seed, epoch, index, step), for data sets with ``SeededSamples``.
+    """Yield keys (seed, epoch, index, step), for data sets with ``SeededSamples``.
 
-    An epoch of N images is N // global_batch full batches, cut from one permutation that only
-    seed and epoch decide; the rest of the images wait for another epoch's permutation. Of each
-    global batch, rank r of W takes the r-th of W contiguous shares.
+    An epoch of N images has N // global_batch full batches, cut from one permutation that depends
+    on seed and epoch only; the remaining images may be drawn in another epoch. Rank r of W takes
+    the r-th of W contiguous shares of each global batch.
 
     Args:
-        dataset: anything with a length.
-        global_batch: images of an optimizer step over all processes. ``GlobalBatchLoop`` fills
-            it in from ``train_cfg.global_batch``.
-        shuffle: whether to permute the images; else they come in their own order.
-        seed: the same on all processes; MMEngine fills it in. ``None``: drawn once for all.
+        dataset: Any object with a length.
+        global_batch: Number of images of an optimizer step over all processes. ``GlobalBatchLoop``
+            fills it in from ``train_cfg.global_batch``.
+        shuffle: Whether to permute the images.
+        seed: The same on all processes; MMEngine fills it in. None: it is drawn once for all.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class GlobalBatchSampler(Sampler):
         self.share = global_batch // self.world_size
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Chooses the permutation, and how many of its global batches have been seen already."""
+        """Choose the permutation, and how many of its global batches were already used."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        """Images of this process in a whole epoch."""
+        """Return the number of images of this process in a whole epoch."""
         return self.steps * self.share
 
     def __iter__(self) -> Iterator[Key]:
@@ -60,13 +60,13 @@ class GlobalBatchSampler(Sampler):
         return (key for step in range(now.start, now.steps) for key in now.keys(step))
 
     def keys(self, step: int) -> list[Key]:
-        """This process's share of a step of the epoch, in its order."""
+        """Return this process's share of a step of the epoch, in order."""
         start = step * self.global_batch + self.rank * self.share
         share = self._order()[start : start + self.share].tolist()
         return [(self.seed, self.epoch, index, step) for index in share]
 
     def _order(self) -> torch.Tensor:
-        """Of an epoch's images, made once an epoch."""
+        """Return the order of the images of the epoch, computed once an epoch."""
         key = self.seed, self.epoch
         if self._kept is None or self._kept[0] != key:
             self._kept = key, self._permutation()

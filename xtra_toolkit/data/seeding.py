@@ -1,7 +1,7 @@
-"""Samples whose augmentation depends on (seed, epoch, index) and on nothing else.
+"""Make augmentation depend on (seed, epoch, index) and on nothing else.
 
-The number of workers, of processes, the order of the samples and a resume in mid-training
-change no image. ``GlobalBatchSampler`` yields such keys.
+The number of workers and processes, the order of the samples, and resuming in the middle of a
+training do not change any image. ``GlobalBatchSampler`` yields such keys.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ Key = tuple[int, ...]  # (seed, epoch, index), and the step of the epoch where i
 
 
 def hash_words(*numbers: int) -> list[int]:
-    """Four 32-bit words from non-negative integers, the same on every machine."""
+    """Return four 32-bit words from non-negative integers, the same on every machine."""
     return np.random.SeedSequence(numbers).generate_state(4).tolist()
 
 
 def hash_seed(*numbers: int) -> int:
-    """64 bits of :func:`hash_words`."""
+    """Return 64 bits of :func:`hash_words`."""
     high, low, *_ = hash_words(*numbers)
     return high << 32 | low
 
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seeds Python's, NumPy's and torch's CPU generator from ``numbers``; restores them after.
+    """Seed the CPU generators of Python, NumPy and torch from ``numbers``; restore them after.
 
     CUDA's generators are left alone: with ``num_workers=0`` this runs in the training process.
     """
@@ -45,10 +45,10 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def seed_step(*numbers: int) -> None:
-    """Seeds all generators of this process from ``numbers``, those of its devices too.
+    """Seed all generators of this process, and of its devices, from ``numbers``.
 
-    What a model draws in a step is then a function of where the step stands in training, whatever
-    was drawn before it: there is no random state that a resumed run would lack.
+    What a model draws in a step is then a function of the position of the step in the training,
+    whatever was drawn before. So a resumed run needs no saved random state.
     """
     python, numpy, *pytorch = hash_words(*numbers)
     random.seed(python)
@@ -57,7 +57,7 @@ def seed_step(*numbers: int) -> None:
 
 
 def draw_seeds(seed: int, epoch: int, index: int, *step: int) -> dict[str, int]:
-    """What a model draws from for the sample of a key, see :class:`SeededSamples`."""
+    """Return the seeds from which a model draws, see :class:`SeededSamples`."""
     seeds = dict(draw_seed=hash_seed(seed, epoch, index, 1))
     return seeds | (dict(step_seed=hash_seed(seed, epoch, *step, 2)) if step else {})
 
@@ -65,10 +65,10 @@ def draw_seeds(seed: int, epoch: int, index: int, *step: int) -> dict[str, int]:
 class SeededSamples:
     """Mixin of a data set, before its base class: ``class Mine(SeededSamples, BaseDataset)``.
 
-    ``dataset[index]`` is the base class's; ``dataset[seed, epoch, index]`` is the same sample,
-    with every random draw of its pipeline a function of that key. ``dataset[seed, epoch, index,
-    step]`` is it again, and knows its step. What a model draws for a sample it draws from
-    ``draw_seed`` of it, and what it draws for all samples of the step from ``step_seed``.
+    ``dataset[index]`` is the sample of the base class. ``dataset[seed, epoch, index]`` is the same
+    sample, with every random draw of its pipeline a function of that key. ``dataset[seed, epoch,
+    index, step]`` is the same again and also knows its step. A model draws from ``draw_seed`` for
+    the sample itself, and from ``step_seed`` for what all samples of the step share.
     """
 
     takes_keys = True

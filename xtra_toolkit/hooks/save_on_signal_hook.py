@@ -75,7 +75,7 @@ class SaveOnSignal(Hook):
 
     def before_train_epoch(self, runner: Any) -> None:
         """Block the signals while the workers of the data loader are forked."""
-        if self._former:  # each of their threads is born deaf, those of libraries included
+        if self._former:  # threads inherit the blocked signals, also those of libraries
             signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:

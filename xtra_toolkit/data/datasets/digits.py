@@ -12,7 +12,7 @@ TEST_IMAGES = 500
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """Images (1797, 8, 8, 1) of 0..255 and their labels (1797,)."""
+    """Return images (1797, 8, 8, 1) from 0 to 255, and their labels (1797,)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -27,13 +27,13 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 @DATASETS.register_module()
 class Digits(SeededSamples, BaseDataset):
-    """8×8 grey digits, 1297 to train on and 500 to test on, from one fixed shuffle.
+    """8×8 grey digits, 1297 for training and 500 for testing, from one fixed shuffle.
 
     A sample has ``img``, uint8 of shape (8, 8, 1), and ``gt_label``, 0 to 9.
 
     Args:
         split: ``'train'`` or ``'test'``.
-        **kwargs: of MMPretrain's ``BaseDataset``, among them ``pipeline``.
+        **kwargs: Arguments of MMPretrain's ``BaseDataset``, for example ``pipeline``.
     """
 
     METAINFO = {"classes": tuple("0123456789")}
@@ -45,7 +45,7 @@ class Digits(SeededSamples, BaseDataset):
         super().__init__(**{"ann_file": "", **kwargs})
 
     def load_data_list(self) -> list[dict]:
-        """One dictionary a sample, with ``img`` and ``gt_label``."""
+        """Return a dictionary for each sample, with ``img`` and ``gt_label``."""
         images, labels = _load()
         order = np.random.RandomState(0).permutation(len(images))
         train, test = order[:-TEST_IMAGES], order[-TEST_IMAGES:]

@@ -1,4 +1,4 @@
-"""Any folder of images, found by looking or named in a list."""
+"""A folder of images, found by a search or named in a list."""
 
 import errno
 import os
@@ -19,20 +19,20 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
     """The images below a folder, at any depth, in the order of their paths.
 
-    A folder of millions is looked through once by ``xtra index FOLDER``. With ``ann_file`` no
-    process looks again: the list stays a file that all of them map into memory.
+    ``xtra index FOLDER`` searches a folder of millions of images once. With ``ann_file`` no process
+    searches again: the list stays a file that all of them map into memory.
 
     Args:
-        data_root: the folder; ``~`` is the home folder.
-        with_label: whether the folder's sub-folders are classes, in alphabetical order.
-        extensions: of the files taken, in either case.
-        ann_file: a list of them, a path below the folder on each line, and its label after a
-            space where ``with_label``.
-        **kwargs: of MMPretrain's ``CustomDataset``, among them ``pipeline``.
+        data_root: The folder; ``~`` is the home folder.
+        with_label: Whether the sub-folders are classes, in alphabetical order.
+        extensions: Extensions of the files to take, in lower or upper case.
+        ann_file: A list of the files: a path below the folder on each line, followed by a space and
+            the label if ``with_label``.
+        **kwargs: Arguments of MMPretrain's ``CustomDataset``, for example ``pipeline``.
 
     Raises:
-        ValueError: the folder or the list is absent or holds no image, or a link in the folder
-            leads to a folder that it lies in.
+        ValueError: The folder or the list is missing or holds no image, or a link in the folder
+            leads to a folder that contains it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
         )
 
     def full_init(self) -> None:
-        """Looks for the images, or maps their list."""
+        """Search for the images, or map their list into memory."""
         if not self.ann_file or self._fully_initialized:
             return super().full_init()
         self.data_bytes, self.data_address = mapped(self.ann_file)
@@ -61,7 +61,7 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
             self.get_subset_(self._indices)
 
     def get_data_info(self, idx: int) -> dict:
-        """``img_path``, ``gt_label`` where there are labels, and ``sample_idx``."""
+        """Return ``img_path``, ``gt_label`` if there are labels, and ``sample_idx``."""
         if not self.ann_file:
             return super().get_data_info(idx)
         if not self._fully_initialized:
@@ -96,10 +96,10 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
 
 
 def refuse_loops(root: str) -> None:
-    """Look for a link that leads to a folder that it lies in: the search would not end.
+    """Search for a link to a folder that contains it, with which no search would end.
 
     Raises:
-        ValueError: there is one; it is named.
+        ValueError: There is such a link; the message names it.
     """
     top = os.stat(root)
     folders = [(root, {(top.st_dev, top.st_ino)})]

@@ -1,4 +1,4 @@
-"""The images of a folder, with the labels and the split that its sub-folders tell."""
+"""List the images of a folder, with the labels and the split that its sub-folders define."""
 
 import os
 from pathlib import Path
@@ -15,10 +15,10 @@ class Listing(NamedTuple):
     """The images of a folder, in the order of their paths.
 
     Args:
-        paths: of the files.
-        labels: index into ``classes`` of each image; None where the folder has no labels.
-        classes: names of the classes, in alphabetical order.
-        train: whether each image is of the training split; None where the folder has no split.
+        paths: Paths of the files.
+        labels: Index into ``classes`` for each image; None if the folder has no labels.
+        classes: Names of the classes, in alphabetical order.
+        train: Whether each image belongs to the training split; None if the folder has no split.
     """
 
     paths: list[Path]
@@ -30,17 +30,17 @@ class Listing(NamedTuple):
 def list_images(folder: str | Path, need_labels: bool = False) -> Listing:
     """List the images below a folder, at any depth.
 
-    The sub-folders are the classes. Where they are ``train`` and ``val`` (or ``test``), they are
-    the split, and the classes are the sub-folders of these. An image that lies in no sub-folder
-    leaves all without labels.
+    The sub-folders are the classes. If they are ``train`` and ``val`` (or ``test``), they are the
+    split, and the classes are their sub-folders. If an image lies in no sub-folder, no image has a
+    label.
 
     Args:
-        folder: ``~`` is the home folder.
-        need_labels: refuse a folder without labels.
+        folder: The folder; ``~`` is the home folder.
+        need_labels: Refuse a folder without labels.
 
     Raises:
-        ValueError: there is no such folder, it holds no image, it has no labels where they are
-            needed, or its splits have other classes.
+        ValueError: The folder does not exist, holds no image, has no labels although they are
+            needed, or its splits have different classes.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -80,7 +80,7 @@ def _walk(root: Path) -> list[Path]:
 
 
 def _split(parts: list[tuple[str, ...]]) -> tuple[np.ndarray | None, list[int]]:
-    """Which images train, and which belong to the split at all."""
+    """Return which images are for training, and which belong to the split at all."""
     tops = {part[0] for part in parts if len(part) > 1}
     tests = [name for name in TESTS if name in tops]
     if TRAIN not in tops or not tests:
@@ -106,13 +106,13 @@ def _check_classes(
 
 
 def stratified(labels: np.ndarray, share: float = 0.2) -> np.ndarray:
-    """Draw a fixed split: True where an image trains, the same share of each class.
+    """Draw a fixed split: True for training images, the same share of each class.
 
-    Of a class of two images or more at least one tests and at least one trains. The draw depends
-    on the number of images of each class alone.
+    Of a class of two or more images at least one is for testing and one for training. The draw
+    depends only on the number of images of each class.
 
     Raises:
-        ValueError: no class has two images.
+        ValueError: No class has two images.
     """
     train = np.ones(len(labels), dtype=bool)
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""A text file's lines, mapped into memory: many processes hold one copy of millions of them."""
+"""Map the lines of a text file into memory, so that many processes share one copy."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ BLOCK = 1 << 22  # bytes looked through at a time
 
 
 def mapped(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of the file, uint8, and where each line that is not empty ends, int64.
+    """Return the bytes of the file, uint8, and the end of each line that is not empty, int64.
 
     Raises:
-        ValueError: the file is absent or has no line.
+        ValueError: The file is missing or has no line.
     """
     try:
         data = np.memmap(path, np.uint8, "r")
@@ -27,6 +27,6 @@ def mapped(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def line(data: np.ndarray, ends: np.ndarray, index: int) -> str:
-    """The line of that number, negative ones from the end; other bytes than UTF-8 survive."""
+    """Return a line by its number, negative numbers from the end; bytes other than UTF-8 survive."""
     start = ends[index - 1] if index % len(ends) else 0
     return data[start : ends[index]].tobytes().decode(errors="surrogateescape").strip("\r\n")

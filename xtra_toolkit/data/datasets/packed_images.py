@@ -1,4 +1,4 @@
-"""A data set of small images that lie in two NumPy files, and how to write them."""
+"""A data set of small images in two NumPy files, and how to write them."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data sets of other packages, with the keys that ``GlobalBatchLoop`` needs."""
+"""Give data sets of other packages the keys that ``GlobalBatchLoop`` needs."""
 
 import functools
 import os.path
@@ -15,19 +15,19 @@ ABSENT = (OSError, RuntimeError, AssertionError)  # what they raise for missing 
 
 @DATASETS.register_module()
 def SeededDataset(dataset: str, expects: str = "", data_root: str = "", **kwargs: Any) -> Dataset:
-    """A registered data set, its augmentation a function of the key (seed, epoch, index).
+    """Build a registered data set whose augmentation is a function of (seed, epoch, index).
 
     The result is an instance of that class with ``SeededSamples`` before it, so ``metainfo``,
-    ``get_cat_ids``, ``full_init`` and tools like ``browse_dataset`` find what they know.
+    ``get_cat_ids``, ``full_init`` and tools like ``browse_dataset`` work as usual.
 
     Args:
-        dataset: its registered name with the package, such as ``'mmpretrain.DTD'``.
-        expects: what lies where below ``data_root``, for the message when it does not.
-        data_root: the folder; ``~`` is the home folder.
-        **kwargs: of that class, such as ``split`` and ``pipeline``.
+        dataset: Registered name with its package, for example ``'mmpretrain.DTD'``.
+        expects: What the folder must contain, for the message if it does not.
+        data_root: The folder; ``~`` is the home folder.
+        **kwargs: Arguments of that class, for example ``split`` and ``pipeline``.
 
     Raises:
-        ValueError: no such class; or the folder is absent or not laid out as the class needs.
+        ValueError: There is no such class, or the folder is missing or has another layout.
     """
     kind = DATASETS.get(dataset)
     if not isinstance(kind, type):
@@ -51,13 +51,13 @@ def SeededDataset(dataset: str, expects: str = "", data_root: str = "", **kwargs
 
 @functools.cache
 def seeded_class(kind: type) -> type:
-    """``kind`` with ``SeededSamples`` before it, under its own name."""
+    """Return ``kind`` with ``SeededSamples`` before it, under its own name."""
     members = {"__module__": kind.__module__, "__reduce_ex__": _reduce, "__doc__": kind.__doc__}
     return type(kind.__name__, (SeededSamples, kind), members)
 
 
 def _reduce(dataset: Dataset, protocol: int) -> tuple[Callable, tuple, dict]:
-    """For workers that are spawned: pickle finds no class that was made while running."""
+    """Let spawned workers unpickle it: pickle does not find a class that was made at run time."""
     return _empty, (type(dataset).__bases__[1],), dataset.__dict__
 
 

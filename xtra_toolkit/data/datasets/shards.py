@@ -1,9 +1,9 @@
-"""Tar shards, as webdataset writes them, read at any place: sample 7 does not wait for 0 to 6.
+"""Tar shards, as webdataset writes them, read at any position.
 
-webdataset's own reader streams, and its order is that of its workers. Its indexed one, wids, goes
-through each shard anew in each process. Here a list, written once, says where in which shard each
-image lies. An image is one read of that place by a handle of its own, so processes share no file
-position, and nothing is opened before its turn.
+webdataset's own reader streams, so the order is that of its workers. Its indexed reader, wids,
+scans each shard anew in each process. Here a list, written once, says where in which shard each image
+lies. An image is one read at that position by a file handle of its own, so processes share no file
+position, and no file is opened before it is needed.
 """
 
 import os
@@ -24,28 +24,28 @@ PLACE = re.compile(r"(.*?\.tar)!(.*)@(\d+)\+(\d+)", re.DOTALL)  # shard!name@off
 class Shards(ImageFolder):
     """The images of a folder of tar shards, in the order of the list of ``xtra index --shards``.
 
-    Only that list is needed at the start, mapped into memory as ``ImageFolder`` maps its own; to
-    read needs no package. Its pipeline begins with ``ReadImage`` or ``LoadImage``. The shards lie
-    on a disk or a mounted file server.
+    Only that list is needed at the start; it is mapped into memory like the list of
+    ``ImageFolder``. Reading needs no package. The pipeline must begin with ``ReadImage`` or
+    ``LoadImage``. The shards lie on a disk or a mounted file server.
 
     Args:
-        data_root: the folder; ``~`` is the home folder.
-        with_label: whether to give the label that webdataset's ``.cls`` holds; the list has it
-            after a space where written with ``--with-label``.
-        ann_file: the list, below the folder or an absolute path.
-        **kwargs: of ``ImageFolder``, among them ``pipeline``.
+        data_root: The folder; ``~`` is the home folder.
+        with_label: Whether to return the label of webdataset's ``.cls`` files. The list holds it
+            after a space if it was written with ``--with-label``.
+        ann_file: The list, a path below the folder or an absolute path.
+        **kwargs: Arguments of ``ImageFolder``, for example ``pipeline``.
 
     Raises:
-        ValueError: the list is absent, empty or none of shards.
-        UnreadableImage: a ValueError; the shard is absent or cut short, or another file lies
-            there than when it was listed.
+        ValueError: The list is missing, empty, or not a list of shards.
+        UnreadableImage: A ValueError; the shard is missing or cut short, or holds another file at
+            that position than when it was listed.
     """
 
     def __init__(self, data_root: str = "", ann_file: str = "index.txt", **kwargs: Any):
         super().__init__(data_root=data_root, ann_file=ann_file, **kwargs)
 
     def get_data_info(self, idx: int) -> dict:
-        """``img_path`` (shard!name), ``place`` (shard, name, offset, size), and the label."""
+        """Return ``img_path`` (shard!name), ``place`` (shard, name, offset, size) and the label."""
         info = super().get_data_info(idx)
         root = os.path.join(self.img_prefix, "")  # whose name may be like a shard's
         found = PLACE.fullmatch(info["img_path"].removeprefix(root))
@@ -59,7 +59,7 @@ class Shards(ImageFolder):
         return info | dict(img_path=f"{shard}!{name}", place=(shard, name, int(offset), int(size)))
 
     def prepare_data(self, idx: int) -> Any:
-        """The sample after its pipeline, which begins with ``img_bytes``."""
+        """Return the sample after its pipeline, which starts from ``img_bytes``."""
         info = self.get_data_info(idx)
         try:
             info["img_bytes"] = read(*info.pop("place"))
@@ -69,10 +69,10 @@ class Shards(ImageFolder):
 
 
 def read(shard: str, name: str, offset: int, size: int) -> bytes:
-    """The bytes of a file in a shard, once the header before them is seen to be of it.
+    """Return the bytes of a file in a shard, after checking the tar header before them.
 
     Raises:
-        OSError: the shard is absent or cut short, or other files lie in it than were listed.
+        OSError: The shard is missing or cut short, or holds other files than were listed.
     """
     with open(shard, "rb") as file:
         file.seek(offset - tarfile.BLOCKSIZE)
@@ -91,13 +91,13 @@ def read(shard: str, name: str, offset: int, size: int) -> bytes:
 
 
 def listed(folder: Path, with_label: bool) -> Iterator[str]:
-    """A line for each image in the tar files below a folder, at any depth, in their order.
+    """Yield a line for each image in the tar files below a folder, at any depth, in order.
 
-    Files are grouped to samples by webdataset itself.
+    webdataset itself groups the files into samples.
 
     Raises:
-        ValueError: webdataset is absent; there is no image; a shard cannot be read, or a sample
-            of it has several images or no label.
+        ValueError: webdataset is not installed, there is no image, a shard cannot be read, or a
+            sample has several images or no label.
     """
     try:
         from webdataset.tariterators import group_by_keys
@@ -128,7 +128,7 @@ def listed(folder: Path, with_label: bool) -> Iterator[str]:
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[dict]:
-    """The regular files of a shard; ValueError where it ends otherwise than a tar file does."""
+    """Yield the regular files of a shard; raise a ValueError if it does not end like a tar file."""
     for member in tar:
         if member.size < 0:  # tarfile would read backwards
             raise ValueError(f"the file {member.name!r} in it has a size of {member.size} bytes")
@@ -144,7 +144,7 @@ def _files(tar: tarfile.TarFile) -> Iterator[dict]:
 
 
 def _lines(tar: tarfile.TarFile, sample: dict, with_label: bool) -> list[str]:
-    """Of a sample, suffix -> member, its image's place and label; none where it has no image."""
+    """Return the line of a sample (suffix -> member); nothing if it has no image."""
     members = {key: member for key, member in sample.items() if not key.startswith("__")}
     images = [members[key] for key in members if f".{key}".endswith(EXTENSIONS)]
     if sparse := [image.name for image in images if image.issparse()]:

@@ -1,4 +1,4 @@
-"""Images that cannot be read, in a training that goes on without them."""
+"""Replace images that cannot be read, so that a training goes on."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ IN_A_ROW = 20  # bad images in the place of one, before a data set is given up
 class SkipsBadImages:
     """Mixin of a data set, between ``SeededSamples`` and its base class.
 
-    Once ``skips_bad`` is set, as the hook ``SkipBadImages`` does, a sample whose file cannot be
-    read is another one of the data set. Which one, and how it is augmented, is a function of
-    NumPy's random state when the sample was asked for; under ``SeededSamples`` that is one of the
-    key, so that ranks, workers and a resumed run agree. ``skipped_images`` of its data sample says
-    which files it stands for and why: a list of (path, cause).
+    If ``skips_bad`` is set, as the hook ``SkipBadImages`` does, a sample whose file cannot be read
+    is replaced by another sample of the data set. Which one it is, and how it is augmented, depends
+    on NumPy's random state when the sample was requested. Under ``SeededSamples`` that state
+    follows from the key, so ranks, workers and a resumed run agree. ``skipped_images`` of the data
+    sample lists the replaced files and the causes as (path, cause).
 
     Raises:
-        UnreadableImage: ``skips_bad`` is not set, or so many in a row cannot be read.
+        UnreadableImage: ``skips_bad`` is not set, or too many images in a row cannot be read.
     """
 
     skips_bad = False

@@ -1,9 +1,9 @@
-"""From the bytes of a file to pixels: JPEGs by simplejpeg, where installed, all else by Pillow.
+"""Decode the bytes of an image file: JPEGs by simplejpeg if it is installed, all else by Pillow.
 
-simplejpeg (the extra ``fast``) tells the size before it decodes, and decodes at 1/2, 1/4 or 1/8
-and no rows below those asked for. Not with its fast DCT: for a
-hundredth of the time that would leave a zone plate 12 % more energy above Nyquist. What it does not
-take goes to Pillow, which has the last word on a broken file.
+simplejpeg (the extra ``fast``) reads the size before it decodes, decodes at 1/2, 1/4 or 1/8 of the
+size, and stops below the rows that are needed. Its fast DCT is not used: it would save a hundredth
+of the time and leave a zone plate 12 % more energy above the Nyquist frequency. Files that
+simplejpeg refuses go to Pillow, which decides whether a file is broken.
 """
 
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ class Jpeg:
     """A JPEG that simplejpeg can decode.
 
     Args:
-        data: the file.
-        stored: height and width in it.
-        orientation: how EXIF or XMP says that it is to be turned, 1 to 8.
-        height_at: where the file names its height, None where that must be left alone.
+        data: Bytes of the file.
+        stored: Height and width in the file.
+        orientation: Orientation from EXIF or XMP, 1 to 8.
+        height_at: Offset of the height in the file; None if the height must not be changed.
     """
 
     data: bytes
@@ -49,7 +49,7 @@ class Jpeg:
 
     @classmethod
     def of(cls, data: bytes) -> "Jpeg | None":
-        """None: simplejpeg is absent, or this is none of its files (PNG, CMYK, broken, ...)."""
+        """Return None if simplejpeg is not installed or cannot decode the file (PNG, CMYK, ...)."""
         if simplejpeg is None or data[:2] != b"\xff\xd8":
             return None
         try:
@@ -60,16 +60,18 @@ class Jpeg:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width once turned."""
+        """Height and width after the image was turned."""
         return self.stored[::-1] if TURNS[self.orientation][0] else self.stored
 
     def decode(self, factor: int = 1, bottom: int | None = None) -> np.ndarray:
-        """uint8 (ceil(H / factor), ceil(W / factor), 3), BGR, turned; factor 1, 2, 4 or 8.
+        """Return uint8 (ceil(H / factor), ceil(W / factor), 3), BGR, turned.
 
-        Rows from ``bottom`` on, in the pixels of the file, may be missing.
+        Args:
+            factor: 1, 2, 4 or 8.
+            bottom: Rows from this one on, in pixels of the file, may be missing.
 
         Raises:
-            ValueError: libjpeg warns of something; Pillow may know to live with it.
+            ValueError: libjpeg gives a warning; Pillow may be able to read the file.
         """
         (height, width), data, at = self.stored, self.data, self.height_at
         shorter = bottom is not None and at is not None and bottom < height
@@ -85,7 +87,7 @@ class Jpeg:
         return (img.swapaxes(0, 1) if swapped else img)[::down, ::right]
 
     def scaled(self, box: tuple[int, ...], factor: int) -> tuple[float, ...]:
-        """Where a box, (top, left, height, width) once turned, lies in ``decode(factor)``."""
+        """Return where a box (top, left, height, width), after turning, lies in ``decode(factor)``."""
         _, *steps = TURNS[self.orientation]
         (top, left, height, width), spare = box, [-side % factor for side in self.shape]
         # the last pixel may hold less than its factor, and a turn may put it first
@@ -95,7 +97,7 @@ class Jpeg:
 
 
 def _header(data: bytes) -> tuple[int, int | None]:
-    """The orientation, and where the height stands in an upright baseline file that is whole."""
+    """Return the orientation, and the offset of the height in an upright, complete baseline file."""
     at, orientation = 2, 1
     while data[at : at + 1] == b"\xff" and at + 4 < len(data):
         marker = data[at + 1]

@@ -1,7 +1,7 @@
-"""Any image file to 8-bit colour by Pillow, where Pillow's own ways would spoil it.
+"""Decode any image file to 8-bit colour by Pillow, and avoid its pitfalls.
 
-``convert("RGB")`` of Pillow 13 turns 16-bit grey into white, and shows what lies under transparent
-pixels.
+``convert("RGB")`` of Pillow 13 turns 16-bit grey into white, and shows the colours below
+transparent pixels.
 """
 
 import io
@@ -18,15 +18,15 @@ MODE = {"color": "RGB", "grayscale": "L"}  # MMCV's names
 
 
 def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """Reads the header; ``refuse_larger`` has a limit that can be chosen, Pillow's cannot.
+    """Read the header of an image. The size is checked by ``refuse_larger``, not by Pillow.
 
     Args:
-        data: the file.
-        formats: that it may have, by Pillow's names. Pillow looks at the content, not at the name,
-            and has formats that it hands to other programs (EPS to Ghostscript).
+        data: Bytes of the file.
+        formats: Allowed formats, by Pillow's names. Pillow looks at the content, not at the name,
+            and passes some formats to other programs (EPS to Ghostscript).
 
     Raises:
-        Exception: Pillow's own (OSError, ValueError, SyntaxError, ...).
+        Exception: An exception of Pillow (OSError, ValueError, SyntaxError, ...).
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -39,7 +39,7 @@ def open_image(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
 
 
 def refuse_larger(shape: tuple[int, int], max_pixels: int) -> None:
-    """ValueError for height and width of more pixels than that, before they are decoded."""
+    """Raise a ValueError for a height and width of more pixels, before they are decoded."""
     height, width = shape
     if height * width > max_pixels:
         raise ValueError(
@@ -49,11 +49,11 @@ def refuse_larger(shape: tuple[int, int], max_pixels: int) -> None:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, flag: str = "color") -> np.ndarray:
-    """The first frame, turned as its EXIF says: uint8 (H, W, 3), BGR; (H, W) for 'grayscale'.
+    """Decode the first frame, turned as EXIF says: uint8 (H, W, 3), BGR; (H, W) for 'grayscale'.
 
     Raises:
-        Exception: Pillow's own, or ValueError: no image, truncated, too large, or of pixels without
-            a range (floats).
+        Exception: An exception of Pillow, or a ValueError: the file is not an image, truncated, too
+            large, or has pixels without a range (floats).
     """
     img = open_image(data)
     refuse_larger(img.size[::-1], max_pixels)
@@ -70,7 +70,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, flag: str = "color") -> np
 
 
 def _pixels(img: Image.Image, flag: str) -> np.ndarray:
-    """Of an image or a strip of one, as :func:`decode` returns them."""
+    """Return the pixels of an image, or of a strip of one, in the form of :func:`decode`."""
     img = _eight_bits(img)
     if img.has_transparency_data:
         img = img.convert("RGBA")
@@ -81,7 +81,7 @@ def _pixels(img: Image.Image, flag: str) -> np.ndarray:
 
 
 def _eight_bits(img: Image.Image) -> Image.Image:
-    """16-bit grey, I;16 or I, in its upper 8 bits."""
+    """Return 16-bit grey (I;16 or I) as its upper 8 bits."""
     if not img.mode.startswith(("I", "F")):
         return img
     pixels = np.asarray(img)

@@ -1,8 +1,8 @@
-"""Pillow's bicubic, antialiased: any box of an image to any size.
+"""Pillow's antialiased bicubic resampling, from any box of an image to any size.
 
-A box of whole pixels goes to torch's kernel for uint8 (AVX2), which is within one grey level of
+A box of whole pixels is resized by torch's uint8 kernel (AVX2), which is within one grey level of
 Pillow. Boxes in images that were decoded at a reduced scale begin and end between pixels, which
-that kernel cannot do: there the two passes are weighted sums of rows (``embedding_bag``).
+that kernel does not support: the two passes are then weighted sums of rows (``embedding_bag``).
 """
 
 import math
@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]  # top, left, height, width
 
 
 def resize(img: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The box of uint8 ``img``, (H, W, C), as uint8 (*size, C); all int or all float."""
+    """Resize the box of ``img``, uint8 (H, W, C), to uint8 (*size, C); all int or all float."""
     top, left, height, width = box
     rows, cols = slice(int(top), math.ceil(top + height)), slice(int(left), math.ceil(left + width))
     crop = np.ascontiguousarray(img[rows, cols])  # as fast as strides, and they may be negative
@@ -28,7 +28,7 @@ def resize(img: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
 
 
 def _between_pixels(crop: Tensor, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, C) -> uint8 (*size, C)."""
+    """Resize a box whose edges lie between pixels, uint8 (H, W, C) to (*size, C)."""
     top, left, height, width = box
     rows, cols, channels = crop.shape
     index, weights = _taps(size[0], top, height, rows)
@@ -43,7 +43,7 @@ def _between_pixels(crop: Tensor, box: Box, size: tuple[int, int]) -> np.ndarray
 
 
 def _taps(count: int, start: float, length: float, pixels: int) -> tuple[Tensor, Tensor]:
-    """For each of ``count`` outputs the pixels it is made of and their weights, (count, taps)."""
+    """Return the input pixels of each of ``count`` outputs and their weights, (count, taps)."""
     scale = max(length / count, 1.0)
     centre = start + (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) * length / count
     taps = torch.arange(math.ceil(4 * scale) + 1)
@@ -54,7 +54,7 @@ def _taps(count: int, start: float, length: float, pixels: int) -> tuple[Tensor,
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5, Pillow's."""
+    """Evaluate Keys' kernel with a = -0.5, as Pillow does."""
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))

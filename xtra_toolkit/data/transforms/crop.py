@@ -1,4 +1,4 @@
-"""MMPretrain's random resized crop and flip, fast: drawn first, then decoded as far as needed."""
+"""MMPretrain's random resized crop and flip, faster: draw first, then decode what is needed."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -21,21 +21,22 @@ SPARE = 2.25
 
 @TRANSFORMS.register_module()
 class RandomResizedCrop(_RandomResizedCrop):
-    """MMPretrain's ``RandomResizedCrop`` with Pillow's bicubic: its draws, in half the time.
+    """MMPretrain's ``RandomResizedCrop`` with Pillow's bicubic: the same draws in half the time.
 
-    After ``ReadImage`` it draws from the size in the file's header and decodes at 1/2, 1/4 or 1/8
-    where that leaves the box 2.25 times the pixels that the result needs; the box stays the one
-    drawn, to a fraction of a pixel. After a transform that gives ``img`` it crops that.
+    After ``ReadImage`` it draws the box from the size in the header of the file, and decodes at
+    1/2, 1/4 or 1/8 if that leaves the box at least 2.25 times the pixels of the result along each
+    side. The box stays the drawn one, to a fraction of a pixel. After a transform that gives
+    ``img`` it crops that image.
 
     Args:
-        scale: height and width of the result, or the one number for both.
-        max_pixels: of an image; one whose header tells of more is not decoded. What that is in
-            memory is said of ``LoadImage``.
-        **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts`` as there.
+        scale: Height and width of the result, or one number for both.
+        max_pixels: Images with more pixels in their header are not decoded. For the memory that
+            this takes see ``LoadImage``.
+        **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts`` of MMPretrain.
 
     Raises:
-        UnreadableImage: a ValueError; the file is truncated, no image or too large; it names the
-            file and the cause.
+        UnreadableImage: A ValueError; the file is truncated, not an image, or too large. The
+            message names the file and the cause.
     """
 
     def __init__(self, scale: int | tuple[int, int], max_pixels: int = MAX_PIXELS, **kwargs: Any):
@@ -43,7 +44,7 @@ class RandomResizedCrop(_RandomResizedCrop):
         self.max_pixels = max_pixels
 
     def transform(self, results: dict) -> dict:
-        """Sets ``img``, uint8 (*scale, 3), BGR, from ``img_bytes`` or ``img``."""
+        """Set ``img``, uint8 (*scale, 3), BGR, from ``img_bytes`` or ``img``."""
         if "img" in results:
             img = np.atleast_3d(results["img"])
             crop = resize(img, self._draw(img.shape[:2]), self.scale)
@@ -71,7 +72,7 @@ class RandomResizedCrop(_RandomResizedCrop):
         return resize(img, box, self.scale), shape
 
     def _draw(self, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Top, left, height and width."""
+        """Draw top, left, height and width of the box."""
         return self.rand_crop_params(SimpleNamespace(shape=shape))  # all that it reads
 
     def _factor(self, box: tuple[int, int, int, int]) -> int:
@@ -81,19 +82,19 @@ class RandomResizedCrop(_RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class RandomFlip(BaseTransform):
-    """MMCV's ``RandomFlip`` from left to right: its draws, without ``numpy.random.choice``.
+    """MMCV's horizontal ``RandomFlip`` with the same draws, but without ``numpy.random.choice``.
 
-    That takes 0.1 ms, a tenth of all that an image needs, to draw one number.
+    That function takes 0.1 ms, a tenth of the time of a whole image, to draw one number.
 
     Args:
-        prob: how often.
+        prob: Probability of a flip.
     """
 
     def __init__(self, prob: float = 0.5):
         self.prob = prob
 
     def transform(self, results: dict) -> dict:
-        """Flips ``img``, (H, W, C)."""
+        """Flip ``img``, (H, W, C)."""
         results["flip"] = bool(np.random.random_sample() < self.prob)
         results["flip_direction"] = "horizontal" if results["flip"] else None
         if results["flip"]:

@@ -1,4 +1,4 @@
-"""Reading an image file, or saying which one cannot be read; the order of the channels."""
+"""Read an image file, or say why it cannot be read; change the order of the channels."""
 
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
@@ -8,14 +8,14 @@ from xtra_toolkit.registry import TRANSFORMS
 
 
 class UnreadableImage(ValueError):
-    """Of an image file; ``path`` and ``cause`` say of which and why."""
+    """An image file cannot be read; ``path`` and ``cause`` say which and why."""
 
     path: str
     cause: str
 
 
 def unreadable(path: str, error: Exception) -> UnreadableImage:
-    """The sentence for a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     cause = f"{type(error).__name__}: {error}"
     found = UnreadableImage(
         f"Cannot read the image {path!r}: {cause}. Replace the file or take it out of the data set."
@@ -26,15 +26,15 @@ def unreadable(path: str, error: Exception) -> UnreadableImage:
 
 @TRANSFORMS.register_module()
 class ReadImage(BaseTransform):
-    """The bytes of the file, ``img_bytes``, for ``RandomResizedCrop``, which decodes them.
+    """Read the bytes of the file into ``img_bytes``, for ``RandomResizedCrop`` to decode.
 
-    A data set that gives ``img_bytes`` itself, as ``Shards`` does, has read them already.
+    If a data set gives ``img_bytes`` itself, as ``Shards`` does, they are kept.
 
     Args:
-        backend_args: of ``mmengine.fileio.get``, for files that lie elsewhere than on a disk.
+        backend_args: Arguments of ``mmengine.fileio.get``, for files that are not on a disk.
 
     Raises:
-        UnreadableImage: a ValueError; the file is absent; it names the file and the cause.
+        UnreadableImage: A ValueError; the file is missing. The message names file and cause.
     """
 
     def __init__(self, backend_args: dict | None = None):
@@ -52,21 +52,21 @@ class ReadImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadImage(ReadImage):
-    """What MMCV's ``LoadImageFromFile`` gives, ``img``, ``img_shape``, ``ori_shape``, by Pillow.
+    """Load ``img``, ``img_shape`` and ``ori_shape`` like MMCV's ``LoadImageFromFile``, by Pillow.
 
-    OpenCV, MMCV's default, gives no cause for what it cannot decode, and before version 5 it
-    completes a truncated JPEG without a word. ``img`` is uint8 of shape (H, W, 3), BGR, turned as
-    its EXIF says.
+    OpenCV, MMCV's default, gives no cause for files that it cannot decode, and before version 5 it
+    completes a truncated JPEG without a warning. ``img`` is uint8 of shape (H, W, 3), BGR, turned
+    as its EXIF says.
 
     Args:
-        color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of (H, W).
-        max_pixels: of an image; one that has more is not decoded. A process needs 5 to 10 bytes a
-            pixel to decode one, 17 for a WebP: 1 GB, 1.7 GB, at the default.
-        backend_args: as of ``ReadImage``.
+        color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of shape (H, W).
+        max_pixels: Images with more pixels are not decoded. Decoding needs 5 to 10 bytes a pixel,
+            and 17 for a WebP: 1 GB, or 1.7 GB, at the default.
+        backend_args: See ``ReadImage``.
 
     Raises:
-        UnreadableImage: a ValueError; the file is absent, truncated, no image or too large; it
-            names the file and the cause.
+        UnreadableImage: A ValueError; the file is missing, truncated, not an image, or too large.
+            The message names the file and the cause.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class LoadImage(ReadImage):
 
 @TRANSFORMS.register_module()
 class RGBToBGR(BaseTransform):
-    """Swaps the channels of ``img``, (H, W, 3): for data sets that hold their images in memory.
+    """Swap the channels of ``img``, (H, W, 3), for data sets that hold their images in memory.
 
-    MMPretrain's CIFAR gives RGB where files are read as BGR; after this all are treated alike.
+    MMPretrain's CIFAR gives RGB while files are read as BGR; after this transform both are alike.
     """
 
     def transform(self, results: dict) -> dict:
