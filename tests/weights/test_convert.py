@@ -244,13 +244,13 @@ def test_a_mask_in_a_file_cannot_call_anything(tmp_path, inside):
         ),
         (
             lambda: Checkpoint.of(ORIGINAL).layout("jax"),
-            "layout 'jax' was asked for; valid: pretrainer, encoder, classifier, mmpretrain, timm",
+            "unknown layout 'jax'; valid layouts: pretrainer, encoder, classifier, mmpretrain, timm",
         ),
         (
             lambda: Checkpoint.of(
                 vit(out_type="avg_featmap").state_dict(), MASKS["bidirectional"]
             ).layout("timm"),
-            r"timm's VisionTransformer normalises once, and this encoder twice",
+            r"timm's VisionTransformer has one final norm, and this encoder has two",
         ),
         (
             lambda: Checkpoint.of(

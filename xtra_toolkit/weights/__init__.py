@@ -1,1 +1,1 @@
-"""Weights in and out: the names of the original repositories, ours, and those of stock ViTs."""
+"""Conversion of weights between the names of other repositories and those of this toolkit."""

@@ -1,9 +1,9 @@
-"""apple/ml-aim, AIM v1 (at bd9e068), to an encoder of ours, or a classifier with its probe head.
+"""Convert AIM v1 (apple/ml-aim at bd9e068) to our encoder, or to a classifier with its probe head.
 
-Its trunk has no biases but those of the patch convolution and the norms, and a norm behind that
+In AIM's trunk only the patch convolution and the norms have biases, and a norm follows the patch
 convolution: MaskedViT(bias=False, patch_cfg=dict(norm_cfg=dict(type='LN', eps=1e-6)),
-positions='sincos'). The original computes its positions as it runs and stores none, so that the
-file does not tell the size of the images either.
+positions='sincos'). The original computes its positions in the forward pass and does not store
+them, so the file does not tell the size of the images.
 """
 
 from torch import Tensor
@@ -29,20 +29,20 @@ ROWS = [
 
 
 def recognises(state: dict[str, Tensor]) -> bool:
-    """Are these names AIM's? AIMv2 shares some, and is refused for the others."""
+    """Return whether the names are AIM's. AIMv2 shares some of them; its others are refused."""
     return {MARK, "preprocessor.patchifier.proj.weight"} <= state.keys()
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
-    """To a MaskedViT without its positions, and a ProbeSweep of one AttentiveProbe.
+    """Convert to a MaskedViT without its positions, and a ProbeSweep of one AttentiveProbe.
 
-    Apple publishes trunk and probe head in files of their own, and no pretraining head.
+    Apple publishes the trunk and the probe head in separate files, and no pretraining head.
 
     Raises:
-        ValueError: anything but AIM v1's own parts.
+        ValueError: The file holds a parameter that AIM v1 does not have.
     """
     state = translate(state, ROWS, NAME, "ours")
     queries = "head.probes.0.queries"
     if queries in state:
-        state[queries] = state[queries].squeeze(0)  # AIM's has a dimension for the batch
+        state[queries] = state[queries].squeeze(0)  # AIM stores a batch dimension
     return Ours(state, dict(type="xtra_toolkit.PrefixCausal"), IMAGENET)

@@ -1,4 +1,4 @@
-"""An encoder out of its checkpoint, with the transform of its images: ``xtra_toolkit.load``.
+"""Load an encoder and the transform of its images from a checkpoint: ``xtra_toolkit.load``.
 
 Shape legend: B images, C channels, N patch tokens of (rows, cols), D width.
 """
@@ -19,24 +19,24 @@ from xtra_toolkit.weights.read import read_state
 from xtra_toolkit.weights.sources import ENCODER, PATCHES
 
 OUTPUTS = ("mean", "tokens", "map", "class_token")
-CROP = 0.875  # share of the shorter side that the centre crop keeps, as 224 of 256 px
+CROP = 0.875  # share of the shorter side that the centre crop keeps, for example 224 of 256 px
 ADVICE = (
-    "train or save it with this version, or convert it: xtra convert OLD NEW --to encoder, which "
-    "asks for what the file does not tell"
+    "train or save it with this version, or convert it: xtra convert OLD NEW --to encoder, with "
+    "options for what the file does not tell"
 )
 
 
 class Encoder(nn.Module):
-    """A trained encoder as a plain module: images in, features out, under its own mask.
+    """A trained encoder as a plain module that turns images into features, under its own mask.
 
     Args:
-        vit: the encoder.
-        output: ``'mean'``, the mean of the patch tokens (B, D); ``'tokens'``, the patch tokens in
-            raster order (B, N, D); ``'map'``, the same as (B, D, rows, cols); ``'class_token'``,
-            (B, D), of an encoder that has one.
+        vit: The encoder.
+        output: ``'mean'`` gives the mean of the patch tokens, (B, D); ``'tokens'`` the patch
+            tokens in raster order, (B, N, D); ``'map'`` the patch tokens as (B, D, rows, cols);
+            ``'class_token'`` the class token, (B, D), if the encoder has one.
 
     Raises:
-        ValueError: another output, or a class token that the encoder does not have.
+        ValueError: The output is none of these, or the encoder has no class token.
     """
 
     def __init__(self, vit: MaskedViT, output: str = "mean"):
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         vit.out_type = {"map": "featmap", "class_token": "cls_token"}.get(output, "raw")
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, height, width), normalised, to features as ``output`` says."""
+        """Return the features of normalised images, (B, C, height, width), see ``output``."""
         features = self.vit(images)[-1]
         if self.output in ("map", "class_token"):
             return features
@@ -60,16 +60,16 @@ class Encoder(nn.Module):
 
 
 class Transform:
-    """From an image to what its encoder takes, (C, height, width), float32.
+    """Turn an image into the input of its encoder, (C, height, width), float32.
 
-    The shorter side is scaled so that the centre crop keeps 7/8 of it, bicubic; the crop has the
-    encoder's size; channels are put into the encoder's order and normalised by the mean and the
-    standard deviation of its training.
+    The image is scaled by bicubic interpolation so that the centre crop, of the encoder's size,
+    keeps 7/8 of the shorter side. The channels are put into the encoder's order and normalised by
+    the mean and the standard deviation of its training.
 
     Args:
-        size: height and width of the encoder's images in pixels.
-        mean, std: of each channel, in pixel values of 0 to 255.
-        order: of the channels: ``'RGB'``, ``'BGR'`` or ``'gray'``.
+        size: Height and width of the encoder's images in pixels.
+        mean, std: Mean and standard deviation of each channel, in pixel values of 0 to 255.
+        order: Order of the channels: ``'RGB'``, ``'BGR'`` or ``'gray'``.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Transform:
         """Transform a PIL image, an array of uint8 (H, W, 3) in RGB or (H, W), or a file.
 
         Raises:
-            ValueError: it is none of these, or the file cannot be read.
+            ValueError: The image is none of these, or the file cannot be read.
         """
         pixels = np.asarray(self._crop(self._open(image)))
         pixels = pixels[..., ::-1] if self.order == "BGR" else pixels
@@ -134,15 +134,15 @@ def load(
     tensors and plain values are read; nothing in the file is executed.
 
     Args:
-        checkpoint: a file of a training run, or of ``xtra convert``.
-        output: what the encoder gives, see :class:`Encoder`.
-        attention: back end, see :func:`xtra_toolkit.attention.attention`.
+        checkpoint: A file of a training run, or of ``xtra convert``.
+        output: The kind of features, see :class:`Encoder`.
+        attention: The attention back end, see :func:`xtra_toolkit.attention.attention`.
 
     Returns:
         The encoder, in evaluation mode on the CPU, and its transform.
 
     Raises:
-        ValueError: the file holds no encoder, or does not tell its sizes or its normalisation.
+        ValueError: The file holds no encoder, or does not tell its sizes or its normalisation.
     """
     vit, images = load_vit(checkpoint, attention=attention)
     if images is None:
@@ -153,20 +153,20 @@ def load(
     size = rows * vit.grid.patch[0], cols * vit.grid.patch[1]
     transform = Transform(size, tuple(images["mean"]), tuple(images["std"]), images["order"])
     encoder = Encoder(vit, output).eval()
-    with torch.no_grad():  # makes the mask's tables, which torch.export could not trace
+    with torch.no_grad():  # compute the mask's tables now: torch.export cannot trace that
         encoder(torch.zeros(1, vit.grid.channels, *size))
     return encoder, transform
 
 
 def load_vit(checkpoint: str | Path, **options: object) -> tuple[MaskedViT, dict | None]:
-    """Load the encoder of a checkpoint, and its record of the images (None where it has none).
+    """Load the encoder of a checkpoint, and its record of the images (None if it has none).
 
     Args:
-        checkpoint: see :func:`load`.
-        **options: further arguments of MaskedViT.
+        checkpoint: See :func:`load`.
+        **options: Further arguments of MaskedViT.
 
     Raises:
-        ValueError: the file holds no encoder, or does not tell its sizes.
+        ValueError: The file holds no encoder, or does not tell its sizes.
     """
     state, record = read_record(checkpoint)
     shape = encoder_options(record, state)
@@ -182,7 +182,7 @@ def read_record(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Read the encoder's tensors, without prefix, and its record.
 
     Raises:
-        ValueError: the file is absent, holds no encoder or no record of it.
+        ValueError: There is no such file, or it holds no encoder or no record of it.
     """
     path = Path(checkpoint).expanduser()
     if not path.is_file():

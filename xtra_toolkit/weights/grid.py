@@ -1,4 +1,4 @@
-"""The grid of tokens that an encoder's weights were trained on."""
+"""Find the grid of tokens that an encoder's weights were trained on."""
 
 import math
 
@@ -13,26 +13,29 @@ AIM_SIZE = (224, 224)
 def grid_of(
     state: dict[str, Tensor], stored: list[int] | None, img_size: tuple[int, int] | None
 ) -> PatchGrid:
-    """What the file says; else that of the images' size; else a square of its position table.
+    """Return the grid that the file records, or else the grid of the given size of the images.
+
+    If neither is known, the position table is taken to be of a square grid.
 
     Args:
-        state: under our names; one without positions is AIM's.
-        stored: rows and columns that the file names, as ours do.
-        img_size: height and width of the images in pixels, if they were named.
+        state: The weights under our names. Weights without positions are AIM's, of 224×224 px.
+        stored: Rows and columns that the file records; files of this toolkit do.
+        img_size: Height and width of the images in pixels, if the user named them.
 
     Raises:
-        ValueError: these do not agree, or the table makes no square and no size was named.
+        ValueError: These do not agree, or the table is of no square and no size was named.
     """
-    extra, (_, channels, *patch) = int(f"{ENCODER}cls_token" in state), state[PATCHES].shape
-    rest, table = (tuple(patch), channels, extra), state.get(POSITIONS)
-    tokens = None if table is None else table.shape[1] - extra
-    given = PatchGrid.of(img_size, *rest) if img_size else None
+    _, channels, *patch = state[PATCHES].shape
+    extra, positions = int(f"{ENCODER}cls_token" in state), state.get(POSITIONS)
+    patch_args = tuple(patch), channels, extra
+    tokens = None if positions is None else positions.shape[1] - extra
+    given = PatchGrid.of(img_size, *patch_args) if img_size else None
     if stored:
-        grid = PatchGrid(*stored, *rest)
+        grid = PatchGrid(*stored, *patch_args)
     elif tokens is None:
-        grid = given or PatchGrid.of(AIM_SIZE, *rest)
+        grid = given or PatchGrid.of(AIM_SIZE, *patch_args)
     else:
-        grid = given or PatchGrid(*[math.isqrt(tokens)] * 2, *rest)
+        grid = given or PatchGrid(*[math.isqrt(tokens)] * 2, *patch_args)
     if given not in (None, grid):
         raise ValueError(
             f"the checkpoint says that its encoder has {grid}; --img-size names {given}"
@@ -40,6 +43,6 @@ def grid_of(
     if tokens not in (None, grid.tokens):
         raise ValueError(
             f"the position table has {tokens} tokens, which do not make {grid}; name the size of "
-            "the images (--img-size), which checkpoints other than ours do not tell"
+            "the images with --img-size: only checkpoints of this toolkit tell it"
         )
     return grid

@@ -1,9 +1,10 @@
-"""What MMEngine loads, ``load_from``, ``--resume`` and ``init_cfg``: tensors, nothing executed.
+"""Make MMEngine load checkpoints as tensors only, so that no code in a file is executed.
 
-MMEngine 0.10.7 leaves it to torch's default whether a local file is executed, which an environment
-variable turns (``load_from_local``), and what it downloads it unpickles whatever it holds
-(``load_from_http``: ``load_state_dict_from_url`` of torch 2.14 has ``weights_only=False``). This
-module puts its own readers in their place when it is imported, as it is by every registry.
+This covers ``load_from``, ``--resume`` and ``init_cfg``. MMEngine 0.10.7 reads a local file with
+torch's default, which an environment variable can change (``load_from_local``), and unpickles
+everything that it downloads (``load_from_http`` calls ``load_state_dict_from_url``, which in torch
+2.14 has ``weights_only=False``). This module replaces both readers when it is imported, and every
+registry imports it.
 """
 
 import os
@@ -15,17 +16,18 @@ from mmengine.runner import CheckpointLoader, checkpoint
 
 from xtra_toolkit.weights.read import damage, read_safetensors, refusing
 
-ADVICE = "xtra convert takes the weights out of a file of other objects"
+ADVICE = "xtra convert extracts the weights from a file that holds other objects too"
 _download = checkpoint.load_url
 
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
 def load_from_local(filename: str, map_location: Any) -> dict:
-    """A checkpoint, or the tensors of a .safetensors file.
+    """Load a checkpoint, or the tensors of a .safetensors file.
 
     Raises:
-        FileNotFoundError: it is absent.
-        ValueError: it is damaged, holds more than tensors and plain values, or is none.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, holds other objects than tensors and plain values, or is
+            no checkpoint.
     """
     path = Path(os.path.expanduser(filename))
     if not path.is_file():
@@ -34,23 +36,27 @@ def load_from_local(filename: str, map_location: Any) -> dict:
         return read_safetensors(path)
     if problem := damage(path):
         raise ValueError(
-            f"{path} is damaged ({problem}). Copy it anew, or load another checkpoint of its run; "
-            "--resume without load_from takes the newest whole one of the work folder."
+            f"{path} is damaged ({problem}). Copy it again, or load another checkpoint of its "
+            "run; --resume without load_from takes the newest undamaged one of the work folder."
         )
     with refusing(path, ADVICE):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def load_url(url: str, *args: Any, **kwargs: Any) -> dict:
-    """As torch's, which MMEngine calls for all that it downloads; ValueError as above."""
+    """Download and load a checkpoint; MMEngine calls this in place of torch's function.
+
+    Raises:
+        ValueError: See :func:`load_from_local`.
+    """
     with refusing(url, ADVICE):
         return _download(url, *args, **kwargs, weights_only=True)
 
 
 class TensorsOnly:
-    """torch, as MMEngine's module of loaders sees it: ``load`` executes nothing.
+    """Replace the module ``torch`` in MMEngine's loaders, with a ``load`` that executes nothing.
 
-    Its loaders of open-mmlab://, s3://, petrel:// and pavi:// call ``torch.load`` with the default.
+    The loaders of open-mmlab://, s3://, petrel:// and pavi:// call ``torch.load`` with its default.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -58,7 +64,7 @@ class TensorsOnly:
 
     @staticmethod
     def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-        """As torch's, of a file or its name; ValueError as above."""
+        """Load a file or a path as torch does; ValueError if it holds more than tensors."""
         with refusing(file if isinstance(file, str | os.PathLike) else "the checkpoint", ADVICE):
             return torch.load(file, *args, **{**kwargs, "weights_only": True})
 

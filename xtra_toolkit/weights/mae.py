@@ -1,7 +1,8 @@
-"""facebookresearch/mae (at efb2a80) to ours.
+"""Convert MAE (facebookresearch/mae at efb2a80) to our names.
 
-Its names are timm's, with the decoder beside them. It flattens a patch's pixels as (row, column,
-channel), ours are (channel, row, column). What was fine-tuned is a timm ViT, and read as one.
+MAE's encoder has timm's names, and its decoder has names of its own. MAE flattens the pixels of a
+patch as (row, column, channel), and we as (channel, row, column). A fine-tuned MAE is a timm ViT
+and is converted as one.
 """
 
 import math
@@ -12,14 +13,14 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.positions import sincos
-from xtra_toolkit.weights.names import IMAGENET, LAYERS, VIT, Ours, translate, under
+from xtra_toolkit.weights.names import IMAGENET, LAYERS, VIT, Ours, add_prefixes, translate
 
 NAME, MARK = "facebookresearch/mae", "decoder_pred.weight"
-MASK = dict(type="xtra_toolkit.RandomShown", mask_ratio=0.75)  # no file tells the ratio
+MASK = dict(type="xtra_toolkit.RandomShown", mask_ratio=0.75)  # no file stores the ratio
 PATCHES = "patch_embed.proj.weight"
 ROWS = [
-    *under(VIT, "", "backbone."),
-    *under(LAYERS, "decoder_", "neck."),
+    *add_prefixes(VIT, "", "backbone."),
+    *add_prefixes(LAYERS, "decoder_", "neck."),
     ("decoder_embed.", "neck.projection."),
     ("decoder_pos_embed", "neck.pos_embed"),
     ("mask_token", "neck.mask_token"),
@@ -29,40 +30,45 @@ ROWS = [
 
 
 def recognises(state: dict[str, Tensor]) -> bool:
-    """Are these a pretraining's? Its encoder alone differs from timm's by its fixed positions."""
+    """Return whether these are the weights of a pretraining.
+
+    An encoder without its decoder is told from timm's by its fixed sine-cosine positions.
+    """
     if not {PATCHES, "pos_embed", "cls_token"} <= state.keys():
         return False
-    return MARK in state or (not _classifies(state) and _fixed(state["pos_embed"]))
+    return MARK in state or (not _has_classifier(state) and _is_sincos(state["pos_embed"]))
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
-    """To a MaskTargetPretrainer, or to its encoder where the file holds no more.
+    """Convert to a MaskTargetPretrainer, or to its encoder if the file holds only an encoder.
 
     Raises:
-        ValueError: anything but MAE's own parts.
+        ValueError: The file holds a parameter that MAE does not have.
     """
     state = translate(channel_first(state, MARK, PATCHES), ROWS, NAME, "ours")
     return Ours(state, MASK, IMAGENET)
 
 
 def channel_first(state: dict[str, Tensor], head: str, patches: str) -> dict[str, Tensor]:
-    """The rows of the linear head put into our order of the pixels.
+    """Sort the rows of the linear head from MAE's order of the pixels into ours.
 
     Args:
-        head, patches: names of the weights of the head and of the patch convolution.
+        head, patches: Names of the weights of the head and of the patch convolution.
     """
     _, c, p, q = state[patches].shape
-    mine = head, head.replace(".weight", ".bias")
+    head_names = head, head.replace(".weight", ".bias")
     order = rearrange(torch.arange(p * q * c), "(p q c) -> (c p q)", p=p, q=q)
-    return {name: value[order] if name in mine else value for name, value in state.items()}
+    return {name: value[order] if name in head_names else value for name, value in state.items()}
 
 
-def _classifies(state: dict[str, Tensor]) -> bool:
+def _has_classifier(state: dict[str, Tensor]) -> bool:
     return any(name.startswith(("head.", "fc_norm.")) for name in state)
 
 
-def _fixed(table: Tensor) -> bool:
-    side, width = math.isqrt(table.shape[1] - 1), table.shape[2]
-    if side**2 != table.shape[1] - 1 or width % 4:
+def _is_sincos(positions: Tensor) -> bool:
+    tokens, width = positions.shape[1] - 1, positions.shape[2]
+    side = math.isqrt(tokens)
+    if side**2 != tokens or width % 4:
         return False
-    return torch.allclose(table.float(), sincos(PatchGrid(side, side, extra=1), width), atol=1e-3)
+    expected = sincos(PatchGrid(side, side, extra=1), width)
+    return torch.allclose(positions.float(), expected, atol=1e-3)

@@ -1,9 +1,9 @@
-"""MMPretrain's own MAE (1.2.0) to ours, and an encoder of ours to its VisionTransformer.
+"""Convert MMPretrain's MAE (1.2.0) to our names, and our encoder to its VisionTransformer.
 
-The encoder has our names already. Its fixed positions encode the row first, where those of MAE,
-AIM and MaskedViT(positions='sincos') encode the column: on a square grid the halves of the
-channels are swapped. The weights were trained with the table in the file, so it is kept, and a
-loaded table wins over the one that a model makes.
+The encoder already has our names. Its fixed positions encode the row first, whereas those of MAE,
+AIM and MaskedViT(positions='sincos') encode the column first: on a square grid the halves of the
+channels are swapped. The weights were trained with the table in the file, so the table is kept; a
+loaded table replaces the one that the model computed.
 """
 
 from torch import Tensor
@@ -25,28 +25,29 @@ ROWS = [
 
 
 def recognises(state: dict[str, Tensor]) -> bool:
-    """Are these names a pretraining's? MMPretrain's MAE of a HiViT has other patches."""
+    """Return whether the names are those of MMPretrain's MAE; its MAE of a HiViT has others."""
     return {MARK, PATCHES, "backbone.pos_embed"} <= state.keys()
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
-    """To a MaskTargetPretrainer.
+    """Convert to a MaskTargetPretrainer.
 
     Raises:
-        ValueError: anything but the parts of an MAE.
+        ValueError: The file holds a parameter that an MAE does not have.
     """
     state = translate(channel_first(state, MARK, PATCHES), ROWS, NAME, "ours")
     return Ours(state, MASK, IMAGENET)
 
 
 def to_mmpretrain(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder's state dict for MMPretrain's VisionTransformer, whose names are ours.
+    """Convert an encoder to MMPretrain's VisionTransformer, which has the same names.
 
-    It can leave out the bias of qkv (qkv_bias=False), but no other: those become zeros.
+    VisionTransformer can leave out the bias of qkv (qkv_bias=False), but no other bias: where the
+    encoder has none, the bias is zeros.
     """
-    absent = {
+    zero_biases = {
         name.replace(".weight", ".bias"): value.new_zeros(len(value))
         for name, value in encoder.items()
         if name.startswith("layers.") and value.ndim == 2 and ".qkv." not in name
     }
-    return {**absent, **encoder}
+    return {**zero_biases, **encoder}

@@ -1,7 +1,7 @@
-"""Tables of parameter names, read in either direction.
+"""Rename parameters by tables, which can be used in both directions.
 
-A row is (theirs, ours). ``{i}`` and ``{k}`` stand for a number; a pattern that ends with a dot
-stands for everything under it, any other for one parameter.
+A row is (their name, our name). ``{i}`` and ``{k}`` stand for a number. A name that ends with a dot
+stands for all parameters with this prefix, and any other name for one parameter.
 """
 
 import re
@@ -11,10 +11,10 @@ from torch import Tensor
 
 Rows = list[tuple[str, str]]
 
-# ImageNet's, in pixel values of 0 to 255: what XTRA, AIM and MAE were trained with
+# ImageNet's mean and standard deviation in pixel values of 0 to 255, as in XTRA, AIM and MAE
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], order="RGB")
 
-# a transformer layer as timm names it, whom XTRA and MAE follow, and as MMPretrain does
+# The parameters of a layer: timm's names, which XTRA and MAE use, and MMPretrain's
 LAYERS: Rows = [
     ("blocks.{i}.norm{k}.", "layers.{i}.ln{k}."),
     ("blocks.{i}.attn.qkv.", "layers.{i}.attn.qkv."),
@@ -32,14 +32,14 @@ VIT: Rows = [
 
 
 class Ours(NamedTuple):
-    """What a source becomes.
+    """A converted state dict, and what its source tells of the mask and the images.
 
     Args:
-        state: under the names of MaskTargetPretrainer, or of a classifier of MMPretrain's.
-        mask: config of the mask of its features; None where the source does not tell.
-        images: how images enter the encoder, see ``describe_images``; None where the source does
-            not tell.
-        note: a sentence on what was left out or assumed.
+        state: The weights under the names of MaskTargetPretrainer, or of MMPretrain's classifier.
+        mask: Config of the mask of the encoder's features; None if the source does not tell it.
+        images: Record of how images enter the encoder, see ``describe_images``; None if the
+            source does not tell it.
+        note: A sentence on what was left out or assumed.
     """
 
     state: dict[str, Tensor]
@@ -48,24 +48,26 @@ class Ours(NamedTuple):
     note: str = ""
 
 
-def under(rows: Rows, theirs: str, ours: str) -> Rows:
-    """The same rows, each side under a prefix."""
+def add_prefixes(rows: Rows, theirs: str, ours: str) -> Rows:
+    """Return the rows with a prefix before their name and one before ours."""
     return [(theirs + a, ours + b) for a, b in rows]
 
 
-def back(rows: Rows) -> Rows:
-    """The same rows in the other direction."""
+def reverse(rows: Rows) -> Rows:
+    """Return the rows for the other direction."""
     return [(b, a) for a, b in rows]
 
 
 def translate(state: dict[str, Tensor], rows: Rows, source: str, target: str) -> dict[str, Tensor]:
-    """A state dict under other names; the first row that fits a name renames it.
+    """Rename the parameters of a state dict; the first row that matches a name is used.
 
     Args:
-        source, target: whose names they are, for the refusal.
+        state: The state dict.
+        rows: Pairs of the old and the new name.
+        source, target: What the old and the new names belong to, for the message.
 
     Raises:
-        ValueError: a name that fits no row.
+        ValueError: A name matches no row.
     """
     patterns = [(_pattern(a), b) for a, b in rows]
     names = {name: _rename(name, patterns) for name in state}

@@ -1,8 +1,8 @@
-"""Tensors out of a stranger's checkpoint, of which nothing is executed.
+"""Read the tensors of an untrusted checkpoint, without executing anything in it.
 
-torch's weights-only reader refuses a file as soon as it names a class that torch does not know,
-and a training checkpoint is full of them (argparse.Namespace, configs, optimizers). Here every
-such name stands for one inert class, so that the reader steps over what is no tensor.
+torch's weights-only reader refuses a file that names a class which torch does not know, and
+training checkpoints name many (argparse.Namespace, configs, optimizers). Here one class that does
+nothing replaces each of them, so that the reader skips everything that is no tensor.
 """
 
 import os
@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# where Lightning and MMEngine, where DeepSpeed, and where MAE keeps the weights
-PLACES = ("state_dict", "module", "model")
+# The keys of the weights in checkpoints of Lightning and MMEngine, of DeepSpeed, and of MAE
+WEIGHT_KEYS = ("state_dict", "module", "model")
 WRAPPERS = r"^((module|_forward_module|_orig_mod)\.)+"
 
 
-class _Dictlike(type):
-    """torch sets items on an object only if its type equals dict."""
+class _EqualsDict(type):
+    """Make a class compare equal to dict: torch sets items only on an object of such a type."""
 
     def __eq__(cls, other: object) -> bool:
         return other is dict or other is cls
@@ -35,8 +35,8 @@ class _Dictlike(type):
     __hash__ = type.__hash__
 
 
-class Inert(list, metaclass=_Dictlike):
-    """Stands for any class or function that torch does not know; takes all and does nothing."""
+class Inert(list, metaclass=_EqualsDict):
+    """Replace a class or function that torch does not know; take any arguments, do nothing."""
 
     __hash__ = object.__hash__
 
@@ -51,10 +51,10 @@ class Inert(list, metaclass=_Dictlike):
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a Lightning, MMEngine, DeepSpeed, MAE or plain checkpoint, or safetensors.
+    """Read the weights of a Lightning, MMEngine, DeepSpeed, MAE, plain or safetensors file.
 
     Raises:
-        ValueError: the file cannot be read without executing it, or its weights are not there.
+        ValueError: The file cannot be read without executing it, or no weights are found in it.
     """
     path = Path(path)
     state = read_safetensors(path) if path.suffix == ".safetensors" else _weights(_load(path))
@@ -66,14 +66,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             )
         if not value.numel():
             raise ValueError(
-                f"{path}: {name!r} is empty, as where ZeRO stage 3 keeps the parameters "
-                "elsewhere; gather them with DeepSpeed's zero_to_fp32.py and convert its output"
+                f"{path}: {name!r} is empty, as in files of ZeRO stage 3, which stores the "
+                "parameters elsewhere; gather them with DeepSpeed's zero_to_fp32.py and convert "
+                "its output"
             )
     return {re.sub(WRAPPERS, "", name): value for name, value in state.items()}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of the file; ValueError where it is none of its kind."""
+    """Read all tensors of a .safetensors file; ValueError if it is not one."""
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -82,19 +83,24 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def refusing(path: str | Path, advice: str) -> Iterator[None]:
-    """What torch's weights-only reader does not take becomes a ValueError, a sentence."""
+    """Turn the errors of torch's weights-only reader into a ValueError that says what to do.
+
+    Args:
+        path: The file, for the message.
+        advice: What to do, the end of the message.
+    """
     try:
         yield
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         if "torchscript" in str(error).lower():
             raise ValueError(
                 f"{path} is a TorchScript archive, which is a program, and is not executed; save "
-                "the state_dict of its module by itself, on a machine that trusts it"
+                "only the state_dict of its module, on a machine where you trust the file"
             ) from error
-        named = re.search(
+        refused = re.search(
             r"GLOBAL \S+ (whose module \S+ is blocked|was not an allowed)", str(error)
         )
-        reason = named.group() if named else str(error).strip().splitlines()[-1]
+        reason = refused.group() if refused else str(error).strip().splitlines()[-1]
         raise ValueError(
             f"{path} cannot be read as tensors alone, and is not executed ({reason}); {advice}"
         ) from error
@@ -110,7 +116,7 @@ def damage(path: str | Path) -> str | None:
     return _damage(str(path), status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=16)  # the hook that chooses a checkpoint asks, and then the loader
+@lru_cache(maxsize=16)  # called by the hook that chooses a checkpoint, and then by the loader
 def _damage(path: str, size: int, changed: int) -> str | None:
     with open(path, "rb") as file:
         archive = file.read(4) == b"PK\x03\x04"
@@ -125,17 +131,17 @@ def _damage(path: str, size: int, changed: int) -> str | None:
 
 
 def _load(path: Path) -> Any:
-    advice = "save its state_dict by itself, on a machine that trusts it"
+    advice = "save only its state_dict, on a machine where you trust the file"
     with refusing(path, advice), safe_globals([(Inert, name) for name in _unknown(path)]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unknown(path: Path) -> list[str]:
-    """Names in the file that torch does not know; its format before 1.6 cannot be asked."""
+    """Return the names in the file that torch does not know; none for formats before 1.6."""
     return get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
 
 
 def _weights(content: Any) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"the file holds a {type(content).__name__}, not a dict of weights")
-    return next((content[p] for p in PLACES if isinstance(content.get(p), dict)), content)
+    return next((content[k] for k in WEIGHT_KEYS if isinstance(content.get(k), dict)), content)

@@ -1,11 +1,11 @@
-"""The record of an encoder whose file has none: from its tensors, and from what was named."""
+"""Make the record of an encoder whose file has none, from its tensors and the given options."""
 
 from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_record import ARCH, NORM_EPS
 
-HEADS = {  # by width and depth; no file tells the number of heads
+HEADS = {  # number of heads by width and depth; no file stores it
     (192, 12): 3,  # ViT-Ti, S, B, L, H
     (384, 12): 6,
     (768, 12): 12,
@@ -19,18 +19,19 @@ HEADS = {  # by width and depth; no file tells the number of heads
 
 
 def describe_state(encoder: dict[str, Tensor], grid: PatchGrid, heads: int | None) -> dict | None:
-    """Describe an encoder by its tensors, as its checkpoint records it.
+    """Describe an encoder by its tensors, as a checkpoint records it.
 
     Args:
-        encoder: its tensors under our names, without prefix.
-        grid: of its images.
-        heads: of its attention; None: those of the published model of this width and depth.
+        encoder: The encoder's tensors under our names, without prefix.
+        grid: The grid of its images.
+        heads: Number of heads of its attention. None: that of the published model of this width
+            and depth.
 
     Returns:
-        The record; None where the number of heads is not known.
+        The record; None if the number of heads is not known.
 
     Raises:
-        ValueError: heads that do not divide the width.
+        ValueError: The number of heads does not divide the width.
     """
     width = len(encoder["patch_embed.projection.weight"])
     depth = len({name.split(".")[1] for name in encoder if name.startswith("layers.")})
@@ -59,7 +60,7 @@ def describe_state(encoder: dict[str, Tensor], grid: PatchGrid, heads: int | Non
 
 
 def normalisation(images: dict) -> str:
-    """'mean=(0.485, ...), std=(0.229, ...)', of pixel values of 0 to 1, as timm names it."""
+    """Return ``'mean=(0.485, ...), std=(0.229, ...)'``, for pixel values of 0 to 1 as in timm."""
     parts = (
         f"{name}=({', '.join(f'{v / 255:.4g}' for v in images[name])})" for name in ("mean", "std")
     )

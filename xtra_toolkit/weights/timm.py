@@ -1,8 +1,8 @@
-"""timm's VisionTransformer (1.0) to an encoder of ours, and back.
+"""Convert timm's VisionTransformer (1.0) to our encoder, and back.
 
-The names of an encoder of ours are those of MMPretrain's VisionTransformer. timm has a norm behind
-the tokens (``norm``) or one behind the pooling (``fc_norm``: our out_type='avg_featmap' with
-final_norm=False). The number of heads, the eps of the norms and the activation stand in no file.
+Our encoder has the names of MMPretrain's VisionTransformer. timm applies a norm to the tokens
+(``norm``) or to the pooled feature (``fc_norm``; ours: out_type='avg_featmap' with
+final_norm=False). No file stores the number of heads, the eps of the norms or the activation.
 """
 
 import math
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from xtra_toolkit.weights.names import VIT, Ours, back, translate, under
+from xtra_toolkit.weights.names import VIT, Ours, add_prefixes, reverse, translate
 
 NAME, MARK = "timm's VisionTransformer", "blocks.0.norm1.weight"
 HEADS = ("head.", "head_dist.")
@@ -25,36 +25,36 @@ ROWS = [
 
 
 def recognises(state: dict[str, Tensor]) -> bool:
-    """Are these names timm's?"""
+    """Return whether the names are timm's."""
     return {MARK, "patch_embed.proj.weight", "pos_embed"} <= state.keys()
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
-    """To a MaskedViT without the classifier; timm's attention is full, and so is the mask.
+    """Convert to a MaskedViT with full attention, as timm's is, and without the classifier.
 
     Raises:
-        ValueError: a parameter that MaskedViT has no place for (registers, a distillation token,
+        ValueError: MaskedViT has no counterpart of a parameter (registers, a distillation token,
             norms of queries and keys, a gated FFN).
     """
     encoder = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     notes = ["the classifier (head) is left out"] if len(encoder) < len(state) else []
-    table = encoder["pos_embed"]
-    if "cls_token" in encoder and math.isqrt(table.shape[1]) ** 2 == table.shape[1]:
+    positions = encoder["pos_embed"]
+    if "cls_token" in encoder and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
         notes.append("the class token, without a position (no_embed_class), gets zeros")
-        encoder["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
-    encoder = translate(encoder, under(ROWS, "", "backbone."), NAME, "a MaskedViT")
+        encoder["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    encoder = translate(encoder, add_prefixes(ROWS, "", "backbone."), NAME, "a MaskedViT")
     return Ours(encoder, dict(type="xtra_toolkit.Bidirectional"), note="; ".join(notes))
 
 
 def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder's state dict under timm's names.
+    """Rename an encoder's parameters to timm's names.
 
     Raises:
-        ValueError: a parameter that timm has no place for.
+        ValueError: timm's VisionTransformer has no counterpart of a parameter.
     """
     if {"ln1.weight", "ln2.weight"} <= state.keys():
         raise ValueError(
-            f"{NAME} normalises once, and this encoder twice, tokens and their mean (ln1, ln2); "
-            "convert one that was built with out_type='raw' or with final_norm=False"
+            f"{NAME} has one final norm, and this encoder has two, of the tokens and of their "
+            "mean (ln1, ln2); convert one that was built with out_type='raw' or final_norm=False"
         )
-    return translate(state, back(ROWS), "a MaskedViT", NAME)
+    return translate(state, reverse(ROWS), "a MaskedViT", NAME)

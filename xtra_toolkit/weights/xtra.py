@@ -1,43 +1,43 @@
-"""elad-amrani/xtra (at e711fb5) to ours.
+"""Convert the original XTRA (elad-amrani/xtra at e711fb5) to our names.
 
-The original concatenates a block's outputs as (width, row, column) and flattens its pixels as
-(channel, row, column); ours are token-major, (token, width) and (token, channel, row, column).
+The original concatenates the outputs of a block as (width, row, column) and flattens its pixels as
+(channel, row, column). Ours are token-major: (token, width) and (token, channel, row, column).
 """
 
 from einops import rearrange
 from torch import Tensor
 
-from xtra_toolkit.weights.names import IMAGENET, VIT, Ours, translate, under
+from xtra_toolkit.weights.names import IMAGENET, VIT, Ours, add_prefixes, translate
 
 NAME, MARK = "elad-amrani/xtra", "enc.patch_embed.proj.weight"
 HEAD = "aim_proj.0.mlp.0.weight"
 ROWS = [
-    *under(VIT, "enc.", "backbone."),
-    *under(VIT, "predictor.", "neck."),
+    *add_prefixes(VIT, "enc.", "backbone."),
+    *add_prefixes(VIT, "predictor.", "neck."),
     ("proj.mlp.", "neck.projection."),
     ("aim_proj.{i}.mlp.", "head.predictors.{i}."),
 ]
 
 
 def recognises(state: dict[str, Tensor]) -> bool:
-    """Are these names an original XTRA's?"""
+    """Return whether the names are those of the original XTRA."""
     return {MARK, "enc.pos_embed"} <= state.keys()
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
-    """To a MaskTargetPretrainer; the mask follows from the widths of the head, if there is one.
+    """Convert to a MaskTargetPretrainer; the mask follows from the widths of the head, if any.
 
     Raises:
-        ValueError: anything but XTRA's own parts.
+        ValueError: The file holds a parameter that XTRA does not have.
     """
     side = _block_side(state)
     p, q = state[MARK].shape[2:]
-    major = {name: _token_major(name, value, side or 1, p, q) for name, value in state.items()}
-    return Ours(translate(major, ROWS, NAME, "a MaskTargetPretrainer"), _mask(side), IMAGENET)
+    state = {name: _token_major(name, value, side or 1, p, q) for name, value in state.items()}
+    return Ours(translate(state, ROWS, NAME, "a MaskTargetPretrainer"), _mask(side), IMAGENET)
 
 
 def _block_side(state: dict[str, Tensor]) -> int | None:
-    """Tokens along a side of a block; None without the head, from which it follows."""
+    """Return the tokens along each side of a block; None if the file has no head to tell it."""
     if HEAD not in state:
         return None
     width = state["predictor.pos_embed"].shape[-1]
