@@ -34,7 +34,7 @@ def test_an_unknown_mask_in_a_config():
 
 
 def test_a_mask_must_be_a_config():
-    with pytest.raises(ValueError, match="travels in the checkpoint by its config"):
+    with pytest.raises(ValueError, match="holds the config of the mask"):
         pretrainer(torch.nn.Identity(), "block")
 
 
@@ -141,7 +141,7 @@ def test_a_loss_that_does_not_fit_its_target(tmp_path):
     shape = dict(image=8, patch=1)
     with pytest.raises(ValueError, match=r"gives class ids; set head\.loss='cross_entropy'"):
         pretrainer("token", colours, **shape)
-    with pytest.raises(ValueError, match=r"gives values, and .*to 'mse', 'l1'"):
+    with pytest.raises(ValueError, match=r"gives values, but .*to 'mse', 'l1'"):
         pretrainer("token", "token", head=dict(loss="cross_entropy"))
 
 

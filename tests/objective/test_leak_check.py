@@ -69,7 +69,7 @@ def test_every_pair_is_refused_or_agrees_with_gradients(mask, target):
         generator = torch.Generator().manual_seed(seed)
         drawn = model.objective.mask(model.backbone.grid, 1, generator)
         for moved in moved_tokens(model, seed):
-            assert not moved.tokens[moved.target_positions].any()
+            assert not moved.tokens[moved.targets].any()
             assert torch.equal(moved.tokens, seen_by_hand(drawn, moved.source_positions))
 
 

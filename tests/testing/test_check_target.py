@@ -179,29 +179,41 @@ class Rounds(NextToken):
 
 
 BROKEN = [
-    (NoWidth, "a target implements .*this one lacks width: derive from"),
+    (NoWidth, "a target implements .*this one lacks width; derive it from"),
     (
         Flat,
         r"`source_positions` of a link is torch.int64 of shape \(1, 11\).*\(1, predictions",
     ),
-    (Beyond, "`target_positions` names position 12 .*links hold sequence positions, not tokens"),
+    (
+        Beyond,
+        "`target_positions` names positions from 1 to 12 .*links hold sequence positions, not tokens",
+    ),
     (Sees, r"cannot be certified with .*the prediction of patch \(0, 0\)"),
-    (Slow, "more than 0.01 s; link with tensor operations"),
+    (Slow, "more than 0.01 s; use tensor operations in links"),
     (Image, r"values\(\) of 3 images has shape \(3, 3, 6, 8\); it must be \(3, 12, V\)"),
-    (Wide, r"width\(\) says 7, so values\(\) must give 7 values of each token; .*\(3, 12, 12\)"),
-    (Classes, r"width\(\) says 4, .* one class id of each token, 0 to 3"),
-    (Unsaid, r"gives torch.int64, and `classes` is False; class ids .* say classes = True"),
+    (
+        Wide,
+        r"width\(\) returns 7, so values\(\) must return 7 values of each token; .*\(3, 12, 12\)",
+    ),
+    (Classes, r"width\(\) returns 4, .* one class id of each token, 0 to 3"),
+    (
+        Unsaid,
+        r"returns torch.int64, and `classes` is False; return class ids .* with classes = True",
+    ),
     (NoEpsilon, r"normalise\(\) of images of one colour .*add an epsilon"),
     (OverTheBatch, "the values of image 0 depend on the other images of its batch"),
-    (Dropout, "gives other values when it is called again.*keep a teacher in evaluation"),
+    (Dropout, "returns other values when it is called again.*keep a teacher in evaluation"),
     (Forgets, "resumed from a checkpoint predicts other values.*register_buffer"),
-    (Blurs, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\).*declare local = False"),
+    (Blurs, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\).*set local = False"),
     (AcrossLinks, r"values of patch \(0, 1\) depend on pixels of patch \(0, 0\)"),
     (Tuples, "has been through JSON it predicts other values"),
     (Loose, r"`mean` is a plain tensor.*use self.register_buffer\(name, tensor\)"),
-    (Rounds, "a training step fails on cpu in torch.float64; follow the images"),
-    (Single, r"of torch.float64 images values\(\) gives torch.float32"),
-    (Asks, r"fails on the meta device.*ask for no value \(.item"),
+    (
+        Rounds,
+        "a training step fails on cpu in torch.float64; use the device and dtype of the images",
+    ),
+    (Single, r"for torch.float64 images values\(\) returns torch.float32"),
+    (Asks, r"fails on the meta device.*read no value \(.item"),
 ]
 GIVEN = {Tuples: dict(scale=(1, 2))}
 

@@ -1,4 +1,4 @@
-"""What pretraining runs: backbone, decoder, head and algorithm, as MMPretrain modules."""
+"""The models of pretraining: backbone, decoder, head and algorithm, as MMPretrain modules."""
 
 from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.masked_vit import MaskedViT

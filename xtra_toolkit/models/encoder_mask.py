@@ -1,6 +1,6 @@
-"""The encoder's mask travels in its checkpoint, so that no probe reads it with another.
+"""Save the mask of the encoder in its checkpoint, so that it is probed with the right mask.
 
-Beside it travels a record of the encoder: its shape, and how images enter it.
+A record of the encoder is saved with it: its shape, and how images enter it.
 """
 
 import json
@@ -14,21 +14,21 @@ from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.build import check_registered
 from xtra_toolkit.models.encoder_record import describe_images, differences, parse_record
 
-# the state dict key ends with this; a stock ViT reports it as unexpected, so the name must speak
+# a plain ViT reports this key of the state dict as unexpected, so the name should explain itself
 KEY = "xtra_toolkit_attention_mask"
 
 
 class EncoderMask(nn.Module):
-    """The config of a mask factory in a small persistent buffer (MMEngine saves no extra state).
+    """Hold the config of a mask factory in a small persistent buffer.
+
+    A buffer is used since MMEngine saves no extra state. Loading a checkpoint whose encoder was
+    trained with another mask, or is another encoder, raises a ValueError.
 
     Args:
-        mask: config of the mask factory, or None: take what the checkpoint says.
-        change: another mask than the checkpoint's is meant.
-        grid: on which two masks are compared.
-        encoder: record of the encoder's shape, see ``describe_encoder``.
-
-    Raises:
-        ValueError: on loading a checkpoint whose encoder was trained with another mask.
+        mask: Config of the mask factory. None: that of the checkpoint is used.
+        change: Whether a mask other than that of the checkpoint is intended.
+        grid: The grid of the images.
+        encoder: Record of the encoder's shape, see ``describe_encoder``.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class EncoderMask(nn.Module):
         self.set(mask)
 
     def set(self, mask: dict | None) -> None:
-        """Name the mask."""
+        """Set the config of the mask factory; None if it is not known."""
         self.config = None
         if mask is not None:
             self.config = _plain(mask)
@@ -53,16 +53,20 @@ class EncoderMask(nn.Module):
         self.register_buffer("json", blob)
 
     def note_images(self, preprocessor: nn.Module) -> None:
-        """Record how images enter the encoder, by the data preprocessor in front of it."""
+        """Record how images enter the encoder, from the data preprocessor in front of it."""
         self.images = describe_images(preprocessor, self.grid.channels)
         self._pack()
 
     def for_features(self, grid: PatchGrid):  # noqa: ANN201
-        """The mask of features on a grid; ValueError where no mask is known."""
+        """Return the mask of features on a grid.
+
+        Raises:
+            ValueError: No mask is known.
+        """
         if self.config is None:
             raise ValueError(
-                "this encoder knows no mask: its config names none and no checkpoint that holds "
-                "one was loaded; name it, for instance "
+                "this encoder knows no mask: its config gives none and no checkpoint that holds "
+                "one was loaded; set it, for instance "
                 "mask=dict(type='xtra_toolkit.Bidirectional')"
             )
         return self.factory.for_features(grid).check(grid, type(self.factory).__name__)
@@ -79,42 +83,49 @@ class EncoderMask(nn.Module):
             self.set(stored["mask"])
         elif not self._same(stored):
             raise ValueError(
-                f"the encoder of this checkpoint was trained with the mask {stored['mask']}, and "
-                f"the config names {self.config}; leave `mask` unset to take the checkpoint's, "
-                "or set change_mask=True if the other is meant"
+                f"the encoder of this checkpoint was trained with the mask {stored['mask']}, but "
+                f"the config gives {self.config}; leave `mask` unset to use the checkpoint's, or "
+                "set change_mask=True to use the other on purpose"
             )
 
     def _take_record(self, stored: dict) -> None:
-        """Refuse another encoder of the same names; take over how images enter it."""
-        theirs = stored.get("encoder")
-        odd = differences(self.encoder, theirs) if self.encoder and theirs else []
-        if odd:
+        """Check that the stored encoder is this one, and adopt how images enter it."""
+        encoder = stored.get("encoder")
+        different = differences(self.encoder, encoder) if self.encoder and encoder else []
+        if different:
             raise ValueError(
-                f"the checkpoint's encoder has {'; '.join(odd)}; leave out of the config what the "
-                "checkpoint tells, or name the same"
+                f"the checkpoint's encoder has {'; '.join(different)}; set the checkpoint's values "
+                "in the config, or leave them out of it"
             )
         if self.images is None and stored.get("images"):
             self.images = stored["images"]
             self._pack()
 
     def _same(self, stored: dict) -> bool:
-        """Do both mask the features of the grid alike that the encoder was trained on?"""
+        """Return whether both masks are equal for features on the grid of the training."""
         rows, cols = stored["grid"]
         grid = replace(self.grid, rows=rows, cols=cols)
         try:
-            mine = self.factory.for_features(grid)
+            own = self.factory.for_features(grid)
             other = build_mask(stored["mask"]).for_features(grid)
         except ValueError:
             return False
-        return torch.equal(mine.order, other.order) and torch.equal(
-            mine.attention_mask(), other.attention_mask()
+        return torch.equal(own.order, other.order) and torch.equal(
+            own.attention_mask(), other.attention_mask()
         )
 
 
 def pack(
     mask: dict, grid: PatchGrid, encoder: dict | None = None, images: dict | None = None
 ) -> Tensor:
-    """A mask config, the grid it was trained on and what is recorded of the encoder, as bytes."""
+    """Pack a record as JSON in a uint8 tensor.
+
+    Args:
+        mask: Config of the mask.
+        grid: The grid that the encoder was trained on.
+        encoder: Record of the encoder's shape; None if it is not known.
+        images: Record of how images enter the encoder; None if it is not known.
+    """
     record = dict(mask=mask, grid=[grid.rows, grid.cols], encoder=encoder, images=images)
     known = {name: value for name, value in record.items() if value is not None}
     text = json.dumps(known, sort_keys=True)
@@ -122,10 +133,10 @@ def pack(
 
 
 def unpack(blob: Tensor | None) -> dict | None:
-    """What :func:`pack` packed, every value checked; None for nothing.
+    """Return the record that :func:`pack` packed, with every value checked, or None.
 
     Raises:
-        ValueError: the bytes are no record.
+        ValueError: The bytes are no record.
     """
     if blob is None or not blob.numel():
         return None
@@ -135,7 +146,7 @@ def unpack(blob: Tensor | None) -> dict | None:
 def _plain(mask: dict) -> dict:
     if not isinstance(mask, dict):
         raise ValueError(
-            f"a mask travels in the checkpoint by its config, so it must be a dict like "
+            f"the checkpoint holds the config of the mask, so a mask must be a dict such as "
             f"dict(type='xtra_toolkit.BlockCausal', block_size=4); given: {mask!r}"
         )
     return json.loads(json.dumps(mask))

@@ -1,7 +1,7 @@
-"""What a checkpoint records of its encoder: its shape, and how images enter it.
+"""The record of an encoder in its checkpoint: its shape, and how images enter it.
 
 The record is JSON in the small buffer that holds the mask (``encoder_mask.py``). A checkpoint may
-come from a stranger, so every value is checked before it is used, and no name in it is looked up.
+be of unknown origin, so every value is checked before it is used, and no name in it is imported.
 """
 
 import json
@@ -19,25 +19,25 @@ CHOICES = dict(
     positions=("learned", "sincos"), interpolate_mode=("bicubic", "bilinear", "nearest", "area")
 )
 ORDERS = {"RGB": 3, "BGR": 3, "gray": 1}
-LIMIT = 1 << 20  # of any size; what is built is also held against the tensors of the file
-NORM_EPS = 1e-6  # of MMPretrain's VisionTransformer
-# options of a MaskedViT that change neither its weights nor its features in evaluation
+LIMIT = 1 << 20  # of any size; sizes are also compared with the tensors of the file
+NORM_EPS = 1e-6  # default of MMPretrain's VisionTransformer
+# options of a MaskedViT that are recorded, or do not change its features in evaluation
 FREE = {"arch", "img_size", "patch_size", "in_channels", "out_indices", "drop_rate"}
 FREE |= {"drop_path_rate", "final_norm", "frozen_stages", "init_cfg", "norm_cfg", "patch_cfg"}
 FREE |= {"layer_scale_init_value", *FLAGS, *CHOICES}
 
 
 def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
-    """Describe a MaskedViT as its checkpoint records it.
+    """Build the record of a MaskedViT.
 
     Args:
-        grid: of its images.
-        arch: its ``arch_settings``.
-        options: the arguments that it was built with.
+        grid: The grid of its images.
+        arch: Its ``arch_settings``.
+        options: The arguments that it was built with.
 
     Returns:
-        A dict of plain values. ``unrecorded`` names the options that a record has no place for; a
-        checkpoint with such an encoder is only loaded by its config.
+        A dict of plain values. ``unrecorded`` lists the options that cannot be recorded; the
+        encoder of such a checkpoint can only be loaded by its config.
     """
     record = dict(
         arch={name: int(arch[name]) for name in ARCH},
@@ -54,46 +54,45 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
         positions=options.get("positions", "learned"),
         interpolate_mode=options.get("interpolate_mode", "bicubic"),
     )
-    odd = {name for name, value in options.items() if name not in FREE and value}
-    odd |= {f"arch.{name}" for name in arch if name not in ARCH}
+    unrecorded = {name for name, value in options.items() if name not in FREE and value}
+    unrecorded |= {f"arch.{name}" for name in arch if name not in ARCH}
     if record["norm_eps"] is None:
-        odd.add("norm_cfg")
+        unrecorded.add("norm_cfg")
     if set(options.get("patch_cfg") or {}) - {"norm_cfg"}:
-        odd.add("patch_cfg")
-    return dict(record, unrecorded=sorted(odd))
+        unrecorded.add("patch_cfg")
+    return dict(record, unrecorded=sorted(unrecorded))
 
 
 def _norm_eps(config: Mapping | None) -> float | None:
-    """The eps of a LayerNorm; None where the config is of another norm, or of none."""
+    """Return the eps of a LayerNorm; None if the config is that of another norm or of none."""
     if not config or config.get("type") != "LN" or set(config) - {"type", "eps"}:
         return None
     return float(config.get("eps", 1e-5))
 
 
 def describe_images(preprocessor: nn.Module, channels: int) -> dict | None:
-    """Describe how a data preprocessor of MMPretrain's turns pixels into the encoder's input.
+    """Record how a data preprocessor of MMPretrain converts pixels to the input of the encoder.
 
     Args:
-        preprocessor: of images as files are read, uint8 in the order BGR, or grey.
-        channels: of the encoder's images.
+        preprocessor: A data preprocessor of images as they are read from files: uint8, BGR or grey.
+        channels: Number of channels of the encoder's images.
 
     Returns:
-        ``mean`` and ``std`` of a channel, in the pixels' 0 to 255, and ``order``, a key of
-        :data:`ORDERS`; None where the encoder takes neither grey nor colour.
+        ``mean`` and ``std`` of each channel, for pixels from 0 to 255, and ``order``, a key of
+        :data:`ORDERS`. None if the encoder takes neither grey nor colour images.
     """
     if channels not in ORDERS.values():
         return None
-    turned = getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "to_rgb", False))
+    to_rgb = getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "to_rgb", False))
     mean, std = [0.0] * channels, [1.0] * channels
     if getattr(preprocessor, "_enable_normalize", False):
-        # built on the meta device there are no numbers
-        if preprocessor.mean.is_meta:
+        if preprocessor.mean.is_meta:  # tensors on the meta device hold no numbers
             return None
         mean, std = (
             [round(float(v), 6) for v in buffer.flatten().expand(channels)]
             for buffer in (preprocessor.mean, preprocessor.std)
         )
-    order = "gray" if channels == 1 else "RGB" if turned else "BGR"
+    order = "gray" if channels == 1 else "RGB" if to_rgb else "BGR"
     return dict(mean=mean, std=std, order=order)
 
 
@@ -101,7 +100,7 @@ def parse_record(data: bytes) -> dict:
     """Read a record and check every value in it.
 
     Raises:
-        ValueError: it is not JSON, or a value is not of its kind.
+        ValueError: It is not JSON, or a value is invalid.
     """
     try:
         record = json.loads(data)
@@ -109,8 +108,8 @@ def parse_record(data: bytes) -> dict:
         raise ValueError(
             "the checkpoint's record of its encoder cannot be read: it is no JSON"
         ) from error
-    known = isinstance(record, dict) and isinstance(record.get("mask"), dict)
-    _require(known and _sizes(record.get("grid"), 2), "mask and grid", record)
+    has_mask = isinstance(record, dict) and isinstance(record.get("mask"), dict)
+    _require(has_mask and _sizes(record.get("grid"), 2), "mask and grid", record)
     encoder, images = record.get("encoder"), record.get("images")
     if encoder is not None:
         _check_encoder(encoder)
@@ -136,8 +135,9 @@ def _check_encoder(encoder: Any) -> None:
     for name in ("norm_eps", "patch_norm_eps", "layer_scale"):
         value = encoder.get(name)
         _require(value is None or (_number(value) and value >= 0), name, value)
-    odd = encoder.get("unrecorded")
-    _require(isinstance(odd, list) and all(isinstance(n, str) for n in odd), "unrecorded", odd)
+    names = encoder.get("unrecorded")
+    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    _require(strings, "unrecorded", names)
 
 
 def _check_images(images: Any) -> None:
@@ -152,15 +152,15 @@ def _check_images(images: Any) -> None:
 def _require(valid: bool, name: str, given: Any) -> None:
     if not valid:
         raise ValueError(
-            f"the checkpoint's record of its encoder has no valid {name}: {str(given)[:100]}; take "
+            f"the checkpoint's record of its encoder has no valid {name}: {str(given)[:100]}; use "
             "a file that this toolkit wrote"
         )
 
 
 def _sizes(values: Any, count: int) -> bool:
-    """Are these so many whole numbers from 1 to a million?"""
-    whole = isinstance(values, list) and all(type(v) is int and 0 < v <= LIMIT for v in values)
-    return whole and len(values) == count
+    """Return whether the values are a list of ``count`` integers from 1 to :data:`LIMIT`."""
+    valid = isinstance(values, list) and all(type(v) is int and 0 < v <= LIMIT for v in values)
+    return valid and len(values) == count
 
 
 def _number(value: Any) -> bool:
@@ -168,15 +168,15 @@ def _number(value: Any) -> bool:
 
 
 def encoder_options(record: dict, state: Mapping[str, Tensor] | None = None) -> dict:
-    """Turn a record into the arguments of a MaskedViT.
+    """Return the arguments of a MaskedViT from a record.
 
     Args:
-        record: as :func:`parse_record` returns it, with an ``encoder``.
-        state: the encoder's tensors without prefix. With them, every size of the record is held
-            against the file, so that a record cannot ask for more memory than the file has.
+        record: What :func:`parse_record` returns, with an ``encoder``.
+        state: The encoder's tensors, without a prefix. If they are given, every size in the record
+            is compared with them, so that a record cannot allocate more memory than the file has.
 
     Raises:
-        ValueError: the encoder has options that are not recorded, or its sizes are not those of
+        ValueError: The encoder has options that are not recorded, or its sizes are not those of
             the tensors.
     """
     encoder = record["encoder"]
@@ -187,11 +187,10 @@ def encoder_options(record: dict, state: Mapping[str, Tensor] | None = None) -> 
         )
     if state is not None:
         _check_tensors(encoder, state)
-    same = lambda sides: sides[0] if sides[0] == sides[1] else tuple(sides)  # noqa: E731
     options = dict(
         arch=dict(encoder["arch"]),
-        img_size=same(encoder["img_size"]),
-        patch_size=same(encoder["patch_size"]),
+        img_size=_int_if_square(encoder["img_size"]),
+        patch_size=_int_if_square(encoder["patch_size"]),
         in_channels=encoder["in_channels"],
         norm_cfg=dict(type="LN", eps=encoder["norm_eps"]),
         layer_scale_init_value=encoder["layer_scale"],
@@ -200,6 +199,10 @@ def encoder_options(record: dict, state: Mapping[str, Tensor] | None = None) -> 
     if encoder["patch_norm_eps"] is not None:
         options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=encoder["patch_norm_eps"]))
     return options
+
+
+def _int_if_square(size: list[int]) -> int | tuple[int, ...]:
+    return size[0] if size[0] == size[1] else tuple(size)
 
 
 def _check_tensors(encoder: dict, state: Mapping[str, Tensor]) -> None:
@@ -220,17 +223,17 @@ def _check_tensors(encoder: dict, state: Mapping[str, Tensor]) -> None:
         if found != shape:
             raise ValueError(
                 f"the checkpoint records an encoder whose {name} has the shape {shape}, and holds "
-                f"{found or 'none'}; take a file that this toolkit wrote"
+                f"{found or 'none'}; use a file that this toolkit wrote"
             )
 
 
 def differences(own: dict, stored: dict) -> list[str]:
-    """Name what two records of encoders differ in, though their tensors have the same names."""
+    """Return in what two records differ that the shapes of the tensors do not show."""
     pairs = [("num_heads", own["arch"]["num_heads"], stored["arch"]["num_heads"])]
     pairs += [(n, own[n], stored[n]) for n in ("norm_eps", "patch_norm_eps")]
-    return [f"{name}={there} and the config {here}" for name, here, there in pairs if here != there]
+    return [f"{name}={other} and the config {mine}" for name, mine, other in pairs if mine != other]
 
 
 def sides(size: int | tuple[int, int]) -> str:
-    """'256×256' of 256 or of (256, 256)."""
+    """Return '256×256' for 256 or for (256, 256)."""
     return "×".join(map(str, pair(size)))

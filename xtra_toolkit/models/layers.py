@@ -1,4 +1,4 @@
-"""Transformer layers that take an attention pattern, and the gathers that the models share."""
+"""Transformer layers that take an attention pattern, and functions that the models share."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from xtra_toolkit.attention import Pattern
 from xtra_toolkit.registry import WEIGHT_INITIALIZERS
 
-# XTRA's: Linear trunc-normal 0.02, patch conv kaiming-normal fan-in, LayerNorm 1 and 0
+# the initialisation of XTRA
 INIT = [
     dict(type="TruncNormal", layer="Linear", std=0.02, bias=0.0),
     dict(type="Kaiming", layer="Conv2d", mode="fan_in", nonlinearity="relu", bias=0.0),
@@ -22,37 +22,36 @@ INIT = [
 
 
 class MaskedAttention(MultiheadAttention):
-    """MMPretrain's MultiheadAttention, its core replaced by the one call of this package."""
+    """MMPretrain's MultiheadAttention that computes attention by :mod:`xtra_toolkit.attention`."""
 
     attention: Callable[..., Tensor]
 
     def forward(
         self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
     ) -> Tensor:
-        """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
-        q, k, v = self._all(x) if output_positions is None else self._some(x, output_positions)
-        if output_positions is not None:
+        """Map (B, N, D) to (B, N, D), or to (B, R, D) at the output positions (B or 1, R)."""
+        if output_positions is None:
+            q, k, v = self._project(x)
+        else:
+            q, k, v = self._project_some_queries(x, output_positions)
             pattern = pattern.cached(("rows",), lambda: pattern.rows(output_positions))
         x = self.attention(q, k, v, pattern).flatten(2)
         return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
 
-    def _all(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, N, D) to queries, keys and values of all positions, (B, N, heads, dim) each."""
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the queries, keys and values of all positions, (B, N, heads, dim) each."""
         return self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dims)).unbind(2)
 
-    def _some(self, x: Tensor, output_positions: Tensor) -> tuple[Tensor, ...]:
-        """The same with the queries of ``read`` (B or 1, R) alone, (B, R, heads, dim)."""
+    def _project_some_queries(self, x: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """Compute queries (B, R, heads, dim) of some positions, and all keys and values."""
         sizes = self.embed_dims, 2 * self.embed_dims
         weight, bias = self.qkv.weight.split(sizes), (None, None)
         if self.qkv.bias is not None:
             bias = self.qkv.bias.split(sizes)
         shape = self.num_heads, self.head_dims
         k, v = linear(x, weight[1], bias[1]).unflatten(2, (2, *shape)).unbind(2)
-        return (
-            linear(gather_tokens(x, output_positions), weight[0], bias[0]).unflatten(2, shape),
-            k,
-            v,
-        )
+        q = linear(gather_tokens(x, positions), weight[0], bias[0]).unflatten(2, shape)
+        return q, k, v
 
 
 class MaskedLayer(TransformerEncoderLayer):
@@ -61,38 +60,43 @@ class MaskedLayer(TransformerEncoderLayer):
     with_cp: bool
 
     @classmethod
-    def of(
+    def convert(
         cls,
         layer: TransformerEncoderLayer,
         attention: Callable[..., Tensor],
         with_cp: bool = False,
     ) -> "MaskedLayer":
-        """A layer of MMPretrain's, with its parameters, made to follow a pattern.
+        """Convert a layer of MMPretrain in place and return it.
 
-        MMPretrain fixes the class of its layers and of their attention; what they are made of
-        is right, and only ``forward`` lacks the pattern.
+        MMPretrain's models create their layers of a fixed class. The modules in them are right;
+        only ``forward`` must take a pattern, so the classes of the layer and of its attention are
+        replaced.
 
         Args:
+            layer: The layer.
             attention: ``(q, k, v, pattern) -> out``, (B, N, heads, dim) each.
-            with_cp: of the forward pass only the input is kept; the backward computes the rest anew
-                with the same random draws (activation checkpointing).
+            with_cp: Whether only the input of the forward pass is kept, and the backward pass
+                computes the rest again with the same random numbers (activation checkpointing).
+
+        Raises:
+            ValueError: The layer has attention dropout or ``v_shortcut``.
         """
         if layer.attn.attn_drop or layer.attn.v_shortcut:
             raise ValueError("attention dropout and v_shortcut are not supported; leave them unset")
         layer.__class__, layer.attn.__class__ = cls, MaskedAttention
         layer.attn.attention, layer.with_cp = attention, with_cp
         for path in layer.attn.out_drop, layer.ffn.dropout_layer:
-            path.drop_prob = float(path.drop_prob)  # at a numpy number torch.compile stops
+            path.drop_prob = float(path.drop_prob)  # torch.compile does not support numpy numbers
         return layer
 
     def init_weights(self) -> None:
-        """As the whole model is initialised, not with MMPretrain's xavier for the FFN."""
+        """Initialise by the model's ``init_cfg``, without MMPretrain's xavier for the FFN."""
         BaseModule.init_weights(self)
 
     def forward(
         self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
     ) -> Tensor:
-        """(B, N, D) to (B, N, D), or to (B, R, D) where only some positions are read."""
+        """Map (B, N, D) to (B, N, D), or to (B, R, D) at the output positions (B or 1, R)."""
         if self.with_cp and torch.is_grad_enabled():
             return checkpoint(self._forward, x, pattern, output_positions, use_reentrant=False)
         return self._forward(x, pattern, output_positions)
@@ -104,39 +108,40 @@ class MaskedLayer(TransformerEncoderLayer):
 
 
 class NoAttention(nn.Module):
-    """In place of attention, for layers that keep to their token: AIM's head has such."""
+    """Replaces the attention of layers that process each token alone, as in the head of AIM."""
 
     def forward(
         self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
     ) -> Tensor:
-        """(B, N, D) as it is, or what is read of it."""
+        """Return (B, N, D) as it is, or (B, R, D) at the output positions (B or 1, R)."""
         return x if output_positions is None else gather_tokens(x, output_positions)
 
 
 def run_layers(
     layers: Iterable[nn.Module], x: Tensor, pattern: Pattern, output_positions: Tensor | None
 ) -> Tensor:
-    """(B, N, D) through all layers; the last one computes the positions ``read`` alone.
+    """Run all layers; the last one computes only the output positions.
 
-    Nothing behind it looks at the others: loss and gradients are those of the full computation.
+    Nothing reads the other positions after it, so loss and gradients are those of the full
+    computation.
 
     Args:
-        layers: of :class:`MaskedLayer`.
-        x: (B, N, D).
-        pattern: of attention over the N positions.
-        read: (B or 1, R) positions, None: all.
+        layers: Layers of :class:`MaskedLayer`; there may be none.
+        x: (B, N, D) inputs.
+        pattern: Attention over the N positions.
+        output_positions: (B or 1, R) positions whose outputs are returned. None: all.
 
     Returns:
         (B, R, D), or (B, N, D).
     """
-    *before, last = layers or [NoAttention()]
-    for layer in before:
+    *first, last = layers or [NoAttention()]
+    for layer in first:
         x = layer(x, pattern)
     return last(x, pattern, output_positions)
 
 
 def drop_biases(layers: nn.Module) -> None:
-    """Take the biases out of all Linears; norms keep theirs."""
+    """Remove the biases of all Linear layers. Norms keep theirs."""
     for module in layers.modules():
         if isinstance(module, nn.Linear):
             module.bias = None
@@ -144,9 +149,9 @@ def drop_biases(layers: nn.Module) -> None:
 
 @WEIGHT_INITIALIZERS.register_module()
 class XavierPatch:
-    """xavier_uniform_ of a patch convolution as the matrix product that it is (MAE, AIM).
+    """Initialise a patch convolution by xavier_uniform_ as a matrix (MAE, AIM).
 
-    Its bias stays as torch draws it, as in both.
+    Its bias keeps torch's initialisation, as in both.
     """
 
     def __call__(self, module: nn.Module) -> None:
@@ -157,7 +162,7 @@ class XavierPatch:
 
 
 def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
-    """values (B or 1, N, D) at index (B or 1, E), (B or 1, E, D)."""
+    """Gather values (B or 1, N, D) at index (B or 1, E); return (B or 1, E, D)."""
     if len(index) == 1:
         return values.index_select(1, index[0])
     if len(values) == 1:

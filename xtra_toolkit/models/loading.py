@@ -1,4 +1,4 @@
-"""Hooks before a state dict is loaded: MMEngine only warns of what does not fit, and goes on."""
+"""Hooks that refuse a state dict that does not fit; MMEngine would only warn and go on."""
 
 import re
 
@@ -7,7 +7,7 @@ from torch.distributed.fsdp._common_utils import clean_tensor_name
 
 from xtra_toolkit.models.encoder_mask import KEY
 
-HINTS = (  # patterns of the names that do not fit, and what that says of the config
+HINTS = (  # pattern of a name that does not fit, and a hint for the user
     ("cls_token", "with_cls_token is another in this config"),
     (r"patch_embed\.norm", "AIM's patch norm is patch_cfg=dict(norm_cfg=...)"),
     (r"layers\.\d+\..*weight", "arch is another in this config"),
@@ -16,34 +16,40 @@ HINTS = (  # patterns of the names that do not fit, and what that says of the co
 )
 
 
-def refuse_strangers(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
-    """A hook before loading: MMEngine only warns of names that do not fit, and a probe goes on."""
-    own = {clean_tensor_name(name) for name, _ in vit.named_parameters()}  # also where sharded
+def refuse_other_names(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """Check before loading that the names of the parameters are those of a MaskedViT.
+
+    The final norms may be absent or left over, since they differ between evaluation protocols.
+
+    Raises:
+        ValueError: The checkpoint has other parameters.
+    """
+    own = {clean_tensor_name(name) for name, _ in vit.named_parameters()}  # also if sharded
     given = {n.removeprefix(prefix) for n in state_dict if n.startswith(prefix) and KEY not in n}
     norms = {f"{norm}.{part}" for norm in ("ln1", "ln2") for part in ("weight", "bias")}
-    free = norms | ({"pos_embed"} if vit.fixed else set())  # final norms differ between protocols
-    odd, absent = sorted(given - own - norms), sorted(own - given - free)
-    if not state_dict or not (odd or absent):
+    optional = norms | ({"pos_embed"} if vit.fixed else set())
+    unexpected, absent = sorted(given - own - norms), sorted(own - given - optional)
+    if not state_dict or not (unexpected or absent):
         return
-    hint = next(text for part, text in HINTS if any(re.search(part, n) for n in odd + absent))
+    hint = next(h for part, h in HINTS if any(re.search(part, n) for n in unexpected + absent))
     if not given & own:
-        odd, hint = sorted(state_dict), HINTS[-1][1]
-    raise ValueError(
-        "the checkpoint is not of this encoder: "
-        + "; ".join(
-            f"{len(names)} parameters {what}, the first {names[0]!r}"
-            for names, what in ((odd, "have no place in it"), (absent, "are not in the file"))
-            if names
+        unexpected, hint = sorted(state_dict), HINTS[-1][1]
+    clauses = (
+        f"{len(names)} parameters {problem}, the first {names[0]!r}"
+        for names, problem in (
+            (unexpected, "have no place in it"),
+            (absent, "are not in the file"),
         )
-        + f". {hint}"
+        if names
     )
+    raise ValueError(f"the checkpoint is not of this encoder: {'; '.join(clauses)}. {hint}")
 
 
 def refuse_other_shapes(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
-    """A hook before loading: MMEngine only warns of another shape, and trains on.
+    """Check before loading that the parameters of the checkpoint have the module's shapes.
 
     Raises:
-        ValueError: a parameter of the checkpoint has another shape than the module's.
+        ValueError: A parameter of the checkpoint has another shape than the module's.
     """
     for name, parameter in module.named_parameters():
         given = state_dict.get(prefix + name)

@@ -1,4 +1,4 @@
-"""MaskedViT: MMPretrain's VisionTransformer under a mask.
+"""MaskedViT: MMPretrain's VisionTransformer with an attention mask.
 
 Shape legend: B images, N tokens of the grid, E encoded positions, D width.
 """
@@ -16,7 +16,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
-from xtra_toolkit.models.loading import refuse_other_shapes, refuse_strangers
+from xtra_toolkit.models.loading import refuse_other_names, refuse_other_shapes
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.objective.draw import compile_features
 from xtra_toolkit.objective.plan import Features, Plan
@@ -25,23 +25,25 @@ from xtra_toolkit.registry import MODELS
 
 @MODELS.register_module()
 class MaskedViT(VisionTransformer):
-    """A ViT whose attention follows a mask, in pretraining and when probed.
+    """A ViT whose attention follows a mask, in pretraining and when it is probed.
 
-    Parameters carry the names of MMPretrain's VisionTransformer, so that its configs and
-    converters read the weights. Features come back in raster order, whatever the mask's order.
-    The mask travels in the checkpoint, in a small buffer.
+    Parameters have the names of MMPretrain's VisionTransformer, so that its configs and converters
+    read the weights. Features are returned in raster order, whatever the order of the mask. The
+    mask is saved in the checkpoint, in a small buffer.
 
     Args:
-        mask: config of the mask factory whose ``for_features`` masks the features. Default:
-            that of the checkpoint; the pretrainer fills in its own.
-        change_mask: another mask than the checkpoint's is meant.
-        attention: back end, see :func:`xtra_toolkit.attention.attention`.
+        mask: Config of the mask factory whose ``for_features`` is the mask of the features.
+            Default: that of the checkpoint. The pretrainer sets it to its own mask.
+        change_mask: Whether a mask other than that of the checkpoint is intended.
+        attention: Back end, see :func:`xtra_toolkit.attention.attention`.
         out_type: 'raw', 'featmap', 'avg_featmap' or 'cls_token', as in MMPretrain.
-        with_cls_token: as in MMPretrain, but False by default.
-        positions: 'learned', or 'sincos', fixed (MAE, AIM). A checkpoint's table wins.
-        bias: False for Linears without bias in all layers (AIM).
-        with_cp: layers keep their input alone, and the backward computes them anew.
-        **vit: everything else of MMPretrain's VisionTransformer.
+        with_cls_token: As in MMPretrain, but False by default.
+        positions: 'learned', or 'sincos' for fixed ones (MAE, AIM). The table of a checkpoint
+            replaces them.
+        bias: Whether the Linear layers in all layers have a bias (not in AIM).
+        with_cp: Whether layers keep only their input and compute the rest again in the backward
+            pass (activation checkpointing).
+        **vit: All other arguments of MMPretrain's VisionTransformer.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class MaskedViT(VisionTransformer):
         **vit,  # noqa: ANN003
     ):
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
-        # before MMPretrain computes with a size that the patch does not tile
+        # built first, since it explains a size that the patch does not tile
         grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
         vit["init_cfg"] = vit.get("init_cfg") or INIT
         super().__init__(out_type=out_type, with_cls_token=with_cls_token, **vit)
         attend = get_attention(attention)
         for layer in self.layers:
-            MaskedLayer.of(layer, attend, with_cp)
+            MaskedLayer.convert(layer, attend, with_cp)
         if not bias:
             drop_biases(self.layers)
         self.grid, self.fixed = grid, positions == "sincos"
@@ -73,16 +75,16 @@ class MaskedViT(VisionTransformer):
         options = dict(vit, positions=positions, bias=bias)
         record = describe_encoder(grid, self.arch_settings, options)
         self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
-        self._register_load_state_dict_pre_hook(refuse_strangers, with_module=True)
+        self._register_load_state_dict_pre_hook(refuse_other_names, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._features: dict[tuple, Features] = {}
 
     def init_weights(self) -> None:
-        """As ``init_cfg`` says; MMPretrain's would overwrite fixed positions."""
+        """Initialise as ``init_cfg`` tells. MMPretrain's method would overwrite fixed positions."""
         init = self.init_cfg if isinstance(self.init_cfg, dict) else {}
         if init.get("type") == "Pretrained" and not init.get("checkpoint"):
             raise ValueError(
-                "no checkpoint was named for the encoder; "
+                "no checkpoint was given for the encoder; add "
                 "--cfg-options model.backbone.init_cfg.checkpoint=/path/to/epoch_800.pth"
             )
         table = self.pos_embed.detach().clone()
@@ -96,23 +98,27 @@ class MaskedViT(VisionTransformer):
 
     @property
     def encoder_mask(self) -> EncoderMask:
-        """What masks the features."""
+        """The module that holds the mask of the features."""
         return getattr(self, KEY)
 
     def encode(self, images: Tensor, plan: Plan, output_positions: Tensor | None = None) -> Tensor:
-        """(B, C, height, width) to (B, E, D): the encoded positions of a plan, normed.
+        """Compute the outputs at the encoded positions of a plan, (B, E, D), after the final norm.
 
         Args:
-            images: as they come out of the data preprocessor.
-            plan: of their batch.
-            read: (B or 1, R) positions, all that is wanted, where no decoder reads the others.
+            images: (B, C, height, width), as they leave the data preprocessor.
+            plan: The plan of the batch.
+            output_positions: (B or 1, R) positions whose outputs are returned, (B, R, D), if no
+                decoder reads the others. None: all encoded positions.
         """
         x = self.embed(images, plan.encoded_tokens, self.grid)
         x = run_layers(self.layers, x, plan.encoder, output_positions)
         return self.ln1(x) if self.final_norm else x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, height, width) to a feature for each of ``out_indices``, in raster order."""
+        """Extract a feature of images (B, C, height, width) for each of ``out_indices``.
+
+        Features are in raster order; their shape follows from ``out_type`` as in MMPretrain.
+        """
         grid = PatchGrid.of(images.shape[2:], self.grid.patch, self.grid.channels, self.grid.extra)
         features, outs = self._features_of(grid, images.device), []
         x = self.embed(images, features.order, grid)
@@ -126,9 +132,9 @@ class MaskedViT(VisionTransformer):
         return tuple(outs)
 
     def embed(self, images: Tensor, tokens: Tensor, grid: PatchGrid) -> Tensor:
-        """Tokens (B or 1, E) of images with their positions, (B, E, D).
+        """Embed some tokens (B or 1, E) of images with their positions; return (B, E, D).
 
-        Only these patches are embedded: the patch convolution is a matrix product on them.
+        Only these patches are embedded: the patch convolution is computed as a matrix product.
         """
         conv = self.patch_embed.projection
         patches = gather_tokens(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
@@ -141,7 +147,7 @@ class MaskedViT(VisionTransformer):
         return self.pre_norm(self.drop_after_pos(x))
 
     def positions(self, grid: PatchGrid) -> Tensor:
-        """(1, tokens, D) position embeddings by token number, resized to another grid."""
+        """Return (1, tokens, D): the position embeddings by token number, resized to a grid."""
         own, other, extra = self.grid, (grid.rows, grid.cols), self.grid.extra
         table = resize_pos_embed(
             self.pos_embed, (own.rows, own.cols), other, self.interpolate_mode, extra
@@ -149,13 +155,16 @@ class MaskedViT(VisionTransformer):
         return by_token(table, extra)
 
     def train(self, mode: bool = True) -> "MaskedViT":
-        """Frozen stages stay in evaluation mode; MMPretrain's turn drop path on again."""
+        """Set the mode, but keep frozen stages in evaluation mode.
+
+        MMPretrain's method would turn their drop path on again.
+        """
         super().train(mode)
         if mode and self.frozen_stages > 0:
             self._freeze_stages()
         return self
 
-    @torch.inference_mode(False)  # it is kept, and training may follow
+    @torch.inference_mode(False)  # training may use the kept tensors later
     def _features_of(self, grid: PatchGrid, device: torch.device) -> Features:
         config = str(self.encoder_mask.config)
         key = (grid, device, config)
@@ -163,14 +172,14 @@ class MaskedViT(VisionTransformer):
             mask = self.encoder_mask.for_features(grid)
             if self.out_type == "cls_token" and not mask.attention_mask()[0].all():
                 raise ValueError(
-                    f"out_type='cls_token' was asked for, and under the mask {config} the class "
-                    "token does not see the whole image; take 'avg_featmap', 'featmap' or 'raw'"
+                    f"out_type='cls_token' was given, but under the mask {config} the class token "
+                    "does not see the whole image; set 'avg_featmap', 'featmap' or 'raw'"
                 )
             self._features[key] = compile_features(mask, grid).to(device)
         return self._features[key]
 
     def _prepare_pos_embed(self, state_dict, prefix, *_, **__) -> None:  # noqa: ANN001, ANN002, ANN003
-        """Resize a loaded table to our grid. MMPretrain's hook knows square grids only."""
+        """Resize a loaded table to this grid. MMPretrain's hook supports square grids only."""
         name, extra = prefix + "pos_embed", self.grid.extra
         if name not in state_dict:
             return
@@ -184,5 +193,6 @@ class MaskedViT(VisionTransformer):
                 f"the checkpoint's position table has {table.shape[1]} tokens, neither a square "
                 f"nor {self.grid}; load it at the size that it was trained at"
             )
-        table = table[:, max(table.shape[1] - rows * cols - extra, 0) :]  # of a class token
+        # drop the class token of the checkpoint if this encoder has none
+        table = table[:, max(table.shape[1] - rows * cols - extra, 0) :]
         state_dict[name] = resize_pos_embed(table, (rows, cols), own, self.interpolate_mode, extra)

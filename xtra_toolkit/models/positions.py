@@ -1,4 +1,4 @@
-"""Position embeddings: tables as MMPretrain keeps them, tokens without pixels first."""
+"""Position embeddings. Tables are as in MMPretrain: tokens without pixels come first."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,15 @@ KINDS = ("learned", "sincos")
 
 
 def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter:
-    """(1, extra + N, width), in raster order; a fixed one takes no gradient.
+    """Return a table of position embeddings, (1, extra + N, width), in raster order.
 
     Args:
-        kind: ``'learned'``, zeros until ``init_weights``; ``'sincos'``, fixed.
+        kind: ``'learned'`` (zeros until ``init_weights``), or ``'sincos'`` (fixed, no gradient).
+        grid: The grid of the images.
+        width: Width of an embedding.
 
     Raises:
-        ValueError: an unknown kind, or a width that sines and cosines cannot share.
+        ValueError: The kind is unknown, or the width of a 'sincos' table is no multiple of 4.
     """
     if kind not in KINDS:
         raise ValueError(f"positions={kind!r} was given; valid: {', '.join(KINDS)}")
@@ -25,20 +27,20 @@ def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter:
 
 
 def sincos(grid: PatchGrid, width: int) -> Tensor:
-    """Sines and cosines of the column, then of the row; zeros for tokens without pixels.
+    """Compute sines and cosines of the column, then of the row; zeros for tokens without pixels.
 
-    The order of MAE (facebookresearch/mae at efb2a80) and AIM (apple/ml-aim at bd9e068).
+    This is the order of MAE (facebookresearch/mae at efb2a80) and AIM (apple/ml-aim at bd9e068).
     MMPretrain's MAE puts the row first, which swaps the halves of the channels.
     """
     if width % 4:
-        raise ValueError(f"sincos positions need a width that 4 divides; {width} was given")
+        raise ValueError(f"'sincos' positions need a width that is a multiple of 4; given: {width}")
     frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, col = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.cols), indexing="ij")
-    angles = [at.flatten()[:, None] * frequency for at in (col, row)]
+    angles = [coordinate.flatten()[:, None] * frequency for coordinate in (col, row)]
     table = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
     return torch.cat([table.new_zeros(grid.extra, width), table])[None].float()
 
 
 def by_token(table: Tensor, extra: int) -> Tensor:
-    """A position table by token number: tokens without pixels come last."""
+    """Return a position table in the order of token numbers: tokens without pixels come last."""
     return torch.cat([table[:, extra:], table[:, :extra]], 1) if extra else table

@@ -1,7 +1,7 @@
-"""PredictionHead: from outputs to values, one predictor for each group of links, and the loss.
+"""PredictionHead: predict values from outputs, one predictor per group of links; and the loss.
 
-Shape legend: B images, R positions that are read, W width, G predictions, S sources, T targets,
-V values of a token.
+Shape legend: B images, R positions that the head reads, W width, G predictions, S sources, T
+targets, V values of a token.
 """
 
 import torch
@@ -17,15 +17,18 @@ from xtra_toolkit.objective.plan import Group, Plan
 from xtra_toolkit.registry import MODELS
 
 
-def cross_entropy(prediction: Tensor, goal: Tensor, reduction: str = "mean") -> Tensor:
-    """Of logits (B, G, T * classes) against class ids (B, G, T), each token on its own."""
-    logits = prediction.unflatten(-1, (goal.shape[-1], -1)).movedim(-1, 1)
-    return F.cross_entropy(logits, goal, reduction=reduction)
+def cross_entropy(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute the cross entropy of logits (B, G, T * classes) and class ids (B, G, T)."""
+    logits = prediction.unflatten(-1, (target.shape[-1], -1)).movedim(-1, 1)
+    return F.cross_entropy(logits, target, reduction=reduction)
 
 
-def cosine(prediction: Tensor, goal: Tensor, reduction: str = "mean") -> Tensor:
-    """2 - 2 cos of each link's vectors (D-iGPT, arXiv 2312.02147), (B, G, 1) or their mean."""
-    distance = 2 - 2 * F.cosine_similarity(prediction, goal, dim=-1)[..., None]
+def cosine(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute 2 - 2 cos of the vectors of each link, (B, G, 1), or the mean.
+
+    Source: D-iGPT, arXiv 2312.02147.
+    """
+    distance = 2 - 2 * F.cosine_similarity(prediction, target, dim=-1)[..., None]
     return distance.mean() if reduction == "mean" else distance
 
 
@@ -41,18 +44,19 @@ REDUCTIONS = ("batch", "image")
 
 @MODELS.register_module()
 class PredictionHead(BaseModule):
-    """Concatenated outputs to an MLP to the values of a link; owns the loss and its reduction.
+    """Predict the values of each link by an MLP on its concatenated outputs, and compute the loss.
 
-    The loss of a link is the mean over its values; that of a group the mean over its live
-    links; the total the mean over the groups.
+    The loss of a link is the mean over its values. The loss of a group is the mean over the links
+    that its loss mask selects. The total is the mean over the groups.
 
     Args:
-        hidden: width of the hidden layer; None: a single Linear (MAE).
-        loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' where the target gives class ids
-            (NextColour), of whose classes the outputs are logits.
-        reduction: over the live links of a group: 'batch', their sum by their count (AIM);
-            'image', a mean per image, then over the images that predict anything. Counted over all
-            ranks, and under GlobalBatchLoop over all micro-batches of a step.
+        hidden: Width of the hidden layer. None: a single Linear layer (MAE).
+        loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' if the values of the target are
+            class ids (NextColour), for which the head then predicts logits.
+        reduction: How the losses of the links of a group are averaged. 'batch': their sum is
+            divided by their number (AIM). 'image': the mean per image is averaged over the images
+            that predict anything. The number is counted over all ranks, and with GlobalBatchLoop
+            over all micro-batches of a step.
         shapes: (in, out) widths of each group. The pretrainer derives them from the plan.
     """
 
@@ -70,64 +74,78 @@ class PredictionHead(BaseModule):
             if given not in valid:
                 raise ValueError(f"{name}={given!r} was given; valid: {', '.join(valid)}")
         self.distance, self.reduction = LOSSES[loss], reduction
-        self.classes = loss == "cross_entropy"  # the goals are class ids
+        self.classes = loss == "cross_entropy"  # whether the target values are class ids
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
 
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
-        """(B, R, W) to the predictions of each group, (B, G, T * V)."""
+        """Return the predictions of each group, (B, G, T * V), from outputs (B, R, W)."""
         return [
             predictor(gather_outputs(x, group))
             for predictor, group in zip(self.predictors, plan.groups, strict=True)
         ]
 
     def loss(self, x: Tensor, plan: Plan, target_values: list[Tensor]) -> dict[str, Tensor]:
-        """The loss of outputs (B, R, W) against the goals of each group, (B, G, T * V)."""
-        losses = [
-            self.reduce(prediction, goal, group.loss_mask, group.count)
-            for prediction, goal, group in zip(
-                self(x, plan), target_values, plan.groups, strict=True
-            )
-        ]
+        """Compute the loss.
+
+        Args:
+            x: (B, R, W) outputs.
+            plan: The plan of the batch.
+            target_values: (B, G, T * V) values of each group, as the loss compares them.
+
+        Returns:
+            ``dict(loss=scalar)``.
+        """
+        groups = zip(self(x, plan), target_values, plan.groups, strict=True)
+        losses = [self.reduce(p, target, g.loss_mask, g.count) for p, target, g in groups]
         return dict(loss=sum(losses) / len(losses))
 
     def count(self, loss_mask: Tensor, images: int) -> Tensor:
-        """(), what the loss of so many images divides by, their ``live`` (B or 1, G) links."""
+        """Return by what the loss of a group is divided, () float64.
+
+        Args:
+            loss_mask: (B or 1, G) bool, the links that count.
+            images: Number of images, B.
+        """
         loss_mask = loss_mask.expand(images, -1)
-        return (loss_mask if self.reduction == "batch" else loss_mask.any(1)).sum(
-            dtype=torch.float64
-        )
+        counted = loss_mask if self.reduction == "batch" else loss_mask.any(1)
+        return counted.sum(dtype=torch.float64)
 
     def reduce(
         self,
         prediction: Tensor,
-        goal: Tensor,
+        target: Tensor,
         loss_mask: Tensor | None,
         count: Tensor | None = None,
     ) -> Tensor:
-        """The loss of one group; ``live`` (B or 1, G) says which links count, None: all.
+        """Compute the loss of one group.
 
-        ``count`` is a step's mean over its micro-batches and ranks, if not taken here.
+        Args:
+            prediction: (B, G, T * V).
+            target: (B, G, T * V), or class ids (B, G, T).
+            loss_mask: (B or 1, G) bool, the links that count. None: all.
+            count: () what the loss is divided by, the mean over the micro-batches and ranks of a
+                step. None: it is counted in this batch.
         """
-        prediction = prediction.to(goal.dtype) if goal.is_floating_point() else prediction.float()
+        prediction = prediction.to(target.dtype if target.is_floating_point() else torch.float32)
         if loss_mask is None:
-            return self.distance(prediction, goal)
+            return self.distance(prediction, target)
         if count is None:
             count = self.count(loss_mask, len(prediction))
             if self.training:  # gradients are averaged over the ranks
                 all_reduce(count)
                 count = count / get_world_size()
-        link = self.distance(prediction, goal, reduction="none").mean(-1)
-        loss_mask = loss_mask.to(link.dtype).expand_as(link)
+        losses = self.distance(prediction, target, reduction="none").mean(-1)
+        loss_mask = loss_mask.to(losses.dtype).expand_as(losses)
         if self.reduction == "image":
-            total = ((link * loss_mask).sum(1) / loss_mask.sum(1).clamp(min=1)).sum()
+            total = ((losses * loss_mask).sum(1) / loss_mask.sum(1).clamp(min=1)).sum()
         else:
-            total = (link * loss_mask).sum()
-        return total / count.to(link.dtype).clamp(min=1e-6)
+            total = (losses * loss_mask).sum()
+        return total / count.to(losses.dtype).clamp(min=1e-6)
 
 
 def gather_outputs(x: Tensor, group: Group) -> Tensor:
-    """The outputs (B, R, W) that each prediction reads, token-major: (B, G, S * W)."""
+    """Concatenate the outputs (B, R, W) that each prediction reads, token-major: (B, G, S * W)."""
     rows = group.source_positions if group.output_index is None else group.output_index
     _, g, s = rows.shape
     x = x[:, slice(*group.span)] if group.span else gather_tokens(x, rows.flatten(1))

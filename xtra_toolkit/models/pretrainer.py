@@ -1,6 +1,6 @@
-"""MaskTargetPretrainer: an objective is a mask and a target. The one algorithm of this package.
+"""MaskTargetPretrainer: the algorithm of this package. An objective is a mask and a target.
 
-images -> backbone (encoder) -> neck (decoder) -> head, all reading one plan.
+images -> backbone (encoder) -> neck (decoder) -> head; all of them read one plan.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,23 +28,24 @@ from xtra_toolkit.targets import build_target
 
 @MODELS.register_module()
 class MaskTargetPretrainer(BaseSelfSupervisor):
-    """Pretrains an encoder on a mask and a target; XTRA, AIM and MAE are configs of it.
+    """Pretrain an encoder on a mask and a target. XTRA, AIM and MAE are configs of this model.
 
-    The pair is compiled and certified when the model is built; one that leaks is refused.
+    The pair is compiled and certified when the model is built. A pair that leaks is refused.
 
     Args:
-        mask: config of a mask factory (what may be seen).
-        target_generator: config of a target factory (what is predicted, from where).
-        backbone: config of the encoder, a MaskedViT.
-        neck: config of the decoder; None: the head reads the encoder (iGPT), which must then
-            see all tokens that it reads.
-        head: config of the head; its widths follow from the plan.
-        data_preprocessor: as in MMPretrain; images must come out normalised.
-        with_cp: activation checkpointing: the layers of encoder and decoder keep their input alone
-            and are computed anew in the backward. Less memory, the same loss and gradients.
+        mask: Config of a mask factory: which token may attend to which.
+        target_generator: Config of a target: what is predicted, and from where.
+        backbone: Config of the encoder, a MaskedViT.
+        neck: Config of the decoder. None: the head reads the encoder (iGPT); the mask must then
+            hide no tokens.
+        head: Config of the head. Its widths follow from the plan.
+        data_preprocessor: As in MMPretrain. It must normalise the images.
+        with_cp: Activation checkpointing: whether the layers of encoder and decoder keep only their
+            input and compute the rest again in the backward pass. This takes less memory; loss and
+            gradients are the same.
 
     Raises:
-        ValueError: the pair cannot be certified, or a part does not fit.
+        ValueError: The pair cannot be certified, or a part does not fit.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         init_cfg: dict | None = None,
     ):
         recompute = dict(with_cp=True) if with_cp else {}
-        # the encoder saves the config of the mask in its checkpoints, for probing
+        # the encoder saves the config of the mask in its checkpoints, so that probes use it
         backbone = MMPRETRAIN.build(dict(backbone, mask=mask, **recompute))
         if not isinstance(data_preprocessor, nn.Module):
             default = dict(type="mmpretrain.SelfSupDataPreprocessor")
@@ -90,8 +91,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         if neck is None:
             if hides or positioned:
                 raise ValueError(
-                    f"{name} hides tokens, or the target is told positions, and without a neck "
-                    "nothing stands in their place; give one (ViTDecoder)"
+                    f"{name} hides tokens or the target is positioned, and without a neck nothing "
+                    "stands for the hidden tokens or tells the positions; set neck to a ViTDecoder"
                 )
             return None
         derived = dict(
@@ -104,18 +105,21 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         if hides and not neck.num_layers:
             raise ValueError(
                 f"{name} hides tokens, and the decoder has no attention (heads=None), so nothing "
-                "would reach a hidden position; give it heads"
+                "would reach a hidden position; set heads to a number"
             )
         return neck
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> dict:
-        """Images (B, C, height, width), normalised, to ``dict(loss=scalar)``."""
+        """Compute the loss of normalised images (B, C, height, width): ``dict(loss=scalar)``."""
         return self._loss(inputs, self.plan(inputs, data_samples))
 
     def predict(
         self, inputs: Tensor, data_samples: list[DataSample] | None = None
     ) -> list[DataSample]:
-        """The validation loss of the batch, under the masks of evaluation, in each sample."""
+        """Return samples that each hold the validation loss of the batch as ``pretrain_loss``.
+
+        It is computed under the masks of evaluation.
+        """
         loss = self._loss(inputs, self.objective(len(inputs), inputs.device))["loss"]
         samples = data_samples or [DataSample() for _ in inputs]
         return [sample.set_field(loss, "pretrain_loss") or sample for sample in samples]
@@ -123,40 +127,34 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     def forward(
         self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = "tensor"
     ) -> object:
-        """As BaseSelfSupervisor's, which has no ``predict`` and so no validation."""
+        """Extend BaseSelfSupervisor's method by the mode 'predict', which validation calls."""
         if mode == "predict":
             return self.predict(inputs, data_samples)
         return super().forward(inputs, data_samples, mode)
 
     def reconstruct(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
-        """The predictions of each group of a plan, (B, G, T * V), as the loss compares them."""
+        """Return the predictions of each group, (B, G, T * V), as the loss compares them."""
         return self.head(self.decode(inputs, plan), plan)
 
     def decode(self, inputs: Tensor, plan: Plan) -> Tensor:
-        """Images to what the head reads, (B, R, W) at the positions of a plan that are read."""
+        """Return what the head reads, (B, R, W) at the output positions of a plan."""
         if not self.with_neck:
             return self.backbone.encode(inputs, plan, plan.output_positions)
-        x = self.backbone.encode(inputs, plan)
-        return self.neck(
-            x.repeat(plan.masks_per_image, 1, 1) if plan.masks_per_image > 1 else x, plan
-        )
+        return self.neck(_repeat_images(self.backbone.encode(inputs, plan), plan), plan)
 
     def target_values(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
-        """What the predictions of a plan should be, (B, G, T * V)."""
+        """Return the values that each group should predict, (B, G, T * V)."""
         values = self.target_generator.values(inputs, self.backbone.grid)
-        values = values.repeat(plan.masks_per_image, 1, 1) if plan.masks_per_image > 1 else values
-        return [
-            self.target_generator.normalise(
-                gather_tokens(values, group.tokens.flatten(1)).view(
-                    len(values), group.tokens.shape[1], -1
-                )
-            )
-            for group in plan.groups
-        ]
+        values, groups = _repeat_images(values, plan), []
+        for group in plan.groups:
+            of_group = gather_tokens(values, group.tokens.flatten(1))
+            of_group = of_group.view(len(values), group.tokens.shape[1], -1)
+            groups.append(self.target_generator.normalise(of_group))
+        return groups
 
-    @torch.compiler.disable  # a generator is no part of a graph, and a fixed plan is kept
+    @torch.compiler.disable  # a graph cannot hold a generator, and a fixed plan is kept
     def plan(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> Plan:
-        """The plan of a training batch; random masks follow the seeds of its samples."""
+        """Return the plan of a training batch; random masks follow the seeds of its samples."""
         generator = None
         if self.objective.random:
             generator = _generator(data_samples, "cpu" if inputs.is_meta else inputs.device)
@@ -168,13 +166,15 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
     @contextmanager
     def counting(self, micro_batches: Iterable[list[dict]]) -> Iterator[None]:
-        """Within it the loss is that of a step of several micro-batches, on all processes.
+        """Compute losses within the block as parts of a step of several micro-batches.
 
-        A loss that divides by how much is predicted must know before the first micro-batch how much
-        that is in all. Random masks follow from seeds, so they are drawn here without images.
+        A loss that is divided by the number of predictions needs their number in the whole step, on
+        all processes, before the first micro-batch. Random masks follow from seeds, so they are
+        drawn here without images.
 
         Args:
-            micro_batches: of this process, the ``draw_seed`` and ``step_seed`` of each image.
+            micro_batches: For each micro-batch of this process, the ``draw_seed`` and ``step_seed``
+                of each image.
         """
         varies = self.objective.random and not all(self.objective.bounds.all_in_loss)
         self._counts = self._count(micro_batches) if varies else None
@@ -185,15 +185,16 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
     @torch.no_grad()
     def _count(self, micro_batches: Iterable[list[dict]]) -> list[Tensor | None]:
-        """Of each group, what the head divides by, the mean over micro-batches and processes."""
+        """Return what the head divides the loss of each group by.
+
+        It is the mean over micro-batches and processes, and None if all links of a group count.
+        """
         device, counts = self.data_preprocessor.device, []
         for samples in micro_batches:
             plan = self.objective(len(samples), device, _generator(samples, device))
             images = len(samples) * plan.masks_per_image
             loss_masks = [group.loss_mask for group in plan.groups if group.loss_mask is not None]
-            counts.append(
-                torch.stack([self.head.count(loss_mask, images) for loss_mask in loss_masks])
-            )
+            counts.append(torch.stack([self.head.count(m, images) for m in loss_masks]))
         mean = torch.stack(counts).mean(0)
         all_reduce(mean, "mean")
         means = iter(mean)
@@ -205,10 +206,15 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         return self.head.loss(self.decode(inputs, plan), plan, target_values)
 
 
+def _repeat_images(x: Tensor, plan: Plan) -> Tensor:
+    """Repeat (images, N, D) for each mask of an image: (masks_per_image * images, N, D)."""
+    return x.repeat(plan.masks_per_image, 1, 1) if plan.masks_per_image > 1 else x
+
+
 def _check_head(target: Target, head: nn.Module) -> None:
     if not isinstance(head, PredictionHead):
         raise ValueError(
-            f"head.type is {type(head).__name__}; a head must extend "
+            f"head.type is {type(head).__name__}; a head must be a subclass of "
             "xtra_toolkit.models.PredictionHead, whose loss and count the pretrainer calls"
         )
     if target.classes == head.classes:
@@ -217,7 +223,7 @@ def _check_head(target: Target, head: nn.Module) -> None:
     if target.classes:
         raise ValueError(f"{name} gives class ids; set head.loss='cross_entropy'")
     raise ValueError(
-        f"{name} gives values, and the head's loss compares class ids; set head.loss to 'mse', "
+        f"{name} gives values, but the head's loss compares class ids; set head.loss to 'mse', "
         "'l1', 'smooth_l1' or 'cosine'"
     )
 
@@ -225,7 +231,7 @@ def _check_head(target: Target, head: nn.Module) -> None:
 def _generator(
     data_samples: list[DataSample | dict] | None, device: torch.device | str
 ) -> torch.Generator:
-    """Of the samples' own seeds, so that their masks are theirs; else seeded by torch's own."""
+    """Build a generator from the seeds of the samples, or from torch's generator without them."""
     seeds = [sample.get("draw_seed") for sample in data_samples or ()]
     if seeds and None not in seeds:
         return StepGenerator(seeds, data_samples[0].get("step_seed", seeds[0]), device)

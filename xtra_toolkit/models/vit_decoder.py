@@ -1,6 +1,7 @@
-"""ViTDecoder: the neck. A projection, positions of its own, layers under the plan's mask.
+"""ViTDecoder: the neck. It has a projection, position embeddings of its own and masked layers.
 
-Shape legend: B images, E encoded positions, K computed positions, W width of the decoder.
+Shape legend: B images, E encoded positions, R output positions, D width of the encoder, W width of
+the decoder.
 """
 
 import torch
@@ -28,21 +29,28 @@ from xtra_toolkit.registry import MODELS
 
 @MODELS.register_module()
 class ViTDecoder(BaseModule):
-    """The decoder of XTRA and of MAE, and AIM's head.
+    """The decoder of XTRA and of MAE, and the head of AIM.
 
     Args:
-        width, depth, heads: of its layers. ``heads=None``: without attention, each token on its
-            own (AIM).
-        projection: hidden width of the MLP that brings the encoder's width to this one, its
-            output without bias (XTRA); None: a single Linear with bias (MAE, AIM).
-        positions: 'learned', or 'sincos', fixed (MAE, AIM).
-        bias: False for Linears without bias in all layers (AIM).
-        norm_eps: of all LayerNorms.
-        attention: back end, see :func:`xtra_toolkit.attention.attention`.
-        with_cp: as MaskedViT's.
-        in_channels, grid, hides, positioned: the encoder's width, the image's grid, whether the
-            mask hides tokens (then there is a mask token) and whether sources are told where
-            their targets lie (then there is a table for that). The pretrainer fills them in.
+        width: Width of the layers.
+        depth: Number of layers.
+        heads: Number of attention heads. None: the layers have no attention and process each token
+            alone (AIM).
+        projection: Hidden width of the MLP from the encoder's width to ``width``, whose output
+            layer has no bias (XTRA). None: a single Linear layer with bias (MAE, AIM).
+        positions: 'learned', or 'sincos' for fixed ones (MAE, AIM).
+        bias: Whether the Linear layers in all layers have a bias (not in AIM).
+        norm_eps: Epsilon of all LayerNorms.
+        attention: Back end, see :func:`xtra_toolkit.attention.attention`.
+        with_cp: See :class:`MaskedViT`.
+        in_channels: Width of the encoder. The pretrainer sets this and the arguments below.
+        grid: The grid of the images.
+        has_masked_tokens: Whether the mask hides tokens; the decoder then has a mask token.
+        positioned: Whether sources are told the positions of their targets; the decoder then has a
+            table of embeddings for that.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``width``.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class ViTDecoder(BaseModule):
                 "without attention"
             )
         self.width, self.grid = width, grid
-        self.num_layers = depth if heads else 0  # that carry anything between tokens
+        self.num_layers = depth if heads else 0  # layers that mix tokens
         norm = dict(type="LN", eps=norm_eps)
         self.projection = nn.Linear(in_channels, width)
         if projection is not None:
@@ -83,7 +91,7 @@ class ViTDecoder(BaseModule):
         self.pos_embed = position_table(positions, grid, width)
         self.query_embed = position_table("learned", grid, width) if positioned else None
         self.layers = ModuleList(
-            MaskedLayer.of(
+            MaskedLayer.convert(
                 TransformerEncoderLayer(width, heads or 1, 4 * width, norm_cfg=norm),
                 get_attention(attention),
                 with_cp,
@@ -99,7 +107,7 @@ class ViTDecoder(BaseModule):
         self.ln1 = build_norm_layer(norm, width)
 
     def init_weights(self) -> None:
-        """Truncated normal of 0.02 for learned positions and the mask token too."""
+        """Initialise; learned positions and the mask token get a truncated normal of std 0.02."""
         super().init_weights()
         learned = self.pos_embed if self.pos_embed.requires_grad else None
         for parameter in (learned, self.mask_token, self.query_embed):
@@ -107,15 +115,14 @@ class ViTDecoder(BaseModule):
                 trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
-        """(B, E, D) of the encoder to (B, R, W) at the positions that the head reads."""
+        """Map encoder outputs (B, E, D) to (B, R, W) at the positions that the head reads."""
         x = self.projection(x)
         if self.mask_token is not None:
-            places = plan.encoded_positions[..., None].expand(len(x), -1, self.width)
-            empty = self.mask_token.to(x.dtype).expand(len(x), plan.num_computed, -1)
-            x = empty.scatter(1, places, x)
-        x = x + gather_tokens(by_token(self.pos_embed, self.grid.extra), plan.order).to(
-            self.ln1.weight.dtype
-        )
+            positions = plan.encoded_positions[..., None].expand(len(x), -1, self.width)
+            masked = self.mask_token.to(x.dtype).expand(len(x), plan.num_computed, -1)
+            x = masked.scatter(1, positions, x)
+        table = by_token(self.pos_embed, self.grid.extra)
+        x = x + gather_tokens(table, plan.order).to(self.ln1.weight.dtype)
         if plan.query_tokens is not None:
             table = by_token(self.query_embed, self.grid.extra)
             x = x + gather_tokens(nn.functional.pad(table, (0, 0, 0, 1)), plan.query_tokens)

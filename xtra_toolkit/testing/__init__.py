@@ -1,12 +1,12 @@
-"""A conformance kit for plugin authors: does a mask, or a target, keep what this package relies on?
+"""A conformance kit for plugin authors: check that a mask or a target keeps its contract.
 
     from xtra_toolkit.testing import check_mask, check_target
 
     def test_my_mask():
         check_mask(dict(type="xtra_toolkit.MyMask"), dict(type="xtra_toolkit.NextBlock"))
 
-What is broken raises AssertionError with a sentence that says what to do. Our own masks and
-targets pass the same checks.
+A violation raises an AssertionError whose message tells what to do. The masks and targets of this
+package pass the same checks.
 """
 
 from xtra_toolkit.testing.gradients import Moved, moved_tokens, small_model

@@ -1,4 +1,4 @@
-"""What the checks share: sentences, a config's way through JSON, seeded generators."""
+"""Functions that the checks share."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,31 +13,31 @@ from xtra_toolkit.masks import Mask
 
 GRID = PatchGrid(4, 4, (8, 8))
 CPU = torch.device("cpu")
-SEEDS = range(100, 116)  # others than the certificate's
-BATCH = 128  # draws under one seed
+SEEDS = range(100, 116)  # other seeds than those of the certificate
+BATCH = 128  # draws per seed
 DRAWS = BATCH * len(SEEDS)
 
 
-def require(condition: bool, sentence: str) -> None:
-    """AssertionError with a sentence, unless the condition holds; also under ``python -O``."""
+def require(condition: bool, message: str) -> None:
+    """Raise an AssertionError unless the condition holds, also under ``python -O``."""
     if not condition:
-        raise AssertionError(sentence)
+        raise AssertionError(message)
 
 
 @contextmanager
 def explain_errors(advice: str) -> Iterator[None]:
-    """Whatever is raised inside becomes an AssertionError: the advice, and what was raised."""
+    """Turn any exception in the block into an AssertionError with advice and the exception."""
     try:
         yield
     except AssertionError:
         raise
-    except Exception as error:  # a stranger's code may raise anything
+    except Exception as error:  # a plugin may raise anything
         raise AssertionError(f"{advice} ({type(error).__name__}: {error})") from error
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The kit's models are so small that on a busy machine a second thread only waits."""
+    """Run the block in one thread: for small models more threads are slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -47,23 +47,23 @@ def one_thread() -> Iterator[None]:
 
 
 def gen(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A seeded generator."""
+    """Return a seeded generator."""
     return torch.Generator(device).manual_seed(seed)
 
 
-def carried(name: str, config: dict, build: Callable[[dict], Any]) -> Any:
-    """What ``build`` makes of the config after its way through JSON, as in a checkpoint."""
+def build_from_json(name: str, config: dict, build: Callable[[dict], Any]) -> Any:
+    """Convert a config to JSON and back, as a checkpoint does, and build it."""
     with explain_errors(
-        f"{name}: its config {config} does not survive JSON, in which it travels; take numbers, "
-        "strings, booleans, lists and dicts as arguments"
+        f"{name}: its config {config} does not survive JSON, as which checkpoints hold it; take "
+        "numbers, strings, booleans, lists and dicts as arguments"
     ):
         return build(json.loads(json.dumps(config)))
 
 
 def draw_many(mask: Callable[..., Mask], grid: PatchGrid, seed: int) -> Mask:
-    """``BATCH`` draws of a random mask as one batch.
+    """Return ``BATCH`` draws of a random mask as one batch.
 
-    A mask that the images of a batch share is drawn as often, and its fields are stacked.
+    A mask that all images of a batch share is drawn ``BATCH`` times, and its fields are stacked.
     """
     generator = gen(seed)
     drawn = mask(grid, BATCH, generator)
@@ -72,8 +72,8 @@ def draw_many(mask: Callable[..., Mask], grid: PatchGrid, seed: int) -> Mask:
         return drawn
     draws = [mask(grid, 1, generator) for _ in range(BATCH)]
     for field in ("unit", "visible"):
-        first, *others = (getattr(one, field) for one in draws)
-        alike = first is None or all(torch.equal(first, other) for other in others)
-        require(alike, f"`{field}` differs from draw to draw, and is compiled once")
-    rows = {field: [getattr(one, field) for one in draws] for field in ("order", "step", "context")}
+        first, *others = (getattr(draw, field) for draw in draws)
+        equal = first is None or all(torch.equal(first, other) for other in others)
+        require(equal, f"`{field}` differs from draw to draw, but it is compiled only once")
+    rows = {f: [getattr(draw, f) for draw in draws] for f in ("order", "step", "context")}
     return replace(drawn, **{f: torch.stack(v) for f, v in rows.items() if v[0] is not None})

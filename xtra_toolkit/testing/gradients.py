@@ -1,4 +1,4 @@
-"""The certificate against measured gradients: whose pixels move a prediction?"""
+"""Compare the certificate with measured gradients: the pixels of which tokens move a prediction."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,24 +18,29 @@ WIDTH = 24
 
 @dataclass(frozen=True)
 class Moved:
-    """One prediction of one draw.
+    """One prediction of one draw, and the tokens that move it.
 
     Args:
-        group, g: which prediction.
-        sources: (S,) positions that it is read from.
+        group: Index of its group.
+        g: Index of the prediction in its group.
+        source_positions: (S,) positions that it is read from.
         targets: (T,) tokens that it predicts.
-        tokens: (N,) bool, whose pixels move it.
+        tokens: (N,) bool, the tokens whose pixels move it.
     """
 
     group: int
     g: int
     source_positions: Tensor
-    target_positions: Tensor
+    targets: Tensor
     tokens: Tensor
 
 
 def small_model(mask: dict, target: dict, grid: PatchGrid) -> MaskTargetPretrainer:
-    """A pretrainer of 2 + 2 narrow layers for a pair of configs; ValueError where it is refused."""
+    """Build a pretrainer of 2 + 2 narrow layers for a pair of configs.
+
+    Raises:
+        ValueError: The pair is refused.
+    """
     built = build_target(target)
     loss = "cross_entropy" if built.classes else "mse"
     size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
@@ -57,7 +62,7 @@ def small_model(mask: dict, target: dict, grid: PatchGrid) -> MaskTargetPretrain
 
 
 def images_of(grid: PatchGrid, batch: int) -> Tensor:
-    """Drawn images for a grid, (batch, C, height, width)."""
+    """Return random images for a grid, (batch, C, height, width)."""
     size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
     return torch.randn(batch, grid.channels, *size, generator=gen(0))
 
@@ -65,36 +70,38 @@ def images_of(grid: PatchGrid, batch: int) -> Tensor:
 def moved_tokens(
     model: MaskTargetPretrainer, seed: int, most: int | None = None
 ) -> Iterator[Moved]:
-    """The tokens whose pixels move each live prediction of one draw, by automatic gradients.
+    """Measure by gradients which tokens move each prediction of one draw.
 
-    The weights of the pretrainer are drawn anew, so that nothing is nearly zero, in float64.
+    Predictions that do not count in the loss are left out. The weights of the model are drawn
+    again, in float64, so that no gradient is nearly zero.
 
     Args:
-        most: predictions of a group that are looked at, evenly spread. Default: all.
+        model: The model. It is changed.
+        seed: Seed of the draw.
+        most: Largest number of predictions of a group that are measured, evenly spread. Default:
+            all.
     """
     _draw_weights(model.double().eval())
     grid, plan = model.backbone.grid, model.objective(1, CPU, gen(seed))
     images = images_of(grid, 1).double().requires_grad_()
-    for i, (group, out) in enumerate(
-        zip(plan.groups, model.reconstruct(images, plan), strict=True)
-    ):
+    predictions = model.reconstruct(images, plan)
+    for i, (group, out) in enumerate(zip(plan.groups, predictions, strict=True)):
         loss_mask = torch.ones(out.shape[:2], dtype=torch.bool)
         loss_mask = loss_mask if group.loss_mask is None else group.loss_mask.expand_as(loss_mask)
-        every = loss_mask.nonzero().tolist()
-        for row, g in every[:: -(-len(every) // most)] if most else every:
+        counted = loss_mask.nonzero().tolist()
+        for row, g in counted[:: -(-len(counted) // most)] if most else counted:
             (grad,) = torch.autograd.grad(out[row, g].square().sum(), images, retain_graph=True)
-            sources, targets = (
-                of[row % len(of), g] for of in (group.source_positions, group.tokens)
-            )
+            sources = group.source_positions[row % len(group.source_positions), g]
+            targets = group.tokens[row % len(group.tokens), g]
             yield Moved(i, g, sources, targets, grid.patchify(grad)[0].abs().sum(-1) != 0)
 
 
 def check_draws(objective: CompiledObjective, name: str) -> None:
-    """All of some thousand draws (``DRAWS``) of a random mask stay within their certificate."""
+    """Check that ``DRAWS`` draws of a random mask stay within the certificate."""
     for seed in SEEDS if objective.random else ():
         with explain_errors(
             f"{name}: one of {DRAWS:,} draws leaves what was certified over other draws, under "
-            f"seed {seed}; return its extreme draws from a method `extremes(grid)`, so that they "
+            f"seed {seed}; return the extreme draws from a method `extremes(grid)`, so that they "
             "are certified too"
         ):
             drawn = draw_many(objective.mask, objective.grid, seed)
@@ -103,20 +110,20 @@ def check_draws(objective: CompiledObjective, name: str) -> None:
 
 
 def check_gradients(model: MaskTargetPretrainer, name: str) -> None:
-    """No pixel of a target moves its prediction, and every draw stays within its certificate."""
+    """Check that no pixel of a target moves its prediction, and that draws are as certified."""
     objective, grid = model.objective, model.backbone.grid
     check_draws(objective, name)
     for seed in SEEDS[:2]:
         for moved in moved_tokens(model, seed, most=16):
             if objective.links[moved.group].sees_target:
                 continue
-            leaks = moved.target_positions[moved.tokens[moved.target_positions]].tolist()
+            leaks = moved.targets[moved.tokens[moved.targets]].tolist()
             where = grid.name(leaks[0]) if leaks else ""
             require(
                 not leaks,
                 f"{name}: the pixels of {where} move the prediction of {where} from positions "
                 f"{moved.source_positions.tolist()}, though the certificate says that they cannot; "
-                "the mask must attend alike in every call, so keep no state in it or its predicate",
+                "a mask must be the same in every call, so keep no state in it or in its predicate",
             )
 
 

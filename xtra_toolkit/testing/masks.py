@@ -1,4 +1,4 @@
-"""check_mask: what the rest of this package relies on, of a mask factory."""
+"""check_mask: check what this package relies on in a mask factory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from xtra_toolkit.testing.common import (
     CPU,
     GRID,
     SEEDS,
-    carried,
+    build_from_json,
     draw_many,
     explain_errors,
     gen,
@@ -32,7 +32,7 @@ CUDA = [torch.device("cuda")] if torch.cuda.is_available() else []
 
 @dataclass(frozen=True)
 class MaskSubject:
-    """A mask under test, and the grid that it is tested on."""
+    """A mask under test, and the grid on which it is tested."""
 
     name: str
     config: dict
@@ -40,16 +40,16 @@ class MaskSubject:
     whole: bool
 
     def new(self) -> Callable[..., Mask]:
-        """A fresh factory."""
+        """Build a new factory."""
         return build_mask(self.config)
 
     def draw(self, seed: int | None, batch: int = 3) -> Mask:
-        """What a fresh factory draws under a seed; None: what evaluation draws."""
+        """Return the draw of a new factory under a seed; None: the draw of evaluation."""
         return self.new()(self.grid, batch, None if seed is None else gen(seed))
 
     @cached_property
     def draws(self) -> dict[int | None, Mask]:
-        """Some thousand draws of a random mask, by seed, and what evaluation draws (None)."""
+        """Draws by seed: ``DRAWS`` of a random mask, and the draw of evaluation (None)."""
         with explain_errors(f"{self.name}: no mask came out of (grid, batch, generator)"):
             random = self.new().random
             many = {seed: draw_many(self.new(), self.grid, seed) for seed in SEEDS if random}
@@ -65,78 +65,80 @@ def check_mask(
     whole: bool = True,
     seconds: float = 10.0,
 ) -> None:
-    """Hold a mask to its contract; AssertionError with a sentence that says what to do.
+    """Check that a mask keeps its contract.
 
-    A mask that draws is drawn some thousand times (``DRAWS``), and each draw is held against the
-    rules of a mask and against the certificate.
+    A random mask is drawn a few thousand times (``DRAWS``). Each draw is checked by the rules of a
+    mask and against the certificate.
 
     Args:
-        mask: its config, ``dict(type='xtra_toolkit.MyMask', ...)``.
-        target: config of a target that it is meant for; the pair is certified, and the
-            certificate held against measured gradients. None: a mask for features only.
-        grid: on which. Keep it small: gradients are measured.
-        whole: each token stands in the sequence once. False: the mask leaves tokens out, or
-            shows one twice, and means it.
-        seconds: of processor time that drawing and certifying may take; generous, no benchmark.
+        mask: Config of the mask, ``dict(type='xtra_toolkit.MyMask', ...)``.
+        target: Config of a target for this mask. The pair is certified, and the certificate is
+            compared with measured gradients. None: the mask is for features only.
+        grid: Grid on which the mask is tested. Keep it small, since gradients are measured.
+        whole: Whether each token must be in the sequence exactly once. Set it to False if the mask
+            leaves tokens out or repeats some on purpose.
+        seconds: Processor time that drawing and certifying may take. The default is generous.
+
+    Raises:
+        AssertionError: The mask violates the contract; the message tells what to do.
     """
     with explain_errors(f"{mask}: no mask can be built of this config"):
         name = type(build_mask(mask)).__name__
     subject = MaskSubject(name, mask, grid, whole)
     for check in CHECKS:
         check(subject)
-    started = time.process_time()
+    start = time.process_time()
     with explain_errors(f"{name} cannot be certified"):
         if target is None:
             draw_samples(subject.new(), grid)
         else:
             model = small_model(mask, target, grid)
-    took = time.process_time() - started
+    elapsed = time.process_time() - start
     require(
-        took <= seconds,
-        f"{name}: drawing and certifying on {grid} took {took:.1f} s of processor time, more than "
-        f"{seconds} s; draw with tensor operations instead of loops over tokens",
+        elapsed <= seconds,
+        f"{name}: drawing and certifying on {grid} took {elapsed:.1f} s of processor time, more "
+        f"than {seconds} s; draw with tensor operations instead of loops over tokens",
     )
     if target is not None:
         check_gradients(model, name)
 
 
 def rules(it: MaskSubject) -> None:
-    """Whole numbers, never decreasing steps, no empty row: the rules of :class:`Mask`."""
+    """Check the rules of :class:`Mask`: integers, steps that never decrease, no empty row."""
     for mask in it.draws.values():
         require(isinstance(mask, Mask), f"{it.name}: it returned {type(mask)}; return a Mask")
         with explain_errors(f"{it.name} broke a rule of Mask"):
             mask.check(it.grid, it.name)
         require(
             mask.order.dtype == torch.long,
-            f"{it.name}: `order` indexes tokens, so it must be of torch.long, not "
+            f"{it.name}: `order` indexes tokens, so its dtype must be torch.long, not "
             f"{mask.order.dtype}; call .long()",
         )
 
 
 def tokens(it: MaskSubject) -> None:
-    """Each token once."""
-    everything = torch.arange(it.grid.tokens + it.grid.extra)
+    """Check that the sequence holds each token once."""
+    all_tokens = torch.arange(it.grid.tokens + it.grid.extra)
     for seed, mask in it.draws.items() if it.whole else ():
         for order in torch.atleast_2d(mask.order).unique(dim=0):
-            if torch.equal(order.sort().values, everything):
+            if torch.equal(order.sort().values, all_tokens):
                 continue
-            absent = sorted({*everything.tolist()} - {*order.tolist()})[:8]
-            twice = [t for t in everything.tolist() if (order == t).sum() > 1][:8]
-            wrong = f"leaves out {absent}" if absent else f"repeats {twice}"
-            require(
-                False,
-                f"{it.name}: `order` must hold each of the {len(everything)} tokens once; under "
-                f"seed {seed} it {wrong}; if that is meant, say whole=False",
+            absent = sorted({*all_tokens.tolist()} - {*order.tolist()})[:8]
+            repeated = [t for t in all_tokens.tolist() if (order == t).sum() > 1][:8]
+            problem = f"leaves out {absent}" if absent else f"repeats {repeated}"
+            raise AssertionError(
+                f"{it.name}: `order` must hold each of the {len(all_tokens)} tokens once; under "
+                f"seed {seed} it {problem}; if that is intended, pass whole=False",
             )
 
 
 def seeded(it: MaskSubject) -> None:
-    """The same seed draws the same, whatever else has been drawn in the process."""
+    """Check that the same seed gives the same draw, whatever the global random state is."""
     for seed in (None, 0, 1):
         drawn = []
-        for elsewhere in (1, 2):
+        for global_seed in (1, 2):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(elsewhere)
+                torch.manual_seed(global_seed)
                 drawn.append(it.draw(seed))
         given = "a generator of the same seed" if seed is not None else "no generator (evaluation)"
         require(
@@ -148,12 +150,12 @@ def seeded(it: MaskSubject) -> None:
     if not it.new().random:
         require(
             same(it.draw(0), it.draw(1)) and same(it.draw(0), it.draw(None)),
-            f"{it.name} says random = False and draws differently under two seeds; say True",
+            f"{it.name} has random = False but draws differently under two seeds; set it to True",
         )
 
 
 def stateless(it: MaskSubject) -> None:
-    """A draw is a function of its generator: a resumed run goes on as the other would have."""
+    """Check that a draw depends on its generator alone, so that a resumed run draws the same."""
     used = it.new()
     for seed in (5, 6, None):
         used(it.grid, 3, None if seed is None else gen(seed))
@@ -162,12 +164,12 @@ def stateless(it: MaskSubject) -> None:
         require(
             same(it.draw(seed), again),
             f"{it.name}: what it draws depends on what it drew before, so a resumed run would go "
-            "on otherwise; keep nothing on self in __call__",
+            "on differently; store nothing on self in __call__",
         )
 
 
 def batches(it: MaskSubject) -> None:
-    """What is predicted together is the same for every batch; rows are of their own image."""
+    """Check that shared fields are the same for every batch size, and that rows differ."""
     draws = {batch: it.draw(0, batch) for batch in BATCHES}
     first = draws[BATCHES[0]]
     for batch, mask in draws.items():
@@ -179,15 +181,15 @@ def batches(it: MaskSubject) -> None:
                 f"{it.name}: `{field}` has {rows} rows for a batch of {batch}; a field is (N,) "
                 "where the images share it, or (batch, N)",
             )
-            alike = (one is None) == (other is None)
-            if alike and one is not None:
-                alike = one.ndim == other.ndim and one.shape[-1] == other.shape[-1]
+            equal = (one is None) == (other is None)
+            if equal and one is not None:
+                equal = one.ndim == other.ndim and one.shape[-1] == other.shape[-1]
                 if field in ("unit", "visible") and other.ndim == 1:
-                    alike = alike and torch.equal(one, other)
+                    equal = equal and torch.equal(one, other)
             require(
-                alike,
+                equal,
                 f"{it.name}: `{field}` of a batch of {batch} is not that of a batch of 1; what is "
-                "predicted together is compiled once, so it must not follow the batch",
+                "predicted together is compiled once, so it must not depend on the batch",
             )
     for field in FIELDS:
         drawn = [getattr(it.draw(seed, 5), field) for seed in range(8)]
@@ -196,12 +198,12 @@ def batches(it: MaskSubject) -> None:
         require(
             any((v != v[:1]).any() for v in drawn) or all(torch.equal(drawn[0], v) for v in drawn),
             f"{it.name}: `{field}` is (batch, N), and every image of a batch draws the same; draw "
-            "(batch, N) random numbers, or return (N,) where the batch is meant to share them",
+            "(batch, N) random numbers, or return (N,) if the images of a batch share them",
         )
 
 
 def elastic(it: MaskSubject) -> None:
-    """An image's mask is its own: it does not change with the batch that the image is in."""
+    """Check that the mask of an image does not depend on the batch that the image is in."""
     images, parts = [11, 12, 13, 14, 15], (slice(0, 2), slice(2, 5))
     whole, *split = (
         it.new()(it.grid, len(seeds), StepGenerator(seeds, 7, CPU))
@@ -223,11 +225,11 @@ def elastic(it: MaskSubject) -> None:
 
 
 def features(it: MaskSubject) -> None:
-    """The mask of a probed encoder names each token once."""
+    """Check that ``for_features`` is implemented and names each token once."""
     require(
         type(it.new()).for_features is not MaskFactory.for_features,
-        f"{it.name}: it has no `for_features(grid)`, the mask that its encoder keeps when it is "
-        "probed; return self(grid), or Bidirectional()(grid)",
+        f"{it.name}: it has no `for_features(grid)`, the mask of its encoder when it is probed; "
+        "return self(grid), or Bidirectional()(grid)",
     )
     with explain_errors(
         f"{it.name}: `for_features` gives no mask that an encoder can be probed with"
@@ -236,20 +238,20 @@ def features(it: MaskSubject) -> None:
 
 
 def round_trip(it: MaskSubject) -> None:
-    """The config travels in checkpoints as JSON, and must come back as the same mask."""
-    back = carried(it.name, it.config, build_mask)
+    """Check that the config gives the same mask after JSON, as which checkpoints hold it."""
+    mask = build_from_json(it.name, it.config, build_mask)
     require(
-        all(same(it.draw(s), back(it.grid, 3, None if s is None else gen(s))) for s in (None, 0)),
+        all(same(it.draw(s), mask(it.grid, 3, None if s is None else gen(s))) for s in (None, 0)),
         f"{it.name}: after its config {it.config} has been through JSON it is another mask; JSON "
-        "makes lists of tuples and strings of keys, so treat them alike",
+        "turns tuples into lists and keys into strings, so accept both",
     )
 
 
 def devices(it: MaskSubject) -> None:
-    """It can be built on the meta device, and draws on the generator's."""
+    """Check that it can be built on the meta device and draws on the generator's device."""
     advice = (
-        f"{it.name}: it holds tensors from __init__, which are empty where a model is built on the "
-        "meta device; make them in __call__"
+        f"{it.name}: it holds tensors from __init__, which are empty if a model is built on the "
+        "meta device; create them in __call__"
     )
     with torch.device("meta"):
         factory = it.new()
@@ -258,7 +260,7 @@ def devices(it: MaskSubject) -> None:
     for device in CUDA:
         with explain_errors(
             f"{it.name}: it cannot draw on a GPU; give device=generator.device to every tensor "
-            "that it makes"
+            "that it creates"
         ):
             drawn = [it.new()(it.grid, 3, gen(0, device)).to(CPU) for _ in range(2)]
             drawn[0].check(it.grid, it.name)
@@ -269,7 +271,7 @@ CHECKS = (rules, tokens, seeded, stateless, batches, elastic, features, round_tr
 
 
 def same(one: Mask, other: Mask) -> bool:
-    """Are all fields of two masks equal, and what may be seen?"""
+    """Return whether all fields and the predicates of two masks are equal."""
 
     def parts(mask: Mask) -> Iterator[torch.Tensor | None]:
         yield from (getattr(mask, field) for field in FIELDS)

@@ -1,8 +1,8 @@
-"""my_mask on scikit-learn's handwritten digits: does the loss fall?
+"""Pretrain with my_mask on scikit-learn's handwritten digits, to see whether the loss falls.
 
     mim train mmpretrain config.py
 
-8×8 px in tokens of one pixel; seconds on a CPU.
+The images have 8×8 px, and a token is one pixel. It takes seconds on a CPU.
 """
 
 default_scope = "mmpretrain"

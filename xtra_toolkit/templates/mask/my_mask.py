@@ -1,4 +1,4 @@
-"""my_mask: strips of columns, from left to right. Put your idea here, and its source."""
+"""my_mask: strips of columns from left to right. Replace this by your mask and its source."""
 
 import torch
 
@@ -9,15 +9,15 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class MyMask(MaskFactory):
-    """Strips of columns; a token sees its own strip and all to the left of it.
+    """Strips of columns. A token attends to its own strip and to all strips left of it.
 
-    attend = strip(k) <= strip(q), the tokens of a strip next to each other in the sequence.
+    attend = strip(k) <= strip(q). The tokens of a strip are neighbours in the sequence.
 
     Args:
-        width: columns of a strip.
+        width: Number of columns of a strip.
     """
 
-    random = False  # True: drawn anew for each batch, all of it by `mask_rng(generator)`
+    random = False  # True if it is drawn for each batch; then draw with `mask_rng(generator)`
 
     def __init__(self, width: int = 2):
         if width < 1:
@@ -29,14 +29,14 @@ class MyMask(MaskFactory):
     ) -> Mask:
         grid.no_extra("MyMask")  # no class token
         raster = torch.arange(grid.tokens).view(grid.rows, grid.cols)
-        order = raster.T.flatten()  # which token stands at each position: column by column
+        order = raster.T.flatten()  # the token at each position of the sequence: column by column
         strip = order % grid.cols // self.width
         return Mask(
             order=order,
             step=strip,  # position q may attend to k where step[k] <= step[q]
-            unit=strip,  # what is predicted together
+            unit=strip,  # the tokens of a unit are predicted together
         )
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """What the encoder sees when it is probed: the same."""
+        """Return the mask of the encoder when it is probed: the same."""
         return self(grid)

@@ -1,4 +1,4 @@
-"""What my_mask says of itself, and what xtra_toolkit relies on."""
+"""Test my_mask by hand, and by the checks of xtra_toolkit."""
 
 import my_mask
 import pytest

@@ -1,4 +1,4 @@
-"""my_target: the mean colour of each token of the next unit. Put your idea here."""
+"""my_target: the mean colour of each token of the next unit. Replace this by your target."""
 
 import torch
 from einops import reduce
@@ -13,27 +13,27 @@ from xtra_toolkit.targets import PixelTarget
 
 @MODELS.register_module()
 class MyTarget(PixelTarget):
-    """The outputs of a unit predict the mean colour of each token of the next.
+    """The outputs of a unit predict the mean colour of each token of the next unit.
 
     Args:
-        normalise: by the mean and the standard deviation of a unit's values.
+        normalise: Whether the values of a unit are normalised by their mean and standard deviation.
     """
 
-    pixels = False  # its values are no pixels, so they cannot be drawn
+    pixels = False  # the values are not pixels, so predictions cannot be drawn as images
 
     def __init__(self, normalise: bool = False):
         super().__init__(normalise)
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """Sequence positions: from where (1, G, S), what (1, G, T); units of one size."""
+        """Return source positions (1, G, S) and target positions (1, G, T), for equal units."""
         _, sizes = mask.unit.unique_consecutive(return_counts=True)
         units = torch.arange(len(mask)).view(len(sizes), -1)
         return [Links(source_positions=units[None, :-1], target_positions=units[None, 1:])]
 
     def width(self, grid: PatchGrid) -> int:
-        """Values of one token: its channels."""
+        """Return the number of values of one token: its channels."""
         return grid.channels
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
-        """(B, C, height, width) to (B, tokens, C), in raster order."""
+        """Compute (B, tokens, C) in raster order from images (B, C, height, width)."""
         return reduce(grid.patchify(images), "b n (c p) -> b n c", "mean", c=grid.channels)

@@ -1,4 +1,4 @@
-"""What my_target says of itself, and what xtra_toolkit relies on."""
+"""Test my_target by hand, and by the checks of xtra_toolkit."""
 
 import my_target
 import torch
