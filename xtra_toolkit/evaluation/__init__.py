@@ -1,4 +1,4 @@
-"""Probes, kNN, features, metrics and segmentation: what measures an encoder."""
+"""Evaluate an encoder: probes, kNN, features, metrics and segmentation."""
 
 from xtra_toolkit.evaluation.attentive_probe import AttentiveProbe, AverageLayers
 from xtra_toolkit.evaluation.inference import InferenceTestLoop, InferenceValLoop

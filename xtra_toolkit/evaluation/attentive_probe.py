@@ -13,14 +13,14 @@ from xtra_toolkit.registry import MODELS
 
 @MODELS.register_module()
 class AverageLayers(BaseModule):
-    """The neck: the mean over an encoder's layers, token by token.
+    """A neck that averages the outputs of several layers of an encoder.
 
-    The encoder's ``out_indices`` says which layers; ``final_norm=False`` gives them as they are,
-    and ``out_type='featmap'`` leaves a class token out.
+    Choose the layers by the encoder's ``out_indices``. Set ``final_norm=False`` to average them
+    without the final norm, and ``out_type='featmap'`` to leave out a class token.
     """
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """L feature maps (B, D, rows, cols) to (B, N, D), in a tuple as MMPretrain's necks."""
+        """Average L feature maps (B, D, rows, cols) to tokens (B, N, D), in a tuple of length 1."""
         if feats[0].ndim != 4:
             raise ValueError(
                 "AverageLayers takes feature maps (B, D, rows, cols), and the encoder gave "
@@ -31,20 +31,21 @@ class AverageLayers(BaseModule):
 
 @MODELS.register_module()
 class AttentiveProbe(LinearClsHead):
-    """The head: learned queries attend to the tokens; their mean goes through a linear layer.
+    """A head in which learned queries attend to the tokens, followed by a linear layer.
 
-    Keys and values are linear without bias; there is no projection of the query or the output.
-    The tokens are to be normalised before, as ProbeSweep does.
+    The outputs of the queries are averaged. Keys and values are linear projections without bias;
+    query and output are not projected. The tokens must be normalised before, as ProbeSweep does.
 
     Args:
-        num_classes, in_channels: C and D.
-        num_heads: H. XTRA takes 16, AIM those of its trunk.
+        num_classes: C.
+        in_channels: D.
+        num_heads: H. XTRA uses 16, AIM the number of its encoder.
         num_queries: Q.
-        bias: of the linear layer. XTRA has one, AIM none.
-        **head: of MMPretrain's ClsHead, among them ``loss``.
+        bias: Whether the linear layer has a bias. It has one in XTRA and none in AIM.
+        **head: Arguments of MMPretrain's ``ClsHead``, such as ``loss``.
 
     Raises:
-        ValueError: the heads do not divide the width.
+        ValueError: If the heads do not divide the width.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class AttentiveProbe(LinearClsHead):
         num_heads: int,
         num_queries: int = 1,
         bias: bool = True,
-        init_cfg: dict | None = None,  # torch's own for linear layers, as the originals
+        init_cfg: dict | None = None,  # torch's default for linear layers, as the originals
         **head,  # noqa: ANN003
     ):
         if in_channels % num_heads:
@@ -71,10 +72,10 @@ class AttentiveProbe(LinearClsHead):
         self.fc = nn.Linear(in_channels, num_classes, bias=bias)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Tokens (B, N, D), the last of a tuple, to what the queries find, (B, D).
+        """Pool tokens (B, N, D), the last entry of a tuple, to (B, D).
 
-        Keys and values have no bias: k goes to the few queries and v to what was pooled, instead
-        of both to all tokens. The numbers are the same, at a small part of the cost.
+        Since keys and values have no bias, k is applied to the few queries and v to the pooled
+        tokens instead of to all tokens. The result is the same at a small part of the cost.
         """
         x, by_head = feats[-1], (self.num_heads, -1)
         q = self.queries.unflatten(1, by_head)

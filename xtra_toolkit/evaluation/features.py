@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, each image's once: for kNN, ``xtra features`` and ``xtra probe``.
+"""Compute features of a frozen encoder, for kNN, ``xtra features`` and ``xtra probe``.
 
 Shape legend: N images of a data set, B of a batch, D width.
 """
@@ -19,7 +19,7 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 def read_batch(
     model: nn.Module, data_batch: dict, dtype: str, devices: Sequence[str]
 ) -> tuple[Tensor, list]:
-    """Pooled features of a batch, (B, D) in float32, and its data samples, in inference mode."""
+    """Return pooled features of a batch, (B, D) float32 inference tensors, and its data samples."""
     model = unwrap_model(model)
     data = model.data_preprocessor(data_batch, False)
     with inference(model, dtype, devices):
@@ -27,18 +27,18 @@ def read_batch(
 
 
 def label_of(sample: Any) -> Tensor:
-    """(1,), the label of an image; ValueError where it has none, or several."""
+    """Return the label of an image, (1,); raise a ValueError if it has none or several."""
     label = sample.get("gt_label")
     if label is None or len(label) != 1:
         raise ValueError(
-            f"The image {sample.get('img_path', '')!r} must have one label to vote or to be "
-            f"probed with, not {label}: take a labelled data set (ImageFolder: with_label=True)."
+            f"The image {sample.get('img_path', '')!r} must have one label for kNN or a probe, not "
+            f"{label}: take a labelled data set (ImageFolder: with_label=True)."
         )
     return label
 
 
 class Images(Dataset):
-    """Image files as an encoder takes them, each with its number; None in place of a bad one."""
+    """A data set of image files. An item is (index, image or None, error message or '')."""
 
     def __init__(self, paths: Sequence[Path], transform: Callable[[Path], Tensor]):
         self.paths, self.transform = paths, transform
@@ -63,26 +63,27 @@ def extract(
     """Run an encoder once over each image that can be read, in order.
 
     Args:
-        encoder: from a batch (B, C, height, width) to what is kept of it.
-        images: the files.
-        batch_size, workers: of the loader.
-        watch: passes the batches on, and may show how many have gone.
+        encoder: Function from a batch (B, C, height, width) to its features.
+        images: The image files.
+        batch_size: Images of a batch.
+        workers: Number of processes that read images.
+        watch: Wrapper of the loader that may show the progress.
 
     Returns:
-        What the encoder gave of each batch, the numbers of the images that were read, and a
-        sentence on each that was not.
+        The encoder's output for each batch, the indices of the images that were read, and an error
+        message for each of the others.
 
     Raises:
-        ValueError: no image can be read.
+        ValueError: If no image can be read.
     """
     loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=list)
-    found, read, bad = [], [], []
+    outputs, indices, errors = [], [], []
     for batch in watch(loader):
         good = [(index, image) for index, image, _ in batch if image is not None]
-        bad += [error for _, image, error in batch if image is None]
+        errors += [error for _, image, error in batch if image is None]
         if good:
-            read += [index for index, _ in good]
-            found.append(encoder(torch.stack([image for _, image in good])))
-    if not read:
-        raise ValueError(f"none of the {len(images)} images can be read; the first: {bad[0]}")
-    return found, read, bad
+            indices += [index for index, _ in good]
+            outputs.append(encoder(torch.stack([image for _, image in good])))
+    if not indices:
+        raise ValueError(f"none of the {len(images)} images can be read; the first: {errors[0]}")
+    return outputs, indices, errors

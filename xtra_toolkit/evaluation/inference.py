@@ -1,4 +1,4 @@
-"""An encoder that is only read: without autograd, and in bfloat16 on a GPU.
+"""Run an encoder for evaluation: without autograd, and in bfloat16 on a GPU.
 
 val_cfg = dict(type="xtra_toolkit.InferenceValLoop")
 test_cfg = dict(type="xtra_toolkit.InferenceTestLoop")
@@ -18,14 +18,14 @@ DTYPES = ("bfloat16", "float32")
 
 
 def check_dtype(dtype: str) -> str:
-    """A dtype by its name; ValueError where it is neither of :data:`DTYPES`."""
+    """Return the dtype; raise a ValueError if it is not one of :data:`DTYPES`."""
     if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} was given; an encoder is read in {' or '.join(DTYPES)}")
+        raise ValueError(f"dtype={dtype!r} was given; an encoder is run in {' or '.join(DTYPES)}")
     return dtype
 
 
-def reads_in_bfloat16(model: nn.Module, dtype: str, devices: Sequence[str]) -> bool:
-    """Does it run in bfloat16: is that asked for, and for the device that it lives on?"""
+def runs_in_bfloat16(model: nn.Module, dtype: str, devices: Sequence[str]) -> bool:
+    """Whether to run a model in bfloat16: it is requested, and ``devices`` has its device."""
     return dtype == "bfloat16" and next(model.parameters()).device.type in devices
 
 
@@ -33,17 +33,17 @@ def reads_in_bfloat16(model: nn.Module, dtype: str, devices: Sequence[str]) -> b
 def inference(
     model: nn.Module, dtype: str = "bfloat16", devices: Sequence[str] = ("cuda",)
 ) -> Iterator[None]:
-    """Inference mode, and bfloat16 autocast where the model lives on one of ``devices``.
+    """Use inference mode, and bfloat16 autocast if the model is on one of ``devices``.
 
-    What comes out may not be trained on; a clone made outside may.
+    Outputs cannot be used in training; a clone that is made outside of this context can.
     """
-    device, enabled = next(model.parameters()).device.type, reads_in_bfloat16(model, dtype, devices)
+    device, enabled = next(model.parameters()).device.type, runs_in_bfloat16(model, dtype, devices)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=enabled):
         yield
 
 
 class _Inference:
-    """What the two loops share."""
+    """Methods that both loops share."""
 
     def __init__(
         self,
@@ -57,27 +57,29 @@ class _Inference:
         super().__init__(runner, dataloader, evaluator)
 
     def run_iter(self, idx: int, data_batch: dict) -> None:
-        """MMEngine's, which would turn autocast off without ``fp16`` and takes our dtype with."""
+        """Run MMEngine's iteration in this context; ``fp16`` keeps it from disabling autocast."""
         model = self.runner.model
-        self.fp16 = reads_in_bfloat16(model, self.dtype, self.devices)
+        self.fp16 = runs_in_bfloat16(model, self.dtype, self.devices)
         with inference(model, self.dtype, self.devices):
             super().run_iter(idx, data_batch)
 
 
 @LOOPS.register_module()
 class InferenceValLoop(_Inference, ValLoop):
-    """MMEngine's validation, in inference mode and in the precision of training.
+    """MMEngine's validation loop in inference mode and in the precision of training.
 
     Args:
-        runner, dataloader, evaluator: of MMEngine's loop.
+        runner: MMEngine's runner.
+        dataloader: The images to validate on.
+        evaluator: The metrics.
         dtype: ``'bfloat16'`` or ``'float32'``.
-        devices: device types that run in bfloat16; add ``'cpu'`` for it to do so too.
+        devices: Device types that run in bfloat16. Add ``'cpu'`` to include it.
 
     Raises:
-        ValueError: another dtype.
+        ValueError: If ``dtype`` is another one.
     """
 
 
 @LOOPS.register_module()
 class InferenceTestLoop(_Inference, TestLoop):
-    """The same for ``mim test``; arguments as of :class:`InferenceValLoop`."""
+    """The same for ``mim test``, with the arguments of :class:`InferenceValLoop`."""

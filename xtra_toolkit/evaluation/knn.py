@@ -1,9 +1,11 @@
-"""kNN accuracy of an encoder: nothing is trained, so it can also watch a pretraining run.
+"""Measure the kNN accuracy of an encoder, after or during pretraining.
+
+Nothing is trained. Set
 
     test_cfg = dict(type="xtra_toolkit.KNNTestLoop", bank_dataloader=dict(...))
     val_cfg = dict(type="xtra_toolkit.KNNValLoop", bank_dataloader=dict(...))
 
-with ``mmpretrain.Accuracy`` as the evaluator.
+and ``mmpretrain.Accuracy`` as the evaluator.
 """
 
 from typing import Any
@@ -21,7 +23,7 @@ from xtra_toolkit.utils.progress import watched
 
 
 class _Neighbours:
-    """What the two loops share: a bank in front of the loop, votes in it."""
+    """Methods that both loops share: they fill the bank first and vote in each iteration."""
 
     stage: str
 
@@ -42,7 +44,7 @@ class _Neighbours:
         _check(self.bank_dataloader, self.dataloader, k)
 
     def run(self) -> dict:
-        """The metrics; the bank is dropped afterwards."""
+        """Run the loop and return the metrics; the bank is freed afterwards."""
         try:
             return super().run()
         finally:
@@ -50,8 +52,8 @@ class _Neighbours:
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict) -> None:
-        """Classifies a batch by its neighbours."""
-        if idx == 0:  # no earlier: by now the hooks have put averaged weights in their place
+        """Classify a batch by its nearest neighbours."""
+        if idx == 0:  # not earlier, since hooks may have swapped in averaged weights
             self.bank = self._fill()
         self.runner.call_hook(f"before_{self.stage}_iter", batch_idx=idx, data_batch=data_batch)
         features, samples = self._features(data_batch)
@@ -68,7 +70,7 @@ class _Neighbours:
         return F.normalize(feature, dim=1), samples
 
     def _fill(self) -> Bank:
-        """The bank, gathered from all processes."""
+        """Compute the bank and gather it from all processes."""
         features, labels = [], []
         for data_batch in watched(self.bank_dataloader, "kNN bank"):
             feature, samples = self._features(data_batch)
@@ -87,26 +89,27 @@ class _Neighbours:
 
 @LOOPS.register_module()
 class KNNValLoop(_Neighbours, InferenceValLoop):
-    """Validation by the k nearest neighbours, of a pretrainer or a classifier.
+    """Validate a pretraining model or a classifier by k nearest neighbours.
 
-    The model needs no head: its ``extract_feat`` is used, under the encoder's own mask. Every
-    process holds the whole bank on its device, 3.9 GB for ImageNet's 1.28 M images of 768
-    values, a good twice that while it is put together. ``dataset.indices=list(range(0, 1281167,
-    10))`` in ``bank_dataloader`` takes every tenth; a number alone would take the first classes.
+    The model needs no head: features are those of its ``extract_feat``, under the encoder's own
+    mask. Every process holds the whole bank on its device: 3.9 GB for ImageNet's 1.28 M images of
+    768 values, and more than twice that while it is put together. Use ``dataset.indices=
+    list(range(0, 1281167, 10))`` in ``bank_dataloader`` to take every tenth image; a number alone
+    would take only the first classes.
 
     Args:
         runner: MMEngine's runner.
-        dataloader: the images to classify.
-        evaluator: ``mmpretrain.Accuracy``, or another that reads ``pred_score``.
-        bank_dataloader: config of the labelled images that vote, without augmentation.
-        k: how many vote.
-        temperature: an image at cosine c votes with exp(c / temperature).
+        dataloader: The images to classify.
+        evaluator: ``mmpretrain.Accuracy``, or another metric that reads ``pred_score``.
+        bank_dataloader: Config of the labelled images that vote, without augmentation.
+        k: Number of neighbours that vote.
+        temperature: An image of cosine similarity c votes with weight exp(c / temperature).
         **kwargs: ``dtype`` and ``devices`` of :class:`InferenceValLoop`.
 
     Raises:
-        ValueError: fewer than k images in the bank, or no labels; other classes than
-            ``dataloader``'s; a sampler that cannot be gathered from several processes; another
-            dtype.
+        ValueError: If the bank has fewer than k images, no labels, or other classes than
+            ``dataloader``; if its sampler cannot be gathered from several processes; if the dtype
+            is unknown.
     """
 
     stage = "val"
@@ -114,7 +117,7 @@ class KNNValLoop(_Neighbours, InferenceValLoop):
 
 @LOOPS.register_module()
 class KNNTestLoop(_Neighbours, InferenceTestLoop):
-    """The same for ``mim test``; arguments as of :class:`KNNValLoop`."""
+    """The same for ``mim test``, with the arguments of :class:`KNNValLoop`."""
 
     stage = "test"
 
@@ -126,12 +129,12 @@ def _check(bank: Any, dataloader: Any, k: int) -> None:
             f"kNN with k={k} needs at least that many images in its bank (and one at least), and "
             f"bank_dataloader has {images}: give it the training images, or lower k."
         )
-    ours, theirs = _classes(bank), _classes(dataloader)
-    if ours and theirs and tuple(ours) != tuple(theirs):
-        odd = sorted(set(ours) ^ set(theirs))
+    bank_classes, classes = _classes(bank), _classes(dataloader)
+    if bank_classes and classes and tuple(bank_classes) != tuple(classes):
+        unshared = sorted(set(bank_classes) ^ set(classes))
         raise ValueError(
-            f"The bank has {len(ours)} classes and the images to classify {len(theirs)}"
-            + (f"; only one of them has {odd[:3]}" if odd else ", in another order")
+            f"The bank has {len(bank_classes)} classes and the images to classify {len(classes)}"
+            + (f"; only one of them has {unshared[:3]}" if unshared else ", in another order")
             + ". Labels are numbers, so both need the same classes."
         )
     if get_world_size() > 1 and not getattr(bank.sampler, "round_up", False):

@@ -1,6 +1,6 @@
-"""The votes of the nearest neighbours, and the feature that is compared.
+"""Classify features by the votes of their nearest neighbours, as in DINO.
 
-As in DINO (arXiv 2104.14294; facebookresearch/dino at 04c0ad9, eval_knn.py).
+Source: DINO (arXiv 2104.14294; facebookresearch/dino at 04c0ad9, eval_knn.py).
 
 Shape legend: B images of a batch, N images of the bank, D width.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Bank(NamedTuple):
-    """Labelled features, of unit length."""
+    """Labelled features of unit length, which vote."""
 
     features: Tensor  # (N, D)
     labels: Tensor  # (N,)
@@ -23,10 +23,15 @@ class Bank(NamedTuple):
 def vote(
     queries: Tensor, bank: Bank, classes: int, k: int, temperature: float, chunk: int = 65536
 ) -> Tensor:
-    """Unit features (B, D) to the share of each class in the votes, (B, classes).
+    """Return the share of each class in the votes of the k nearest neighbours, (B, classes).
 
-    The k nearest vote with exp(cosine / temperature). Similarities are computed for ``chunk``
-    images of the bank at a time: B x chunk values, never B x N.
+    Args:
+        queries: (B, D) features of unit length.
+        bank: The images that vote.
+        classes: Number of classes.
+        k: Number of neighbours.
+        temperature: An image of cosine similarity c votes with weight exp(c / temperature).
+        chunk: Number of images of the bank that are compared at a time, to save memory.
     """
     cosines = queries.new_empty(len(queries), 0)
     labels = bank.labels.new_empty(len(queries), 0)
@@ -37,26 +42,26 @@ def vote(
         labels = torch.cat([labels, bank.labels[start + index]], 1)
         cosines, kept = cosines.topk(min(k, cosines.shape[1]))
         labels = labels.gather(1, kept)
-    weights = (cosines / temperature).softmax(1)  # DINO's, divided by their sum
+    weights = (cosines / temperature).softmax(1)  # DINO's weights divided by their sum
     return weights.new_zeros(len(queries), classes).scatter_add_(1, labels, weights)
 
 
 def unit_feature(model: nn.Module, images: Tensor) -> Tensor:
-    """Images to what is compared: :func:`pooled_feature` at unit length, (B, D)."""
+    """Return :func:`pooled_feature` scaled to unit length, (B, D)."""
     return F.normalize(pooled_feature(model, images), dim=1)
 
 
 def pooled_feature(model: nn.Module, images: Tensor) -> Tensor:
-    """Images to their last feature, pooled, (B, D) in float32.
+    """Return the pooled last feature of images, (B, D) in float32.
 
-    A feature map is averaged over its pixels, a sequence over its patch tokens; what is (B, D)
-    already (``out_type='cls_token'``) stays.
+    A feature map is averaged over its pixels and a sequence over its patch tokens. A feature of
+    shape (B, D) (``out_type='cls_token'``) is returned as it is.
     """
     return pooled(model.extract_feat(images), getattr(model.backbone, "num_extra_tokens", 0))
 
 
 def pooled(feature: Tensor | tuple[Tensor, ...], extra: int) -> Tensor:
-    """The last feature, pooled, (B, D) in float32; a sequence begins with ``extra`` tokens."""
+    """Pool the last feature, (B, D) in float32; the first ``extra`` tokens are left out."""
     feature = (feature[-1] if isinstance(feature, tuple | list) else feature).float()
     if feature.ndim == 4:
         feature = feature.mean((2, 3))
@@ -66,6 +71,9 @@ def pooled(feature: Tensor | tuple[Tensor, ...], extra: int) -> Tensor:
 
 
 def in_order(share: Tensor, images: int) -> Tensor:
-    """The shares of all processes; rank r of W holds images r, r + W, ..., the first repeated."""
+    """Gather the rows of all processes in the order of the data set.
+
+    Rank r of W processes holds images r, r + W, ...; repeated images at the end are dropped.
+    """
     shares = all_gather(share)
     return share if len(shares) == 1 else torch.stack(shares, 1).flatten(0, 1)[:images]

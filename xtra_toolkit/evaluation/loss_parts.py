@@ -1,7 +1,7 @@
-"""The parts of a loss: by steps of the sequence or rows of the grid, and by spatial frequency.
+"""Split a loss by steps of the sequence or rows of the grid, and by spatial frequency.
 
-Shape legend: B images, G predictions of a group, T tokens of one, V values of a token, of C
-channels and p x q pixels; K ranges.
+Shape legend: B images; G predictions of a group, of T tokens each; V values of a token, of C
+channels and p x q pixels.
 """
 
 import math
@@ -15,16 +15,20 @@ from xtra_toolkit.objective.compiler import CompiledObjective
 from xtra_toolkit.objective.plan import Group
 from xtra_toolkit.objective.target import Target
 
-RANGES = 16  # at most
-BANDS = 8  # of 1/16 cycle per pixel each; the last takes all above
+RANGES = 16  # largest number of ranges
+BANDS = 8  # each of 1/16 cycle per pixel; the last includes all higher frequencies
 
 
 class Ranges:
-    """Which range a prediction belongs to, of at most 16 equal ones.
+    """Assign each prediction to one of at most 16 ranges of equal size.
 
-    Where the mask has steps: of the units of the sequence that are predicted, in its order. Number
-    0 is the first, which nothing predicts where each unit predicts the next. Under a mask of one
-    step, MAE's for instance, there is no order: rows of the grid, of a unit its first token's.
+    If the mask has several steps, ranges are of the predicted units in the order of the sequence.
+    Unit 0 is the first one; it has no prediction if each unit predicts the next. A mask of one
+    step, such as MAE's, has no order: ranges are then rows of the grid, and a unit belongs to the
+    row of its first token.
+
+    Args:
+        objective: The objective whose predictions are assigned.
     """
 
     def __init__(self, objective: CompiledObjective):
@@ -39,7 +43,7 @@ class Ranges:
         self.names = [self._name(k, width) for k in range(width)]
 
     def of(self, group: Group, number: int) -> Tensor:
-        """(B or 1, G): the range of each prediction of a plan's group."""
+        """Return (B or 1, G), the range of each prediction of group ``number`` of a plan."""
         if self.sequence:
             index = self._numbers[number][None].to(group.tokens.device)
         else:
@@ -55,11 +59,15 @@ class Ranges:
 
 
 class Bands:
-    """The energy of residuals by radial frequency, of an orthonormal 2-D DCT of each patch.
+    """Compute the energy of residuals by radial frequency, by a 2-D DCT of each patch.
 
-    A DCT's wave u of p pixels has u / 2p cycles per pixel; the radius is the root of the sum of
-    both squares. Band b holds b/16 to (b + 1)/16, the last all above 7/16 too. By Parseval the
-    bands of a residual add up to the sum of its squares.
+    Wave u of a DCT of p pixels has u / 2p cycles per pixel. The radial frequency is the root of
+    the sum of the squares along both sides. Band b holds b/16 to (b + 1)/16 cycles per pixel; the
+    last one also holds all above. The DCT is orthonormal, so by Parseval's theorem the bands of a
+    residual add up to the sum of its squares.
+
+    Args:
+        grid: The grid of the images.
     """
 
     def __init__(self, grid: PatchGrid):
@@ -71,27 +79,32 @@ class Bands:
 
     @staticmethod
     def serve(target: Target, grid: PatchGrid) -> bool:
-        """Are the target's values pixels, and has a patch more than its mean?"""
+        """Whether the values of a target are pixels, and a patch has more than one pixel."""
         return target.pixels and target.local and max(grid.patch) > 1
 
     def of(self, residual: Tensor, weight: Tensor) -> Tensor:
-        """(B, G, T * V) and (B, G) to each present band's weighted mean of squares."""
+        """Return the weighted mean of squares in each band that is present.
+
+        Args:
+            residual: (B, G, T * V).
+            weight: (B, G).
+        """
         rows, cols = (dct(n).to(residual.device) for n in self.shape[1:])
-        waves = rows @ residual.double().unflatten(-1, (-1, *self.shape)) @ cols.T
-        energy = torch.einsum("bgtcuv,bg->uv", waves.square(), weight) / residual.shape[-1]
+        coefficients = rows @ residual.double().unflatten(-1, (-1, *self.shape)) @ cols.T
+        energy = torch.einsum("bgtcuv,bg->uv", coefficients.square(), weight) / residual.shape[-1]
         index = self.index.flatten().to(energy.device)
         return energy.new_zeros(BANDS).index_add_(0, index, energy.flatten())[self.present]
 
 
 def waves(n: int) -> Tensor:
-    """(n,) frequencies of a DCT of n pixels, in cycles per pixel."""
+    """Return (n,) the frequencies of a DCT of n pixels, in cycles per pixel."""
     return torch.arange(n, dtype=torch.float64) / (2 * n)
 
 
 def dct(n: int) -> Tensor:
-    """(n, n), orthonormal: a wave for each row (DCT-II)."""
-    places = torch.arange(n, dtype=torch.float64) + 0.5
-    matrix = torch.cos(2 * math.pi * waves(n)[:, None] * places) * math.sqrt(2 / n)
+    """Return the orthonormal matrix (n, n) of a DCT-II, with one wave in each row."""
+    positions = torch.arange(n, dtype=torch.float64) + 0.5
+    matrix = torch.cos(2 * math.pi * waves(n)[:, None] * positions) * math.sqrt(2 / n)
     matrix[0] *= math.sqrt(0.5)
     return matrix
 
@@ -99,17 +112,20 @@ def dct(n: int) -> Tensor:
 def link_weights(
     loss_mask: Tensor | None, shape: tuple[int, int], reduction: str, to: Tensor
 ) -> Tensor:
-    """(B, G): how much each link counts in its group's loss; the mean over processes adds to 1.
+    """Return the weights (B, G) of the predictions in the loss of their group.
+
+    They add up to 1 in the mean over processes.
 
     Args:
-        live, reduction: of the group, and of the head.
+        loss_mask: (B or 1, G) bool, predictions that count in the loss; None if all do.
         shape: (B, G).
-        to: whose device they are on.
+        reduction: Reduction of the head.
+        to: A tensor on the device of the result.
     """
-    loss_mask = torch.ones(1, 1) if loss_mask is None else loss_mask
-    loss_mask = loss_mask.to(to.device, torch.float64).expand(shape)
+    weights = torch.ones(1, 1) if loss_mask is None else loss_mask
+    weights = weights.to(to.device, torch.float64).expand(shape)
     if reduction == "image":
-        loss_mask = loss_mask / loss_mask.sum(1, keepdim=True).clamp(min=1)
-    count = loss_mask.sum()
-    all_reduce(count, "mean")
-    return loss_mask / count.clamp(min=1e-6)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+    total = weights.sum()
+    all_reduce(total, "mean")
+    return weights / total.clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""A linear head that learns beside a pretraining, from features that carry no gradient.
+"""A linear head that is trained during pretraining, on features without gradients.
 
 Shape legend: B images of a batch, D width, C classes.
 """
@@ -11,21 +11,22 @@ import torch.nn.functional as F
 from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 
-NONE = -1  # stands for the label of an image that has none
-COUNTED = 100_000  # images of which all labels are read, where classes have no names
+NONE = -1  # label of an image without a label
+COUNTED = 100_000  # largest data set whose labels are all read to count the classes
 
 
 class OnlineHead(nn.Module):
-    """BatchNorm without parameters (eps 1e-6) and a linear layer, as ProbeSweep; its optimizer.
+    """A linear layer behind a BatchNorm without parameters (eps 1e-6), with its own optimizer.
 
-    AdamW without weight decay at a constant rate, for the features move as long as the encoder is
-    trained; 0.08 / sqrt(D), so 3e-3 for 768 values and 1e-2 for 64. Features are normalised, so
-    it depends neither on their scale nor on the batch. The head starts at zero: no generator is
-    asked.
+    The layers are those of ProbeSweep. The optimizer is AdamW without weight decay at a constant
+    learning rate, because the features change as long as the encoder is trained. Features are
+    normalised, so the rate depends neither on their scale nor on the batch size. The weights start
+    at zero, so no random numbers are drawn.
 
     Args:
-        width, classes: D and C.
-        lr: another rate.
+        width: D.
+        classes: C.
+        lr: Learning rate. Default: 0.08 / sqrt(D), which is 3e-3 for 768 values and 1e-2 for 64.
     """
 
     def __init__(self, width: int, classes: int, lr: float | None = None):
@@ -37,27 +38,27 @@ class OnlineHead(nn.Module):
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=0.0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) to logits (B, C)."""
+        """Compute logits (B, C) of features (B, D)."""
         return self.linear(self.norm(features))
 
     @torch.enable_grad()
     def learn(self, features: Tensor, labels: Tensor) -> Tensor:
-        """One step on the joint batch of all processes, which so keep the same head.
+        """Take one step on the joint batch of all processes, which thereby keep the same head.
 
-        Features or a loss that are not finite leave the head and its optimizer as they were, and
-        count nothing. The host does not wait to hear of it.
+        If features or the loss are not finite, the head and its optimizer are left unchanged and
+        zeros are returned. This is decided on the device, without synchronising the host.
 
         Args:
             features: (B, D) of this process, float32.
-            labels: (B,), NONE where an image does not count.
+            labels: (B,), NONE for images that do not count.
 
         Returns:
-            (3,): how many are classified rightly and the sum of their losses, both before this
-            step, and how many count.
+            (3,) number of correctly classified images and sum of their losses, both before this
+            step, and number of images that count.
         """
         if get_world_size() > 1:
             features, labels = (torch.cat(all_gather(part)) for part in (features, labels))
-        self.train(len(features) > 1)  # one image has no variance: normalise by what was seen
+        self.train(len(features) > 1)  # one image has no variance: use running statistics
         before = [value.clone() for value in self._state()]
         logits, count = self(features), (labels != NONE).sum()
         loss = F.cross_entropy(logits, labels, ignore_index=NONE, reduction="sum")
@@ -66,22 +67,25 @@ class OnlineHead(nn.Module):
         self.optimizer.step()
         finite = features.isfinite().all() & loss.detach().isfinite()
         with torch.no_grad():
-            for value, old in zip_longest(self._state(), before, fillvalue=0):  # 0: of a new state
+            for value, old in zip_longest(self._state(), before, fillvalue=0):  # a new state was 0
                 value.copy_(torch.where(finite, value, old))
-        right = (logits.argmax(1) == labels).sum()
-        sums = torch.stack([right.float(), loss.detach(), count.float()])
+        correct = (logits.argmax(1) == labels).sum()
+        sums = torch.stack([correct.float(), loss.detach(), count.float()])
         return torch.where(finite, sums, 0)
 
     def _state(self) -> list[Tensor]:
-        """All that a step changes; the optimizer has no state before its first step."""
+        """Return all tensors that a step changes; the optimizer has none before its first step."""
         averages = (v for state in self.optimizer.state.values() for v in state.values())
         return [*self.buffers(), *self.parameters(), *averages]
 
     @torch.no_grad()
     def classify(self, features: Tensor, like: Tensor | None = None) -> Tensor:
-        """(B, D) to classes (B,), normalised as ``like`` (N, D) is, or as the last batches were.
+        """Classify features (B, D); return classes (B,).
 
-        The statistics of the last batches are old ones where an encoder learns fast.
+        Args:
+            features: (B, D).
+            like: (N, D) features whose statistics normalise ``features``. Default: the running
+                statistics of training, which lag behind if the encoder learns fast.
         """
         norm = self.norm
         mean, var = norm.running_mean, norm.running_var
@@ -90,11 +94,11 @@ class OnlineHead(nn.Module):
         return self.linear(F.batch_norm(features, mean, var, eps=norm.eps)).argmax(1)
 
     def saved(self) -> dict:
-        """Tensors and plain values, for a checkpoint."""
+        """Return the state for a checkpoint, as tensors and plain values."""
         return dict(head=self.state_dict(), optimizer=self.optimizer.state_dict())
 
     def resume(self, saved: dict) -> bool:
-        """Goes on from ``saved``; False where that is a head of other features or classes."""
+        """Load a state of :meth:`saved`; return False if its features or classes are different."""
         own, other = self.state_dict(), saved["head"]
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
             return False
@@ -102,29 +106,32 @@ class OnlineHead(nn.Module):
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = lr  # the config's, not the checkpoint's
+            group["lr"] = lr  # keep the rate of the config
         return True
 
 
 def labels_of(samples: Sequence | None) -> Tensor:
-    """(B,) labels of data samples, on the CPU; NONE where one has none, or several."""
+    """Return labels (B,) of data samples on the CPU; NONE for samples without exactly one."""
     labels = [None if sample is None else sample.get("gt_label") for sample in samples or ()]
     single = [NONE if label is None or len(label) != 1 else int(label) for label in labels]
     return torch.tensor(single, dtype=torch.long)
 
 
 def within(labels: Tensor, classes: int) -> Tensor:
-    """NONE in the place of what is none of so many classes."""
+    """Replace labels outside of 0 to ``classes`` - 1 by NONE."""
     return labels.masked_fill((labels < 0) | (labels >= classes), NONE)
 
 
 def names_of(dataset: object) -> tuple[str, ...]:
-    """Of its classes, where its metainfo has them."""
+    """Return the class names in the metainfo of a data set; empty if it has none."""
     return tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
 
 
 def classes_of(dataset: object) -> int | None:
-    """How many, by the names in its metainfo, or by the labels of a small data set; else None."""
+    """Count the classes of a data set by their names, or by its labels if it is small.
+
+    Return None if neither is possible.
+    """
     if names := names_of(dataset):
         return len(names)
     if len(dataset) > COUNTED:

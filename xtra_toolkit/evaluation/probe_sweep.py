@@ -1,4 +1,4 @@
-"""ProbeSweep: probes at several learning rates in one run, on the same features.
+"""ProbeSweep: train probes at several learning rates in one run, on the same features.
 
 Shape legend: B images, N tokens, D width, M probes, C classes.
 """
@@ -16,31 +16,33 @@ from xtra_toolkit.registry import METRICS, MODELS
 
 
 def label(rate: float) -> str:
-    """A learning rate as it is written: 0.0015 is '1.5e-3'."""
+    """Format a learning rate, 0.0015 as '1.5e-3'."""
     mantissa, exponent = f"{rate:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 @MODELS.register_module()
 class ProbeSweep(BaseModule):
-    """The head: normalised features, and a probe on them for each learning rate.
+    """A head with one probe for each learning rate, on normalised features.
 
-    The encoder runs once for all of them, and they share a BatchNorm without parameters (eps
-    1e-6). They start from the same weights and see the same batches, and their gradients are
-    independent. With ``SweepOptimWrapper``, which clips each on its own, and its constructor,
-    which gives each its rate, every probe is what a run of its own would have made of it.
+    The encoder runs once for all probes. They share a BatchNorm without parameters (eps 1e-6),
+    start from the same weights and see the same batches; their gradients are independent.
+    ``SweepOptimWrapperConstructor`` gives each probe its learning rate, and ``SweepOptimWrapper``
+    clips the gradients of each separately. With both, every probe is trained as in its own run.
 
     Args:
-        num_classes, in_channels: C and D, filled into the probe.
-        rates: peak learning rates, one for each probe.
-        probe: config of a head of MMPretrain's, ``xtra_toolkit.AttentiveProbe`` on tokens or
+        num_classes: C, passed to the probes.
+        in_channels: D, passed to the probes.
+        rates: Peak learning rates, one for each probe.
+        probe: Config of a classification head, such as ``xtra_toolkit.AttentiveProbe`` on tokens or
             ``mmpretrain.LinearClsHead`` on pooled features.
-        predict_rate: the rate whose probe predicts ``pred_score`` and ``pred_label``, for
-            instance the best that validation named. Default: the only one; of several, none,
-            and samples get the scores of all, ``sweep_scores`` (M, C), alone.
+        predict_rate: Learning rate of the probe that predicts ``pred_score`` and ``pred_label``,
+            for example the best one in validation. Default: the only rate; if there are several,
+            samples only get the scores of all probes, ``sweep_scores`` (M, C).
 
     Raises:
-        ValueError: rates that are no rates or stand twice, or a ``predict_rate`` not among them.
+        ValueError: If a rate is not positive or is given twice, or ``predict_rate`` is not one of
+            the rates.
     """
 
     def __init__(
@@ -65,36 +67,36 @@ class ProbeSweep(BaseModule):
         self.norm = nn.BatchNorm1d(in_channels, affine=False, eps=1e-6)
         first = MMPRETRAIN.build(dict(probe, num_classes=num_classes, in_channels=in_channels))
         self.probes = ModuleList(copy.deepcopy(first) for _ in rates)
-        for rate, member in zip(rates, self.probes, strict=True):
-            member.own_lr = rate  # what SweepOptimWrapper's constructor reads
+        for rate, head in zip(rates, self.probes, strict=True):
+            head.own_lr = rate  # SweepOptimWrapperConstructor reads it
 
     def init_weights(self) -> None:
-        """The same for each probe."""
+        """Initialise all probes with the same weights."""
         super().init_weights()
-        for member in self.probes[1:]:
-            member.load_state_dict(self.probes[0].state_dict())
+        for head in self.probes[1:]:
+            head.load_state_dict(self.probes[0].state_dict())
 
     def features(self, feats: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Tokens (B, N, D) or pooled features (B, D), normalised over all but D."""
+        """Normalise tokens (B, N, D) or pooled features (B, D) over all dimensions but D."""
         return (self.norm(feats[-1].transpose(1, -1)).transpose(1, -1),)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """The logits of every probe, (B, M, C)."""
+        """Return the logits of all probes, (B, M, C)."""
         feats = self.features(feats)
-        return torch.stack([member(feats) for member in self.probes], 1)
+        return torch.stack([head(feats) for head in self.probes], 1)
 
     def loss(self, feats: tuple[Tensor, ...], data_samples: list[DataSample]) -> dict:
-        """Each probe's loss by its rate; MMEngine adds them up."""
+        """Return the loss of each probe by its rate; MMEngine adds them up."""
         feats = self.features(feats)
         return {
-            f"loss_lr_{label(rate)}": member.loss(feats, data_samples)["loss"]
-            for rate, member in zip(self.rates, self.probes, strict=True)
+            f"loss_lr_{label(rate)}": head.loss(feats, data_samples)["loss"]
+            for rate, head in zip(self.rates, self.probes, strict=True)
         }
 
     def predict(
         self, feats: tuple[Tensor, ...], data_samples: list[DataSample] | None = None
     ) -> list[DataSample]:
-        """Every probe's scores in each sample, and the prediction of ``predict_rate``'s."""
+        """Add the scores of all probes to each sample, and the prediction at ``predict_rate``."""
         scores = self(feats).softmax(-1)
         samples = data_samples or [DataSample() for _ in scores]
         for sample, score in zip(samples, scores, strict=True):
@@ -108,29 +110,29 @@ class ProbeSweep(BaseModule):
 
 @METRICS.register_module()
 class SweepAccuracy(BaseMetric):
-    """Top-1 (of more than 5 classes also top-5) of a ProbeSweep, in per cent.
+    """Compute the top-1 accuracy of a ProbeSweep in per cent; top-5 too for more than 5 classes.
 
-    Reports each probe's by its rate, ``accuracy/top1_lr_1e-3``; the best, ``accuracy/top1``, and
-    its rate, ``accuracy/best_lr``. As in the papers the best is chosen on the very images that it
-    is reported on.
+    ``accuracy/top1_lr_1e-3`` is that of the probe at this rate, ``accuracy/top1`` the best of
+    them, and ``accuracy/best_lr`` its rate. As in the papers, the best is chosen on the same
+    images on which it is reported.
     """
 
     default_prefix = "accuracy"
 
     def process(self, data_batch: object, data_samples: list[dict]) -> None:
-        """Keeps the place of the label among each probe's first 5 guesses, (M,); 5: none."""
+        """Record the rank of the label among the first 5 predictions of each probe, or 5, as (M,)."""
         scores = torch.stack([sample["sweep_scores"] for sample in data_samples])
         labels = torch.cat([sample["gt_label"] for sample in data_samples]).to(scores.device)
         self.rates, self.classes = data_samples[0]["sweep_rates"], scores.shape[-1]
-        guesses = scores.topk(min(5, self.classes)).indices
-        hits = guesses == labels[:, None, None]
-        places = torch.where(hits.any(-1), hits.int().argmax(-1), 5)
-        self.results += list(places.cpu())
+        predictions = scores.topk(min(5, self.classes)).indices
+        hits = predictions == labels[:, None, None]
+        ranks = torch.where(hits.any(-1), hits.int().argmax(-1), 5)
+        self.results += list(ranks.cpu())
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
-        """Over all images."""
-        places, metrics = torch.stack(results), {}
-        accuracy = {k: 100 * (places < k).double().mean(0) for k in (1, 5) if k < self.classes}
+        """Compute the accuracies over all images."""
+        ranks, metrics = torch.stack(results), {}
+        accuracy = {k: 100 * (ranks < k).double().mean(0) for k in (1, 5) if k < self.classes}
         best = int(accuracy[1].argmax())
         for k, values in accuracy.items():
             metrics[f"top{k}"] = float(values[best])

@@ -1,4 +1,4 @@
-"""The validation of OnlineProbe: its head, and neighbours among fresh features.
+"""Validate the head of OnlineProbe, and kNN on features of the current encoder.
 
 Shape legend: B images of a batch, D width, N images of the bank.
 """
@@ -19,71 +19,73 @@ from torch.utils.data import DataLoader, Subset
 from xtra_toolkit.data.seeding import seeded
 from xtra_toolkit.evaluation.inference import inference
 from xtra_toolkit.evaluation.knn_vote import Bank, in_order, vote
-from xtra_toolkit.evaluation.online_head import NONE, OnlineHead, labels_of, within
+from xtra_toolkit.evaluation.online_head import NONE, OnlineHead, labels_of, names_of, within
 
 
 class ProbeValidation:
-    """Counts, over a validation, what the head and the neighbours classify rightly.
+    """Count the images of a validation that the head and kNN classify correctly.
 
     Args:
-        features: ``(runner, data_batch, context) -> (B, D)``.
-        bank, k, temperature: see :class:`OnlineProbe`.
+        features: Function ``(runner, data_batch, context) -> (B, D)``.
+        bank: Number of training images that vote, see :class:`OnlineProbe`.
+        k: Number of neighbours, see :class:`OnlineProbe`.
+        temperature: Temperature of the votes, see :class:`OnlineProbe`.
     """
 
     def __init__(self, features: Callable[..., Tensor], bank: int, k: int, temperature: float):
         self.features = features
         self.images, self.k, self.temperature = bank, k, temperature
         self.bank: Bank | None = None
-        self._right: list[Tensor] | None = None
-        self._said: set[str] = set()
+        self._correct: list[Tensor] | None = None
+        self._logged: set[str] = set()
 
     def begin(self, runner: Any, head: OnlineHead, data_batch: dict) -> None:
-        """Makes the bank, where the images can be compared; else it says once why not."""
-        self.head, self._right, self.bank, self.vectors = head, None, None, None
+        """Compute the bank; if the data sets cannot be compared, log once why not."""
+        self.head, self._correct, self.bank, self.vectors = head, None, None, None
         train, val = runner.train_dataloader.dataset, runner.val_dataloader
-        sentence = _cannot(train, val) or self._no_labels(runner, data_batch)
-        if sentence:
-            return self._say(runner, f"OnlineProbe does not validate: {sentence}.")
-        self._right = []
+        reason = _incomparable(train, val) or self._no_labels(runner, data_batch)
+        if reason:
+            return self._log_once(runner, f"OnlineProbe does not validate: {reason}.")
+        self._correct = []
         loader = bank_loader(train, val, self.images) if self.images else None
         if loader is None:
-            return self._say(
+            return self._log_once(
                 runner,
-                "OnlineProbe: no kNN, for bank is 0 or a data set has no pipeline; "
+                "OnlineProbe: no kNN, because bank is 0 or a data set has no pipeline; "
                 "probe/linear_top1 normalises by the statistics of the last batches.",
             )
         self.vectors, self.bank = self._fill(runner, loader)
         images = len(self.bank.labels)
-        return self._say(
+        return self._log_once(
             runner,
             f"OnlineProbe: for probe/knn_top1 the {self.k} nearest of {images:,} training images "
             "vote; probe/linear_top1 normalises by their statistics.",
         )
 
     def classify(self, runner: Any, data_batch: dict) -> None:
-        """Of each image whether the head is right, the neighbours are, and it has a label."""
-        if self._right is None:
+        """Record for each image whether head and kNN are correct and whether it has a label."""
+        if self._correct is None:
             return
         features = self._features(runner, data_batch)
         labels, classes = self._labels(data_batch, features), self.head.linear.out_features
         with torch.autocast(features.device.type, enabled=False):
-            right = [self.head.classify(features, self.vectors) == labels]
+            correct = [self.head.classify(features, self.vectors) == labels]
             if self.bank is not None:
                 unit = F.normalize(features, dim=1)
                 shares = vote(unit, self.bank, classes, self.k, self.temperature)
-                right.append(shares.argmax(1) == labels)
-        self._right.append(torch.stack([*right, labels != NONE], 1))
+                correct.append(shares.argmax(1) == labels)
+        self._correct.append(torch.stack([*correct, labels != NONE], 1))
 
     def end(self, runner: Any) -> dict[str, float]:
-        """The accuracies in per cent, over all processes; the bank is dropped."""
-        right, self._right = self._right, None
+        """Return the accuracies over all processes in per cent, and free the bank."""
+        correct, self._correct = self._correct, None
         self.bank = self.vectors = None
-        if not right:
+        if not correct:
             return {}
-        rows = in_order(torch.cat(right).byte(), len(runner.val_dataloader.dataset))
+        rows = in_order(torch.cat(correct).byte(), len(runner.val_dataloader.dataset))
         *sums, counted = rows.sum(0).tolist()
         if counted < len(rows):
-            self._say(
+            self._log_once(
                 runner,
                 f"OnlineProbe: {len(rows) - counted:,} of {len(rows):,} images of the validation "
                 f"do not count: they have no label below {self.head.linear.out_features}.",
@@ -97,20 +99,20 @@ class ProbeValidation:
             return self.features(runner, data_batch, nullcontext())
 
     def _labels(self, data_batch: dict, features: Tensor) -> Tensor:
-        """(B,) beside features (B, D); a batch may come without samples."""
+        """Return labels (B,) on the device of features (B, D); a batch may have no samples."""
         samples = data_batch.get("data_samples") or [None] * len(features)
         return within(labels_of(samples), self.head.linear.out_features).to(features.device)
 
     def _no_labels(self, runner: Any, data_batch: dict) -> str | None:
-        found = (labels_of(data_batch.get("data_samples")) != NONE).any().float()
-        found = found.to(next(runner.model.parameters()).device)
-        all_reduce(found, "max")
-        return None if found else "its images have no labels"
+        any_label = (labels_of(data_batch.get("data_samples")) != NONE).any().float()
+        any_label = any_label.to(next(runner.model.parameters()).device)
+        all_reduce(any_label, "max")
+        return None if any_label else "its images have no labels"
 
     def _fill(self, runner: Any, loader: DataLoader) -> tuple[Tensor, Bank]:
-        """Features as they are, which say how to normalise others, and the bank of them."""
+        """Return the features of the bank, whose statistics normalise others, and the bank."""
         features, labels = [], []
-        with seeded(0):  # a loader and a pipeline may draw
+        with seeded(0):  # the loader and the pipeline may draw random numbers
             for data_batch in loader:
                 features.append(self._features(runner, data_batch))
                 labels.append(self._labels(data_batch, features[-1]))
@@ -119,17 +121,17 @@ class ProbeValidation:
         vectors, labels = vectors[labels != NONE], labels[labels != NONE]
         return vectors, Bank(F.normalize(vectors, dim=1), labels)
 
-    def _say(self, runner: Any, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
+    def _log_once(self, runner: Any, sentence: str) -> None:
+        if sentence not in self._logged:
+            self._logged.add(sentence)
             runner.logger.info(sentence)
 
 
 def bank_loader(train: Any, val: DataLoader, images: int) -> DataLoader | None:
-    """Evenly spread images of the training set as validation would prepare them.
+    """Make a loader of evenly spread training images with the pipeline of validation.
 
     Returns:
-        A loader like ``val``, None where a data set has no ``pipeline``.
+        A loader with the settings of ``val``; None if a data set has no ``pipeline``.
     """
     if not (hasattr(train, "pipeline") and hasattr(val.dataset, "pipeline")):
         return None
@@ -148,15 +150,13 @@ def bank_loader(train: Any, val: DataLoader, images: int) -> DataLoader | None:
     )
 
 
-def _cannot(train: Any, val: DataLoader) -> str | None:
-    """Why the two cannot be compared."""
-    ours, theirs = (
-        (getattr(d, "metainfo", None) or {}).get("classes") for d in (train, val.dataset)
-    )
-    if ours and theirs and ours != theirs:
+def _incomparable(train: Any, val: DataLoader) -> str | None:
+    """Return why the data sets cannot be compared; None if they can."""
+    train_names, val_names = names_of(train), names_of(val.dataset)
+    if train_names and val_names and train_names != val_names:
         return (
-            f"the training images have {len(ours)} classes, those of the validation "
-            f"{len(theirs)}, or others, or in another order; labels are numbers"
+            f"the training images have {len(train_names)} classes and those of the validation "
+            f"{len(val_names)}, with other names or in another order; labels are numbers"
         )
     if _same(train, val.dataset):
         return "its images are the training images, and each would vote for itself"
@@ -169,13 +169,13 @@ def _cannot(train: Any, val: DataLoader) -> str | None:
 
 
 def _same(train: Any, val: Any) -> bool:
-    """Do two data sets list the same images? Told by the first, a middle and the last one."""
+    """Whether two data sets have the same images, judged by the first, middle and last one."""
     size = len(val)
     if len(train) != size or not all(hasattr(data, "get_data_info") for data in (train, val)):
         return False
-    for place in (0, size // 2, size - 1):
-        infos = [data.get_data_info(place) for data in (train, val)]
-        one, other = (info.get("img_path", info.get("img")) for info in infos)
-        if one is None or not np.array_equal(one, other):
+    for index in (0, size // 2, size - 1):
+        infos = [data.get_data_info(index) for data in (train, val)]
+        train_image, val_image = (info.get("img_path", info.get("img")) for info in infos)
+        if train_image is None or not np.array_equal(train_image, val_image):
             return False
     return True

@@ -1,7 +1,7 @@
-"""Which images of a benchmark train and which validate, read from its published metadata.
+"""Read the training and validation splits of benchmarks from their published metadata.
 
-A reader takes the unpacked folder and yields (split, path below the folder, label) with split
-``'train'`` or ``'val'``, the two that XTRA trains and validates on. The WILDS splits are those of
+A reader takes the unpacked folder and yields (split, path below the folder, label). The split is
+``'train'`` or ``'val'``, on which XTRA trains and validates. The WILDS splits are those of
 p-lambda/wilds at 4726775.
 """
 
@@ -17,7 +17,7 @@ Sample = tuple[str, str, int]  # (split, path, label)
 
 
 def camelyon17(source: Path) -> Iterator[Sample]:
-    """Hospitals 0, 3 and 4 train, without WILDS' held-out tenth; hospital 1 validates."""
+    """Train on hospitals 0, 3 and 4 without WILDS' held-out tenth; validate on hospital 1."""
     columns = ("patient", "node", "x_coord", "y_coord", "tumor", "center", "split")
     for row in _rows(source / "metadata.csv", *columns):
         patient, node, x, y, tumor, center, held_out = (row[name] for name in columns)
@@ -30,7 +30,10 @@ def camelyon17(source: Path) -> Iterator[Sample]:
 
 
 def eurosat(source: Path) -> Iterator[Sample]:
-    """No official split: numbers that end in 0 validate, those that end in 5 are left out."""
+    """Validate on numbers that end in 0, leave out those that end in 5, train on the others.
+
+    There is no official split.
+    """
     classes = sorted(path.name for path in source.iterdir() if path.is_dir())
     if len(classes) != 10:
         raise ValueError(
@@ -47,7 +50,7 @@ def eurosat(source: Path) -> Iterator[Sample]:
 
 
 def fmow(source: Path) -> Iterator[Sample]:
-    """Before 2013 trains, 2013 to 2015 validates; labels are the categories' alphabet."""
+    """Train on images before 2013, validate on 2013 to 2015; label categories alphabetically."""
     rows = list(_rows(source / "rgb_metadata.csv", "split", "category", "timestamp"))
     labels = {name: i for i, name in enumerate(sorted({row["category"] for row in rows}))}
     for i, row in enumerate(rows):
@@ -57,23 +60,23 @@ def fmow(source: Path) -> Iterator[Sample]:
 
 
 def inat18(source: Path) -> Iterator[Sample]:
-    """The competition's train and val; labels are the category ids, 0 to 8141."""
+    """Use the competition's train and val; labels are the category ids, 0 to 8141."""
     for split in ("train", "val"):
         content = json.loads(_file(source / f"{split}2018.json").read_text())
         names = {image["id"]: image["file_name"] for image in content["images"]}
-        for note in content["annotations"]:
-            yield split, names[note["image_id"]], note["category_id"]
+        for annotation in content["annotations"]:
+            yield split, names[annotation["image_id"]], annotation["category_id"]
 
 
 def iwildcam(source: Path) -> Iterator[Sample]:
-    """The official train; val, from other camera traps."""
+    """Use the official train and val, which are from different camera traps."""
     for row in _rows(source / "metadata.csv", "split", "filename", "y"):
         if row["split"] in ("train", "val"):
             yield row["split"], f"train/{row['filename']}", _number(row["y"])
 
 
 def pcam(source: Path) -> Iterator[Sample]:
-    """Train and valid; writes the images of the HDF5 files as PNG files into train/ and val/."""
+    """Use train and valid; write the images of the HDF5 files as PNG into train/ and val/."""
     try:
         import h5py
     except ImportError as error:
@@ -96,7 +99,7 @@ def pcam(source: Path) -> Iterator[Sample]:
 
 
 def rxrx1(source: Path) -> Iterator[Sample]:
-    """The official train, site 1 of each well; val, both sites of other experiments."""
+    """Train on site 1 of each well of the official train; validate on both sites of val."""
     columns = ("dataset", "experiment", "plate", "well", "site", "sirna_id")
     for row in _rows(source / "metadata.csv", *columns):
         split, experiment, plate, well, site, label = (row[name] for name in columns)
@@ -114,7 +117,7 @@ def _file(path: Path) -> Path:
 
 
 def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file that has these columns."""
+    """Yield the rows of a CSV file; raise a ValueError if it lacks one of the columns."""
     with open(_file(path), newline="") as file:
         table = csv.DictReader(file)
         if absent := sorted(set(columns) - set(table.fieldnames or ())):

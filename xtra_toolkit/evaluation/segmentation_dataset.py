@@ -1,4 +1,4 @@
-"""Images with a segmentation map each: a folder of both, and what keeps the two aligned."""
+"""A data set of images with segmentation maps, and transforms that keep both aligned."""
 
 import os.path
 from pathlib import Path
@@ -16,12 +16,12 @@ from xtra_toolkit.data.image_reading.pillow import MAX_PIXELS, open_image, refus
 from xtra_toolkit.data.seeding import SeededSamples
 from xtra_toolkit.registry import DATASETS, TRANSFORMS
 
-IGNORED = 255  # the class number of pixels without a class, as in MMSegmentation
+IGNORED = 255  # class number of pixels without a class, as in MMSegmentation
 
 
 @DATASETS.register_module()
 class SegmentationFolder(SeededSamples, BaseDataset):
-    """A folder of images and a folder of PNG maps with the same names, at any depth.
+    """Read a folder of images and a folder of PNG maps with the same names, at any depth.
 
     A sample has ``img_path`` and ``seg_map_path``. The layout is MMSegmentation's::
 
@@ -29,13 +29,15 @@ class SegmentationFolder(SeededSamples, BaseDataset):
         data_root/images/more/b.png   data_root/annotations/more/b.png
 
     Args:
-        data_root: the folder; ``~`` is the home folder.
-        data_prefix: the two folders in it.
-        **kwargs: of MMPretrain's ``BaseDataset``: ``pipeline``, ``metainfo=dict(classes=[...])``.
+        data_root: The folder; ``~`` is the home folder.
+        data_prefix: The two folders in it. Default: ``dict(img_path='images',
+            seg_map_path='annotations')``.
+        **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline`` and
+            ``metainfo=dict(classes=[...])``.
 
     Raises:
-        ValueError: no image, an image without a map or a map without an image, two images of
-            one name.
+        ValueError: If there is no image, an image without a map, a map without an image, or two
+            images of one name.
     """
 
     def __init__(self, data_root: str, data_prefix: dict | None = None, **kwargs: Any):
@@ -44,18 +46,18 @@ class SegmentationFolder(SeededSamples, BaseDataset):
         super().__init__(**{"ann_file": ""} | kwargs, data_root=root, data_prefix=prefix)
 
     def load_data_list(self) -> list[dict]:
-        """One dictionary a sample, in the order of the names."""
+        """Return a dictionary for each sample, sorted by name."""
         folders = self.data_prefix["img_path"], self.data_prefix["seg_map_path"]
         images, maps = _by_stem(folders[0], EXTENSIONS), _by_stem(folders[1], (".png",))
         for files, others, what, folder in (
             (images, maps, "segmentation map (.png)", folders[1]),
             (maps, images, "image", folders[0]),
         ):
-            single = sorted(files.keys() - others.keys())
-            if single:
+            unpaired = sorted(files.keys() - others.keys())
+            if unpaired:
                 raise ValueError(
-                    f"{len(single)} of {len(files)} files have no {what} of the same name in "
-                    f"{folder!r}; the first is {files[single[0]]!r}."
+                    f"{len(unpaired)} of {len(files)} files have no {what} of the same name in "
+                    f"{folder!r}; the first is {files[unpaired[0]]!r}."
                 )
         if not images:
             raise ValueError(
@@ -67,17 +69,17 @@ class SegmentationFolder(SeededSamples, BaseDataset):
 
 @TRANSFORMS.register_module()
 class LoadSegMap(LoadAnnotations):
-    """The map of a sample, ``gt_seg_map``: uint8 (H, W) of class numbers, 255 for none.
+    """Load the segmentation map of a sample as ``gt_seg_map``, (H, W) uint8; 255 is no class.
 
-    Pillow reads it, since OpenCV turns the numbers of an indexed PNG into its colours. Resizing
-    the image before does no harm, cropping does: nothing would crop the map.
+    Pillow reads it, because OpenCV turns the numbers of an indexed PNG into its colours. The image
+    may be resized before this transform but not cropped, since the map would not be cropped.
 
     Args:
-        reduce_zero_label: 0 means no class and 1 the first, as in ADE20K.
+        reduce_zero_label: Whether 0 means no class and 1 is the first class, as in ADE20K.
 
     Raises:
-        ValueError: the file cannot be read, is no 8-bit map of numbers or has another size than
-            its image.
+        ValueError: If the file cannot be read, is no 8-bit map of numbers, or differs from its
+            image in size.
     """
 
     def __init__(self, reduce_zero_label: bool = False):
@@ -88,12 +90,12 @@ class LoadSegMap(LoadAnnotations):
 
     def _load_seg_map(self, results: dict) -> None:
         data = fileio.get(results["seg_map_path"], backend_args=self.backend_args)
-        image = open_image(data, ("PNG",))  # MMCV's would take any format of Pillow's
+        image = open_image(data, ("PNG",))  # MMCV would accept any format of Pillow
         refuse_larger(image.size[::-1], MAX_PIXELS)
         results["gt_seg_map"] = np.asarray(image).squeeze()
 
     def transform(self, results: dict) -> dict:
-        """Adds ``gt_seg_map``."""
+        """Add ``gt_seg_map`` to the sample."""
         path = results["seg_map_path"]
         try:
             seg_map = super().transform(results)["gt_seg_map"]
@@ -120,10 +122,10 @@ class LoadSegMap(LoadAnnotations):
 
 @TRANSFORMS.register_module()
 class RandomResizedCropWithSegMap(RandomResizedCrop):
-    """MMPretrain's ``RandomResizedCrop``, the same for ``gt_seg_map`` (nearest neighbour)."""
+    """MMPretrain's ``RandomResizedCrop``, which also crops ``gt_seg_map`` (nearest neighbour)."""
 
     def transform(self, results: dict) -> dict:
-        """Crops and resizes ``img`` and ``gt_seg_map``."""
+        """Crop and resize ``img`` and ``gt_seg_map``."""
         img, seg_map = results["img"], results["gt_seg_map"]
         if img.shape[:2] != seg_map.shape:
             raise ValueError(
@@ -141,7 +143,7 @@ class RandomResizedCropWithSegMap(RandomResizedCrop):
 
 
 def _by_stem(folder: str, extensions: tuple[str, ...]) -> dict[str, str]:
-    """Files below a folder by their path in it, without the extension."""
+    """Return the files below a folder by their relative path without the extension."""
     files: dict[str, str] = {}
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() not in extensions:

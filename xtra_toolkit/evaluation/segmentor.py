@@ -1,6 +1,7 @@
-"""Linear segmentation: what the feature maps of an encoder know about each pixel.
+"""Linear segmentation on the feature maps of an encoder.
 
-Shape legend: B images, M feature maps, D width, (rows, cols) the grid, (H, W) a map's pixels.
+Shape legend: B images, M feature maps, D width, (rows, cols) the grid, (H, W) pixels of a
+segmentation map.
 """
 
 import numpy as np
@@ -19,17 +20,18 @@ from xtra_toolkit.registry import MODELS
 class LinearSegmentor(BaseModel):
     """BatchNorm and a 1x1 convolution on the concatenated feature maps of a backbone.
 
-    The head of DINOv2's linear segmentation (facebookresearch/dinov2 at 7c503b3, linear_head.py),
-    on one map or on several depths. Logits are enlarged bilinearly to the segmentation map.
+    This is the head of DINOv2's linear segmentation (facebookresearch/dinov2 at 7c503b3,
+    linear_head.py), on the maps of one or several layers. Logits are resized bilinearly to the
+    segmentation map.
 
     Args:
-        backbone: config of the encoder, ``out_type='featmap'``; its ``out_indices`` say which
-            depths, its ``frozen_stages`` whether it is trained.
-        num_classes: of the segmentation maps; 255 is no class.
-        data_preprocessor: as in MMPretrain.
+        backbone: Config of the encoder with ``out_type='featmap'``. Its ``out_indices`` choose the
+            layers, and its ``frozen_stages`` whether it is trained.
+        num_classes: Number of classes in the segmentation maps; 255 is no class.
+        data_preprocessor: Config as in MMPretrain.
 
     Raises:
-        ValueError: another out_type; in ``loss``, a class number that is too high.
+        ValueError: If ``out_type`` is another one; in ``loss``, if a class number is too high.
     """
 
     def __init__(
@@ -56,7 +58,13 @@ class LinearSegmentor(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list[DataSample] | None = None, mode: str = "tensor"
     ) -> object:
-        """Images (B, C, height, width) to what ``mode`` says: 'tensor', 'loss' or 'predict'."""
+        """Compute logits, losses or predictions of images (B, C, height, width).
+
+        Args:
+            inputs: The images.
+            data_samples: Samples with the true maps, which the mode 'loss' needs.
+            mode: 'tensor' for logits, 'loss' or 'predict'.
+        """
         logits = self.head(torch.cat(self.extract_feat(inputs), 1))
         if mode == "tensor":
             return logits
@@ -65,14 +73,14 @@ class LinearSegmentor(BaseModel):
         if mode == "predict":
             size = tuple(inputs.shape[2:])
             return self.predict(logits, data_samples or [DataSample() for _ in inputs], size)
-        raise ValueError(f"the modes are 'tensor', 'loss' and 'predict', not {mode!r}")
+        raise ValueError(f"mode={mode!r} was given; the modes are 'tensor', 'loss' and 'predict'")
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """M feature maps (B, D, rows, cols), one for each of the backbone's ``out_indices``."""
+        """Return M feature maps (B, D, rows, cols), one for each of the ``out_indices``."""
         return self.backbone(inputs)
 
     def loss(self, logits: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """Cross entropy, the mean over the pixels that have a class."""
+        """Return the cross entropy, averaged over the pixels that have a class."""
         seg_maps = torch.stack([self._seg_map(sample) for sample in data_samples])
         seg_maps = seg_maps.to(logits.device).long()
         logits = enlarge(logits, seg_maps.shape[1:])
@@ -82,28 +90,28 @@ class LinearSegmentor(BaseModel):
     def predict(
         self, logits: Tensor, data_samples: list[DataSample], size: tuple[int, int]
     ) -> list[DataSample]:
-        """Adds ``pred_seg_map`` (H, W), in the size of ``gt_seg_map`` or else of the input."""
+        """Add ``pred_seg_map`` (H, W) to samples, in the size of ``gt_seg_map`` or the input."""
         for sample, logit in zip(data_samples, logits, strict=True):
-            own = size
+            map_size = size
             if "gt_seg_map" in sample:
                 sample.gt_seg_map = self._seg_map(sample)
-                own = sample.gt_seg_map.shape
-            sample.pred_seg_map = enlarge(logit[None], own).argmax(1)[0]
+                map_size = sample.gt_seg_map.shape
+            sample.pred_seg_map = enlarge(logit[None], map_size).argmax(1)[0]
             sample.set_metainfo(dict(num_classes=self.num_classes))
         return data_samples
 
     def _seg_map(self, sample: DataSample) -> Tensor:
         seg_map = np.ascontiguousarray(sample.gt_seg_map)  # a flip leaves negative strides
-        wrong = seg_map[(seg_map >= self.num_classes) & (seg_map != IGNORED)]
-        if wrong.size:
+        too_high = seg_map[(seg_map >= self.num_classes) & (seg_map != IGNORED)]
+        if too_high.size:
             raise ValueError(
                 f"The segmentation map {sample.get('seg_map_path', '')!r} holds the class "
-                f"{wrong.max()}; model.num_classes={self.num_classes} allows 0 to "
+                f"{too_high.max()}; model.num_classes={self.num_classes} allows 0 to "
                 f"{self.num_classes - 1}, and {IGNORED} for pixels without a class."
             )
         return torch.from_numpy(seg_map)
 
 
 def enlarge(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, classes, rows, cols) to (B, classes, *size), bilinear, in float32."""
+    """Resize logits (B, classes, rows, cols) to (B, classes, *size), bilinearly in float32."""
     return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)

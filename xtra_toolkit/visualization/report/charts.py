@@ -168,9 +168,8 @@ def scatter(points: list[Point]) -> str:
             ring = style | dict(ms=8, mfc="none", mec=INK)
             axes.plot([of_run[-1].loss], [of_run[-1].accuracy], gid=f"run-{run}", **ring)
 
-    return svg(
-        paint, f"pretraining loss ({', '.join(kinds)})", f"{points[0].measure}, top-1 (%)", 2.9
-    )
+    xlabel = f"pretraining loss ({', '.join(kinds)})"
+    return svg(paint, xlabel, f"{points[0].measure}, top-1 (%)", 2.9)
 
 
 def colours_of(points: list[Point]) -> dict[str, int]:

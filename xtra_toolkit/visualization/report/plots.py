@@ -75,9 +75,8 @@ def svg(paint: Callable[[Axes], None], xlabel: str, ylabel: str, height: float =
         axes = figure.add_subplot()
         paint(axes)
         axes.set_xlabel(xlabel)
-        axes.set_title(
-            ylabel, loc="left", fontsize=9, color=INK
-        )  # easier to read than along the axis
+        # a title is easier to read than a label along the axis
+        axes.set_title(ylabel, loc="left", fontsize=9, color=INK)
         buffer = io.StringIO()
         figure.savefig(
             buffer,
