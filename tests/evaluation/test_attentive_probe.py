@@ -1,4 +1,4 @@
-"""The probes of XTRA and AIM: golden numbers, frozen encoders, sweeps, and a run on digits."""
+"""Test the probes of XTRA and AIM: golden values, frozen encoders, sweeps, a run on digits."""
 
 import copy
 from inspect import signature
@@ -26,14 +26,14 @@ NAMES |= {"fc.weight": "linear.weight", "fc.bias": "linear.bias"}
 
 
 def sweep(rates=(1e-3,), classes=10, **probe):
-    """A ProbeSweep on 48 channels."""
+    """Make a ProbeSweep on 48 channels."""
     probe = dict(type="xtra_toolkit.AttentiveProbe", num_heads=4) | probe
     head = dict(type="xtra_toolkit.ProbeSweep", num_classes=classes, in_channels=48)
     return MODELS.build(dict(head, rates=list(rates), probe=probe))
 
 
 def classifier(neck, out_indices, **backbone):
-    """A probe on a small encoder of 2 layers, at 64 px."""
+    """Make a probe on a small encoder of 2 layers at 64 px."""
     shape = dict(arch=arch(), img_size=64, patch_size=8, frozen_stages=2, out_type="featmap")
     shape |= dict(final_norm=False, mask=MASKS["bidirectional"], out_indices=list(out_indices))
     head = dict(type="xtra_toolkit.ProbeSweep", num_classes=10, in_channels=48, rates=[1e-3])
@@ -62,7 +62,7 @@ def labelled(count, classes=10, seed=0):
     return [DataSample().set_gt_label(label) for label in labels]
 
 
-def test_the_attentive_probe_of_the_original():
+def test_the_attentive_probe_equals_the_original():
     head = sweep()
     probe = head.probes[0]
     with torch.no_grad():
@@ -81,8 +81,8 @@ def test_the_attentive_probe_of_the_original():
     torch.testing.assert_close(logits, GOLDEN["logits_eval_after_one_train_step"], **near)
 
 
-def test_several_queries_and_no_bias_as_aim_writes_it():
-    """Against keys and values of every token, and attention by torch."""
+def test_several_queries_and_no_bias_equal_aims_formula():
+    """Compare with keys and values of every token and torch's attention."""
     probe = sweep(num_queries=3, bias=False).probes[0]
     x = torch.randn(2, 16, 48)
     q, k, v = (
@@ -91,7 +91,7 @@ def test_several_queries_and_no_bias_as_aim_writes_it():
     )
     found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).mean(1)
     with torch.no_grad():
-        probe.queries.mul_(50)  # so that attention is far from even
+        probe.queries.mul_(50)  # so that attention is far from uniform
     torch.testing.assert_close(probe((x,)), found @ probe.fc.weight.T, atol=1e-6, rtol=1e-5)
     assert probe.fc.bias is None and sweep().probes[0].fc.bias is not None
 
@@ -105,13 +105,13 @@ def test_heads_that_do_not_divide_and_tokens_instead_of_maps_are_refused():
 
 @pytest.mark.parametrize("cls_token", [False, True])
 def test_probes_read_the_raw_patch_tokens(cls_token):
-    """Outputs of the layers themselves, without the final norm and without the class token."""
+    """The probes read the layers without the final norm and without the class token."""
     outputs, images = [], torch.randn(4, 3, 64, 64)
     attentive = randomise(classifier(*ATTENTIVE, with_cls_token=cls_token))
     for layer in attentive.backbone.layers:
         layer.register_forward_hook(lambda *call: outputs.append(call[-1]))
     tokens = attentive.extract_feat(images)[0]
-    patches = [out[:, -64:] for out in outputs]  # behind the class token
+    patches = [out[:, -64:] for out in outputs]  # after the class token
     torch.testing.assert_close(tokens, (patches[0] + patches[1]) / 2)
 
     linear = randomise(classifier(*LINEAR, with_cls_token=cls_token))
@@ -125,7 +125,7 @@ def test_probes_read_the_raw_patch_tokens(cls_token):
 @pytest.mark.parametrize("cls_token", [False, True])
 def test_a_frozen_encoder_is_in_evaluation_mode_and_keeps_no_graph(cls_token):
     model = classifier(*ATTENTIVE, drop_path_rate=0.5, drop_rate=0.5, with_cls_token=cls_token)
-    # DistributedDataParallel and the optimizer ask before the first train()
+    # DistributedDataParallel and the optimizer check this before the first train()
     assert not any(p.requires_grad for p in model.backbone.parameters())
     images = torch.randn(4, 3, 64, 64)
     model.eval()
@@ -148,7 +148,7 @@ OPTIM = dict(
 
 
 def trained(head, steps=5):
-    """A head after some clipped steps on drawn tokens."""
+    """Train a head for some steps with gradient clipping on random tokens."""
     wrapper = build_optim_wrapper(head, copy.deepcopy(OPTIM))
     generator = torch.Generator().manual_seed(3)
     for step in range(steps):
@@ -157,8 +157,8 @@ def trained(head, steps=5):
     return head
 
 
-def test_a_sweep_is_the_single_runs():
-    """With clipping at work: a common norm would couple the probes."""
+def test_a_sweep_equals_the_single_runs():
+    """Gradients are clipped: a common norm would couple the probes."""
     torch.manual_seed(0)
     both = sweep(rates=(1e-3, 1e-1))
     before = both.probes[0].state_dict()
@@ -190,7 +190,7 @@ def test_every_probe_has_its_rate_and_the_common_decay():
 
 
 def test_an_encoder_that_is_not_wholly_frozen_is_refused():
-    """A deeper one in the config, its frozen_stages forgotten."""
+    """For example a deeper encoder whose frozen_stages was not adapted."""
     model = classifier(*ATTENTIVE, frozen_stages=1)
     with pytest.raises(
         ValueError, match=r"backbone\.layers\.1\.ln1\.weight is trainable \(12 .*froz"
@@ -198,7 +198,7 @@ def test_an_encoder_that_is_not_wholly_frozen_is_refused():
         build_optim_wrapper(model, copy.deepcopy(OPTIM))
 
 
-def test_all_probes_start_alike_whatever_initialises_them():
+def test_all_probes_start_from_the_same_weights():
     head = sweep(rates=(1e-3, 1e-1), init_cfg=dict(type="Normal", layer="Linear", std=0.5))
     head.init_weights()
     first, second = (probe.state_dict() for probe in head.probes)
@@ -207,12 +207,12 @@ def test_all_probes_start_alike_whatever_initialises_them():
 
 
 @pytest.mark.parametrize("rates", [[], [0.0, 1e-3], [1e-3, 1e-3]])
-def test_rates_that_are_none_are_refused(rates):
+def test_invalid_rates_are_refused(rates):
     with pytest.raises(ValueError, match=r"learning rates above 0, each once.*given: \["):
         sweep(rates=rates)
 
 
-def test_one_rate_predicts_and_several_when_told_which():
+def test_one_rate_predicts_and_several_need_predict_rate():
     tokens = (torch.randn(3, 16, 48),)
     two = sweep(rates=(1e-3, 1e-1)).eval()
     with torch.no_grad():
@@ -230,8 +230,8 @@ def test_one_rate_predicts_and_several_when_told_which():
         MODELS.build(dict(config, type="xtra_toolkit.ProbeSweep"))
 
 
-def measured(scores, labels, rates):
-    """SweepAccuracy of scores (B, M, C), in two batches."""
+def sweep_accuracy(scores, labels, rates):
+    """Compute the SweepAccuracy of scores (B, M, C) in two batches."""
     evaluator = Evaluator(METRICS.build(dict(type="xtra_toolkit.SweepAccuracy")))
     for part in (slice(0, 1), slice(1, None)):
         samples = [DataSample().set_gt_label(label) for label in labels[part]]
@@ -243,10 +243,10 @@ def measured(scores, labels, rates):
 
 
 def test_the_metric_names_every_rate_and_the_best():
-    """4 images, 6 classes; the label is the first, second or last guess."""
+    """Use 4 images and 6 classes; the label is the first, second or last prediction."""
     falling = torch.tensor([0.4, 0.3, 0.1, 0.09, 0.08, 0.03])
     scores = torch.stack([falling, falling.flip(0)]).expand(4, -1, -1)
-    assert measured(scores, [0, 5, 5, 1], [1.5e-3, 1e-4]) == {
+    assert sweep_accuracy(scores, [0, 5, 5, 1], [1.5e-3, 1e-4]) == {
         "accuracy/top1": 50.0,
         "accuracy/top1_lr_1.5e-3": 25.0,
         "accuracy/top1_lr_1e-4": 50.0,
@@ -255,17 +255,19 @@ def test_the_metric_names_every_rate_and_the_best():
         "accuracy/top5_lr_1e-4": 75.0,
         "accuracy/best_lr": 1e-4,
     }
-    assert not any("top5" in key for key in measured(scores[..., :5], [0, 1, 1, 1], [1.0, 0.1]))
+    assert not any(
+        "top5" in key for key in sweep_accuracy(scores[..., :5], [0, 1, 1, 1], [1.0, 0.1])
+    )
 
 
 def test_a_probe_that_diverged_is_not_the_best():
     scores = torch.full((6, 2, 6), float("nan"))
     scores[:, 0] = torch.eye(6)[[0, 1, 2, 3, 5, 4]]
-    metrics = measured(scores, list(range(6)), [1e-3, 1e-1])
+    metrics = sweep_accuracy(scores, list(range(6)), [1e-3, 1e-1])
     assert metrics["accuracy/best_lr"] == 1e-3 and metrics["accuracy/top1_lr_1e-1"] < 20
 
 
-def test_an_encoder_probed_with_the_other_mask_is_another(tmp_path):
+def test_another_mask_changes_the_features_of_an_encoder(tmp_path):
     pretrained = randomise(pretrainer(*XTRA))
     torch.save(pretrained.state_dict(), tmp_path / "xtra.pth")
     init = dict(type="Pretrained", checkpoint=str(tmp_path / "xtra.pth"), prefix="backbone.")
@@ -284,13 +286,13 @@ def test_an_encoder_probed_with_the_other_mask_is_another(tmp_path):
 
 @pytest.mark.parametrize("config", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_benchmark_names_a_mask(config):
-    """An encoder is probed with its own."""
+    """An encoder is probed with its own mask."""
     backbone = Config.fromfile(config).get("model", {}).get("backbone", {})
     assert "mask" not in backbone and "change_mask" not in backbone
 
 
 def digits(kind, work_dir):
-    """The benchmark's config on digits, narrow, for 2 epochs of 2 steps."""
+    """Make a runner of the benchmark's config on digits, narrow, for 2 epochs of 2 steps."""
     data = Config.fromfile(ROOT / "mmconfigs" / "demo" / "xtra_digits.py")
     config = Config.fromfile(BENCHMARKS / "_base_" / f"{kind}.py")
     config.merge_from_dict(
@@ -323,7 +325,7 @@ def test_a_run_on_digits(kind, tmp_path):
     encoder = randomise(pretrainer(*XTRA, image=8, patch=1, in_channels=1)).state_dict()
     torch.save(encoder, tmp_path / "encoder.pth")
     settings = digits(kind, tmp_path)
-    # not from_cfg: to print and to save a config takes seconds
+    # not from_cfg, because printing and saving a config takes seconds
     runner = Runner(**{k: v for k, v in settings.items() if k in signature(Runner).parameters})
     model = runner.train()
     groups = runner.optim_wrapper.optimizer.param_groups

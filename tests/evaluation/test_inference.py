@@ -1,4 +1,4 @@
-"""A frozen encoder is read without autograd, in bfloat16 where that is asked for."""
+"""Test that a frozen encoder runs without autograd, and in bfloat16 if requested."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BASE = Path(__file__).parents[2] / "mmconfigs" / "benchmarks" / "_base_"
 
 
 def classifier(kind="linear", **backbone):
-    """The model of a shipped probe, here small."""
+    """Make a small version of the model of a shipped probe."""
     config = Config.fromfile(BASE / f"{kind}.py")
     small = dict(arch=arch(), img_size=32, patch_size=8, mask=MASKS["block"], init_cfg=None)
     config.model.backbone.update(small | dict(frozen_stages=2) | backbone)
@@ -35,7 +35,7 @@ def batch(images=4):
 
 
 class Seen:
-    """What held while the encoder ran."""
+    """Record the modes in which the encoder runs, and the tensors saved for backward."""
 
     def __init__(self, model):
         self.modes, self.kept = [], []
@@ -59,8 +59,8 @@ class Seen:
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 @pytest.mark.parametrize("devices", [("cuda",), ("cuda", "cpu")])
-def test_a_probe_keeps_nothing_of_its_frozen_encoder(kind, devices):
-    """Nothing is saved for a backward pass, and it runs in the precision of training."""
+def test_a_probe_saves_no_tensor_of_its_frozen_encoder(kind, devices):
+    """No tensor is saved for backward, and the encoder runs in the precision of training."""
     model, config = classifier(kind)
     model.train()
     config.optim_wrapper.update(devices=devices)
@@ -71,7 +71,7 @@ def test_a_probe_keeps_nothing_of_its_frozen_encoder(kind, devices):
     assert not torch.equal(model.head.probes[0].fc.weight, before)
 
 
-def test_what_the_hook_counts_is_kept_of_an_encoder_that_is_trained():
+def test_tensors_of_a_trained_encoder_are_saved():
     model, _ = classifier(frozen_stages=-1)
     seen = Seen(model.train())
     with pytest.raises(AssertionError):
@@ -94,7 +94,7 @@ class Collected(BaseMetric):
 
 
 class Runner:
-    """As much of one as a loop of MMEngine's reads."""
+    """The part of a runner that MMEngine's loops use."""
 
     def __init__(self, model):
         self.model, self.visualizer = model, self
@@ -108,7 +108,7 @@ def run(loop, model, **options):
 
 
 @pytest.mark.parametrize("loop", [InferenceValLoop, InferenceTestLoop])
-def test_the_loops_read_in_inference_mode_and_in_bfloat16_where_asked(loop):
+def test_the_loops_run_in_inference_mode_and_in_bfloat16_if_requested(loop):
     model, _ = classifier()
     seen, exact = Seen(model), run(loop.__mro__[2], model)  # MMEngine's own
     plain = run(loop, model)
@@ -126,8 +126,8 @@ def test_another_dtype_is_refused():
 
 
 @pytest.mark.parametrize("mask", ["block", "token", "bidirectional"])
-def test_an_encoder_that_was_read_can_be_trained_afterwards(mask):
-    """What it keeps of its mask, an index or a dense mask, is saved for the backward pass."""
+def test_an_encoder_can_be_trained_after_inference(mask):
+    """Cached tensors of its mask, an index or a dense mask, are saved for backward."""
     vit = dict(arch=arch(), img_size=32, patch_size=8, out_type="featmap", mask=MASKS[mask])
     model = randomise(MODELS.build(dict(type="xtra_toolkit.MaskedViT", **vit)))
     with inference(model):
@@ -137,7 +137,7 @@ def test_an_encoder_that_was_read_can_be_trained_afterwards(mask):
     assert model.layers[0].attn.qkv.weight.grad.abs().sum() > 0
 
 
-def test_what_a_pattern_keeps_can_be_trained_with():
+def test_cached_tensors_of_a_pattern_can_be_used_in_training():
     pattern = Pattern("causal", 4)
     with torch.inference_mode():
         mask = pattern.dense("cpu")
@@ -145,15 +145,15 @@ def test_what_a_pattern_keeps_can_be_trained_with():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_bfloat16_needs_no_asking():
+def test_bfloat16_is_the_default_on_a_gpu():
     model = torch.nn.Linear(4, 4).cuda()
     with inference(model):
         assert model(torch.ones(2, 4, device="cuda")).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("pair", [XTRA, AIM, ("token", "token"), MAE])
-def test_training_may_follow_what_was_validated_in_inference_mode(pair):
-    """The plan of a fixed mask is kept, and backward refuses tensors that inference made."""
+def test_training_works_after_validation_in_inference_mode(pair):
+    """The plan of a fixed mask is cached, and backward refuses inference tensors."""
     model, images = randomise(pretrainer(*pair)), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         model.predict(images)

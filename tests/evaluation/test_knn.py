@@ -1,4 +1,4 @@
-"""kNN accuracy: the votes against numpy and scikit-learn, the loops on digits."""
+"""Test kNN: compare votes with numpy and scikit-learn, and run the loops on digits."""
 
 import os
 import uuid
@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[2] / "mmconfigs"
 
 
 def scikit_learn(bank, k=20, temperature=0.07):
-    """Its classifier on the same features: cosine distance, votes exp(cosine / temperature)."""
+    """Make scikit-learn's classifier: cosine distance, votes exp(cosine / temperature)."""
     classifier = KNeighborsClassifier(
         k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature)
     )
@@ -33,8 +33,8 @@ def random_bank(images=300, width=16, classes=7):
     return Bank(features, torch.randint(classes, (images,), generator=g))
 
 
-@pytest.mark.parametrize("chunk", [7, 64, 1000])  # fewer than k in a chunk, several, one
-def test_votes_are_those_of_eval_knn_and_of_scikit_learn(chunk):
+@pytest.mark.parametrize("chunk", [7, 64, 1000])  # fewer than k images, more, all
+def test_votes_equal_those_of_eval_knn_and_scikit_learn(chunk):
     bank = random_bank()
     queries = torch.nn.functional.normalize(torch.randn(11, 16), dim=1)
     shares = vote(queries, bank, 7, 20, 0.07, chunk)
@@ -67,7 +67,7 @@ def test_the_feature_is_the_mean_of_the_patch_tokens_or_the_class_token(out_type
     close(unit_feature(model("cls_token"), images), unit(tokens[:, 0], dim=1))
 
 
-def test_of_several_layers_the_last_is_taken():
+def test_the_last_of_several_layers_is_used():
     encoder = pretrainer("block", "block").backbone
     encoder.out_indices, images = [0, 1], torch.randn(2, 3, 64, 64)
     last = encoder(images)[-1].mean(1)
@@ -79,8 +79,8 @@ def test_of_several_layers_the_last_is_taken():
     torch.testing.assert_close(unit_feature(Model, images), torch.nn.functional.normalize(last))
 
 
-def test_a_pretraining_checkpoint_loads_as_it_is_and_brings_its_mask(tmp_path):
-    """Into the model of the shipped config, here small: the keys are those of `mim test -C`."""
+def test_a_pretraining_checkpoint_loads_unchanged_with_its_mask(tmp_path):
+    """Use a small version of the shipped config's model; keys are those of `mim test -C`."""
     pretrained = randomise(pretrainer("block", "block"))
     torch.save({"state_dict": pretrained.state_dict()}, tmp_path / "epoch_1.pth")
     config = Config.fromfile(CONFIGS / "benchmarks" / "knn" / "imagenet.py").model
@@ -103,7 +103,7 @@ FEWER = {
 
 
 def digits(folder, **changes):
-    """A runner of the shipped config, with random weights far from zero and fewer images."""
+    """Make a runner of the shipped config with large random weights and fewer images."""
     config = Config.fromfile(CONFIGS / "demo" / "knn_digits.py")
     folder.mkdir(exist_ok=True)
     weights = folder / "weights.pth"
@@ -115,7 +115,7 @@ def digits(folder, **changes):
 
 
 def features(runner, split, count):
-    """Without the loops: mean patch tokens of the normalised pixels."""
+    """Compute the mean patch tokens of normalised images, without the loops."""
     data = DATASETS.build(dict(type="xtra_toolkit.Digits", split=split, indices=count))
     images = torch.stack([torch.from_numpy(sample["img"][..., 0]) for sample in data])
     pixels = (images[:, None].float() - 77.8) / 95.9
@@ -134,7 +134,7 @@ def test_the_loops_give_the_accuracy_of_scikit_learn(tmp_path):
     assert runner.val()["accuracy/top1"] == pytest.approx(expected)
 
 
-def test_bfloat16_where_asked_changes_the_features_a_little(tmp_path):
+def test_bfloat16_changes_the_features_a_little(tmp_path):
     banks = []
     for name, changes in (("full", {}), ("half", {"test_cfg.devices": ["cpu"]})):
         runner = digits(tmp_path / name, **changes)
@@ -146,7 +146,7 @@ def test_bfloat16_where_asked_changes_the_features_a_little(tmp_path):
     assert 0 < (full.features - half.features).abs().max() < 0.02
 
 
-def test_it_watches_a_pretraining_run(tmp_path):
+def test_it_validates_a_pretraining_run(tmp_path):
     changes = {"train_dataloader.dataset.indices": 64, "train_cfg.max_epochs": 1}
     changes |= {"train_cfg.val_interval": 1, "default_hooks.checkpoint.save_best": "accuracy/top1"}
     runner = digits(tmp_path, **changes)
@@ -170,7 +170,7 @@ def test_it_watches_a_pretraining_run(tmp_path):
         ),
     ],
 )
-def test_what_cannot_vote_is_refused(tmp_path, changes, sentence):
+def test_an_unusable_bank_is_refused(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         digits(tmp_path, **changes).test()
 
@@ -199,7 +199,7 @@ def _process(rank, folder):
     rendezvous = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
     ddp = dict(type="MMDistributedDataParallel", device_ids=None)
-    changes = {f"{BANK}.dataset.indices": 299}  # odd: one image stands twice in the shares
+    changes = {f"{BANK}.dataset.indices": 299}  # an odd number: one image is repeated in the shares
     runner = digits(folder / f"{rank}", launcher="pytorch", model_wrapper_cfg=ddp, **changes)
     found = runner.test()["accuracy/top1"]
     bank = runner.test_loop._fill()
@@ -207,7 +207,7 @@ def _process(rank, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
+def test_two_processes_give_the_result_of_one(tmp_path):
     torch.multiprocessing.spawn(_process, (tmp_path,), nprocs=2)
     whole = digits(tmp_path / "whole", **{f"{BANK}.dataset.indices": 299})
     accuracy, bank = whole.test()["accuracy/top1"], whole.test_loop._fill()

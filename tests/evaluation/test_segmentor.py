@@ -1,4 +1,4 @@
-"""Linear segmentation: maps of several depths, training on photographs, what is refused."""
+"""Test linear segmentation: feature maps of several layers, training, metrics and errors."""
 
 import uuid
 from pathlib import Path
@@ -34,7 +34,7 @@ def vit(**options):
 
 
 def folder(place, count=8, size=96):
-    """Photographs and made-up maps: dark 0, bright 1, the frame of each without a class."""
+    """Write photographs and maps: dark pixels are 0, bright ones 1, the frame has no class."""
     for i, jpeg in enumerate(
         sorted(photographs.write(place / "crops", count, size).rglob("*.jpg"))
     ):
@@ -46,7 +46,7 @@ def folder(place, count=8, size=96):
             path = place / kind / f"{i % 2}" / f"{i}.{file}"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = pixels if file == "jpg" else Image.fromarray(pixels)
-            if file == "png" and i % 2:  # the same numbers, indexed into colours
+            if file == "png" and i % 2:  # the same numbers as an indexed PNG
                 pixels.putpalette([200, 0, 0, 0, 0, 200])
             pixels.save(path)
     return place
@@ -68,7 +68,7 @@ def test_maps_of_several_depths_have_the_grid_of_a_rectangle():
 
 
 def test_every_map_is_in_raster_order_under_blocks():
-    """Of a patch without neighbours' influence: before attention a token knows only itself."""
+    """Change one patch; before attention only its own token changes."""
     backbone = randomise(MODELS.build(vit(out_indices=[0, 1])))
     for layer in backbone.layers:
         layer.attn.proj.weight.data.zero_()
@@ -106,7 +106,7 @@ def test_the_loss_is_the_mean_over_the_pixels_that_have_a_class():
 
 
 def constant_prediction(data):
-    """The mIoU of predicting the more frequent of the two classes everywhere."""
+    """Compute the mIoU of predicting the more frequent of the two classes everywhere."""
     maps = [np.asarray(Image.open(path)) for path in data.rglob("annotations/*/*.png")]
     counts = sorted(sum((seg_map == i).sum() for seg_map in maps) for i in range(2))
     return 100 * counts[1] / sum(counts) / 2
@@ -146,7 +146,7 @@ def test_the_shipped_config_learns_maps_of_photographs(data, tmp_path):
     assert not any(p.requires_grad for p in runner.model.backbone.parameters())
 
 
-def judged(pairs, classes=3, names=None):
+def mean_iou(pairs, classes=3, names=None):
     metric = MeanIoU()
     metric.dataset_meta = dict(classes=names) if names else None
     for true, predicted in pairs:
@@ -157,27 +157,27 @@ def judged(pairs, classes=3, names=None):
 
 def test_iou_by_hand():
     """Class 0: 2 of 4; class 1: 1 of 3, over both images; class 2 never occurs."""
-    figures = judged([([[0, 0, 1]], [[0, 0, 0]]), ([[1, 0, 255]], [[1, 1, 1]])])
+    figures = mean_iou([([[0, 0, 1]], [[0, 0, 0]]), ([[1, 0, 255]], [[1, 1, 1]])])
     assert figures["seg/IoU/0"] == pytest.approx(50)
     assert figures["seg/IoU/1"] == pytest.approx(100 / 3)
     assert figures["seg/mIoU"] == pytest.approx(125 / 3)
     assert figures["seg/aAcc"] == pytest.approx(60) and "seg/IoU/2" not in figures
 
 
-def test_iou_is_scikit_learns_jaccard_score():
+def test_iou_equals_scikit_learns_jaccard_score():
     from sklearn.metrics import jaccard_score
 
     true, predicted = np.random.default_rng(0).integers(0, 4, (2, 30, 20))
     expected = 100 * jaccard_score(true.ravel(), predicted.ravel(), average="macro")
-    figures = judged([(true[:9], predicted[:9]), (true[9:], predicted[9:])], classes=4)
+    figures = mean_iou([(true[:9], predicted[:9]), (true[9:], predicted[9:])], classes=4)
     assert figures["seg/mIoU"] == pytest.approx(expected)
 
 
-def test_figures_that_would_mean_nothing_are_refused():
+def test_undefined_metrics_are_refused():
     with pytest.raises(ValueError, match="Every pixel of every segmentation map is 255"):
-        judged([([[255]], [[0]])])
+        mean_iou([([[255]], [[0]])])
     with pytest.raises(ValueError, match="names 2 classes and the model has 3"):
-        judged([([[0]], [[0]])], names=["a", "b"])
+        mean_iou([([[0]], [[0]])], names=["a", "b"])
 
 
 def test_a_class_that_the_model_lacks_is_named():
@@ -207,7 +207,7 @@ def test_images_and_maps_are_paired_by_their_path(data):
         ("rm -r", r"No images in .*images'\. Name your folder, with images/ and annotations/"),
     ],
 )
-def test_a_folder_with_an_odd_file_is_refused(tmp_path, change, sentence):
+def test_a_folder_with_an_unpaired_file_is_refused(tmp_path, change, sentence):
     command, _, name = change.partition(" ")
     if name != "-r":
         folder(tmp_path)
@@ -225,7 +225,7 @@ def load(path, seg_map, shape=(4, 6), **options):
     return LoadSegMap(**options)(results)["gt_seg_map"]
 
 
-def test_a_map_is_its_numbers_not_its_colours(tmp_path):
+def test_a_map_is_read_as_numbers_not_as_colours(tmp_path):
     numbers = np.arange(24, dtype=np.uint8).reshape(4, 6)
     numbers[0, 5] = 255
     grey = Image.fromarray(numbers)
@@ -238,7 +238,7 @@ def test_a_map_is_its_numbers_not_its_colours(tmp_path):
     assert load(tmp_path / "x.png", Image.new("1", (6, 4), 1)).tolist() == [[1] * 6] * 4
 
 
-def test_a_map_that_is_none_is_refused(tmp_path):
+def test_an_invalid_map_is_refused(tmp_path):
     path = tmp_path / "x.png"
     with pytest.raises(ValueError, match=r"x\.png' has the shape \(4, 6, 3\) .*one 8-bit class"):
         load(path, Image.new("RGB", (6, 4)))
@@ -252,7 +252,7 @@ def test_a_map_that_is_none_is_refused(tmp_path):
 
 
 def test_crop_and_flip_keep_image_and_map_together(data):
-    """The map of a crop is the map of the cropped pixels: here, their own values."""
+    """The map holds the pixel values, so the crop of the map must equal the cropped image."""
     pixels = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
     crop = RandomResizedCropWithSegMap(24, interpolation="nearest", backend="pillow")
     for _ in range(5):

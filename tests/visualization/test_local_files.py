@@ -1,4 +1,4 @@
-"""LocalFiles: small pictures, of which a bounded number is kept, fewer of the older ones."""
+"""Test LocalFiles: pictures are small, and their number is limited, with fewer old ones."""
 
 import io
 
@@ -14,7 +14,7 @@ PICTURE = np.zeros((8, 12, 3), dtype=np.uint8)
 
 
 def thinned(steps, most):
-    """What is left of pictures that come one by one."""
+    """Return the steps that are left if pictures are added one by one."""
     kept = []
     for step in steps:
         kept.append(step)
@@ -22,13 +22,13 @@ def thinned(steps, most):
     return kept
 
 
-def test_few_pictures_of_a_long_run_are_left_and_the_newest_are_the_densest():
+def test_few_pictures_of_a_long_run_are_kept_most_of_them_new():
     kept = thinned(range(1000, 512_001, 1000), 48)
     gaps = np.diff(kept) // 1000
     assert len(kept) == 48 and kept[0] == 1000 and kept[-1] == 512_000
     assert gaps[-8:].max() <= 2 and gaps[:8].min() >= 16
     ages = (kept[-1] - np.array(kept[:-1])) / 1000
-    assert (gaps <= np.maximum(2, 0.4 * ages)).all()  # nowhere is a hole
+    assert (gaps <= np.maximum(2, 0.4 * ages)).all()  # no gap is too large
 
 
 def start(folder, time, resume):
@@ -43,7 +43,7 @@ def kept(folder, pattern="*"):
     return sorted(int(path.stem.split("_")[-1]) for path in found)
 
 
-def test_a_resumed_run_keeps_to_the_number_and_leaves_other_runs_alone(tmp_path):
+def test_a_resumed_run_keeps_the_limit_and_leaves_other_runs_alone(tmp_path):
     steps = range(1, 31)
     other = start(tmp_path, "20240101_000000", False)
     for step in steps[:4]:
@@ -51,11 +51,11 @@ def test_a_resumed_run_keeps_to_the_number_and_leaves_other_runs_alone(tmp_path)
     first = start(tmp_path, "20250101_000000", False)
     for step in steps[:12]:
         first.add_image("a", PICTURE, step)
-        first.add_image("a_b", PICTURE, step)  # of another name
-    (tmp_path / "20250102_000000" / "vis_data").mkdir(parents=True)  # a test, which trains nothing
+        first.add_image("a_b", PICTURE, step)  # another name
+    (tmp_path / "20250102_000000" / "vis_data").mkdir(parents=True)  # a test, which does not train
     (tmp_path / "20250102_000000" / "vis_data" / "config.py").write_text("resume = False\n")
     second = start(tmp_path, "20250103_000000", True)
-    for step in steps[9:]:  # two are drawn once more
+    for step in steps[9:]:  # two are drawn again
         second.add_image("a", PICTURE, step)
     left = sorted(set(kept(tmp_path, "2025*")))
     assert len(left) == 5 and left[0] == 1 and left[-2:] == [29, 30] and max(left[1:3]) < 28
@@ -63,7 +63,7 @@ def test_a_resumed_run_keeps_to_the_number_and_leaves_other_runs_alone(tmp_path)
     assert len(list(tmp_path.glob("2025*/vis_data/vis_image/a_b_*.jpg"))) == 5
 
 
-def test_a_start_anew_in_the_folder_thins_its_own_pictures_alone(tmp_path):
+def test_a_new_run_in_the_folder_thins_only_its_own_pictures(tmp_path):
     first = start(tmp_path, "20250101_000000", False)
     anew = start(tmp_path, "20250102_000000", False)
     for local in (first, anew):
@@ -87,7 +87,7 @@ def test_fewer_than_three_are_refused(tmp_path):
         LocalFiles(str(tmp_path), pictures=2)
 
 
-def test_a_run_writes_them(tmp_path):
+def test_a_run_writes_pictures(tmp_path):
     hook = dict(type="xtra_toolkit.ReconstructionHook", interval=2, images=1)
     tiny_runs.run(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Curves and pictures reach the trackers that are named, beside the local files."""
+"""Test that curves and pictures reach the chosen trackers and the local files."""
 
 import io
 import json
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2] / "mmconfigs"
 
 
 def backends(*options):
-    """Types of the back ends of a shipped config, with what follows ``--cfg-options``."""
+    """Return the types of the back ends of a shipped config with ``--cfg-options``."""
     config = Config.fromfile(ROOT / "demo" / "xtra_digits.py")
     pairs = (option.split("=", 1) for option in options)
     config.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in pairs})
@@ -34,7 +34,7 @@ def backends(*options):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Every tracker is; none is imported before it is used."""
+    """Pretend that every tracker is installed; none is imported before it is used."""
     monkeypatch.setattr(module, "find_spec", lambda name: name)
 
 
@@ -46,7 +46,7 @@ def test_one_option_names_trackers_beside_the_local_files(installed):
     assert backends(option + "wandb,mlflow") == backends(option + "[local,wandb,mlflow]") == both
 
 
-def test_configs_of_back_ends_are_taken_as_they_are(installed):
+def test_configs_of_back_ends_are_used_unchanged(installed):
     wandb = dict(type="xtra_toolkit.WandbTracker", init_kwargs=dict(project="masks"))
     local = dict(type="mmengine.LocalVisBackend", save_dir="elsewhere")
     built = VISUALIZERS.build(
@@ -62,7 +62,7 @@ def test_configs_of_back_ends_are_taken_as_they_are(installed):
     assert built.get_backend("LocalVisBackend")._save_dir == "elsewhere"
 
 
-def test_an_absent_package_and_an_unknown_name_are_said_before_anything_is_built(monkeypatch):
+def test_a_missing_package_and_an_unknown_name_are_refused_before_building(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"not installed: pip install xtra_toolkit\[wandb\]"):
         backends("visualizer.vis_backends=wandb")
@@ -71,12 +71,12 @@ def test_an_absent_package_and_an_unknown_name_are_said_before_anything_is_built
 
 
 def close(pixels):
-    """Is this PICTURE, but for what a JPEG loses?"""
+    """Whether pixels equal PICTURE up to the loss of JPEG."""
     return np.abs(pixels.astype(int) - PICTURE).max() <= 16
 
 
 class Notes(Hook):
-    """What other hooks note, at the fourth step."""
+    """Log scalars and a picture at the fourth step, as other hooks do."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter == 3:
@@ -85,7 +85,7 @@ class Notes(Hook):
 
 
 def train(folder, tracker, resume=False):
-    """A tiny run of 15 steps, or what is left of it after the seventh."""
+    """Train a tiny model for 15 steps, or resume it after the seventh."""
     config = Config(dict(work_dir=str(folder), resume=resume, widths=[3] * 5000))
     hooks = dict(
         timer=dict(type="xtra_toolkit.Throughput"),
@@ -105,26 +105,26 @@ def train(folder, tracker, resume=False):
 
 
 def written(folder):
-    """The loss of each step, as the local files have it, oldest run first."""
+    """Return the loss of each step from the local files, the oldest run first."""
     files = sorted(folder.glob("*/vis_data/scalars.json"))
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def test_tensorboard_has_curves_and_pictures_and_a_resumed_run_goes_on_in_them(tmp_path):
+def test_tensorboard_has_curves_and_pictures_and_a_resumed_run_continues_them(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     train(tmp_path, "tensorboard")
     (first,) = (path.parent for path in tmp_path.glob("*/vis_data"))
     first = first.rename(tmp_path / "19990101_000000") / "vis_data"
     train(tmp_path, "tensorboard", resume=True)
-    assert {p.parent for p in tmp_path.rglob("events.out.*")} == {first}  # one run to TensorBoard
+    assert {p.parent for p in tmp_path.rglob("events.out.*")} == {first}  # TensorBoard sees one run
     assert len(list(tmp_path.glob("*/vis_data/scalars.json"))) == 2
     events = accumulator.EventAccumulator(str(first)).Reload()
     steps = [*range(1, 16), *range(8, 16)]
     losses = [(event.step, event.value) for event in events.Scalars("loss")]
     assert [step for step, _ in losses] == steps
     np.testing.assert_allclose(losses, written(tmp_path), rtol=1e-6)
-    assert losses[7:15] == losses[15:]  # the run that was not stopped
+    assert losses[7:15] == losses[15:]  # equal to the uninterrupted run
     assert {"lr", "images_per_second", *NOTED} <= set(events.Tags()["scalars"])
     (picture,) = events.Images("reconstruction")
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
@@ -151,7 +151,7 @@ def test_wandb_has_curves_over_iterations_and_pictures(tmp_path, monkeypatch):
     assert close(np.asarray(Image.open(picture)))
 
 
-def test_mlflow_has_curves_and_pictures_and_a_run_goes_on(tmp_path, monkeypatch):
+def test_mlflow_has_curves_and_pictures_and_a_run_continues(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
@@ -172,8 +172,8 @@ def test_mlflow_has_curves_and_pictures_and_a_run_goes_on(tmp_path, monkeypatch)
     assert (np.asarray(Image.open(picture)) == PICTURE).all()
 
 
-def test_a_full_disk_is_said_once_and_stops_no_training(tmp_path, monkeypatch):
-    """MMEngine's error names no file; a limit of the file size stands for the disk's."""
+def test_a_full_disk_is_reported_once_and_does_not_stop_training(tmp_path, monkeypatch):
+    """A limit of the file size stands in for a full disk; MMEngine's error names no file."""
     config = dict(type="xtra_toolkit.Visualizer", name=uuid.uuid4().hex, save_dir=str(tmp_path))
     built = VISUALIZERS.build(config)
     built.add_scalars(dict(loss=1.0), 1)

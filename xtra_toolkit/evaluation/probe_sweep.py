@@ -120,7 +120,7 @@ class SweepAccuracy(BaseMetric):
     default_prefix = "accuracy"
 
     def process(self, data_batch: object, data_samples: list[dict]) -> None:
-        """Record the rank of the label among the first 5 predictions of each probe, or 5, as (M,)."""
+        """Record the rank of the label in each probe's predictions, (M,); 5 if not among 5."""
         scores = torch.stack([sample["sweep_scores"] for sample in data_samples])
         labels = torch.cat([sample["gt_label"] for sample in data_samples]).to(scores.device)
         self.rates, self.classes = data_samples[0]["sweep_rates"], scores.shape[-1]

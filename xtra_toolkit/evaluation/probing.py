@@ -114,9 +114,7 @@ def sweep(
     optimizer = _optimizer(head, decay)
     indices, samples = train.nonzero().flatten(), _samples(labels)
     steps = epochs * max(len(indices) // BATCH, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer.optimizer, lambda i: _lr_factor(i, steps)
-    )
+    schedule = LambdaLR(optimizer.optimizer, lambda step: _lr_factor(step, steps))
     for batch in _batches(indices, epochs):
         losses = head.loss((features[batch].float(),), [samples[i] for i in batch.tolist()])
         optimizer.update_params(sum(losses.values()))

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and back ends against formulas worked out by hand."""
+"""Test parameters, FLOPs and back ends against formulas worked out by hand."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -19,32 +19,32 @@ def parts(config, *options):
 
 
 def linear(rows, *widths):
-    """FLOPs of Linears one after another."""
+    """Compute the FLOPs of consecutive linear layers."""
     return sum(2 * rows * i * o for i, o in pairwise(widths))
 
 
 def layers(depth, rows, width):
-    """Of pre-norm layers: qkv, scores and their use, projection, MLP of four times the width."""
+    """Compute the FLOPs of pre-norm layers whose MLP has four times the width."""
     attention = 2 * (2 * rows * rows * width)
     inside = linear(rows, width, 3 * width) + linear(rows, width, width)
     return depth * (attention + inside + linear(rows, width, 4 * width, width))
 
 
 def unread(rows, keys, width):
-    """Of a last layer's positions that none reads: all but their keys and values."""
+    """Compute the FLOPs saved at unread positions of the last layer: all but keys and values."""
     attention = 2 * (2 * rows * keys * width)
     return attention + 2 * linear(rows, width, width) + linear(rows, width, 4 * width, width)
 
 
 def test_the_flops_of_the_demo_are_those_of_the_formula():
-    """8×8 tokens of one value, 60 of 64 computed; blocks of 4 outputs predict 4 values."""
+    """The grid has 8×8 tokens of one value; 60 are computed; 4 outputs predict 4 values."""
     found = parts("demo/xtra_digits.py")
     assert found["encoder"].flops == linear(60, 1, 64) + layers(4, 60, 64)
     assert found["decoder"].flops == linear(60, 64, 256, 48) + layers(2, 60, 48)
     assert found["head"].flops == linear(15, 4 * 48, 512, 4)
 
 
-def test_the_flops_of_maes_encoder_are_those_of_the_shown_tokens():
+def test_the_flops_of_maes_encoder_are_those_of_the_visible_tokens():
     found = parts("mae_vit-b16.py")
     # the class token is embedded like a patch, and replaced
     assert found["encoder"].flops == linear(50, 768, 768) + layers(12, 50, 768)
@@ -55,7 +55,7 @@ def test_the_flops_of_maes_encoder_are_those_of_the_shown_tokens():
     assert (found["encoder"].places, found["decoder"].places) == ("50 of 197", "197 of 197")
 
 
-def test_xtra_b_holds_a_vit_b_and_computes_240_of_256():
+def test_xtra_b_has_the_parameters_of_a_vit_b_and_computes_240_of_256():
     found = parts("xtra_vit-b16.py")
     width, layer = 768, 2 * 2 * 768 + (768 + 1) * 3 * 768 + (768 + 1) * 768
     layer += (768 + 1) * 3072 + (3072 + 1) * 768
@@ -67,7 +67,7 @@ def test_xtra_b_holds_a_vit_b_and_computes_240_of_256():
 
 
 def test_the_predictions_of_every_mask_of_an_image_are_counted(tmp_path):
-    """Two masks an image: one pass of the encoder, two of decoder and head."""
+    """With two masks an image the encoder runs once, decoder and head twice."""
     config = tmp_path / "two.py"
     config.write_text(
         f"_base_ = [{str(ROOT / 'demo' / 'xtra_digits.py')!r}]\n"
@@ -78,12 +78,12 @@ def test_the_predictions_of_every_mask_of_an_image_are_counted(tmp_path):
     found = parts(config)
     assert found["head"].places == "12 predictions"
     assert found["encoder"].flops == linear(4, 1, 64) + layers(4, 4, 64)
-    # the projection comes after the encoder's tokens are repeated
+    # the projection is applied after the encoder's tokens are repeated
     once = linear(4, 64, 256, 48) + layers(2, 10, 48) - unread(4, 10, 48)
     assert found["decoder"].flops == 2 * once
 
 
-def test_the_back_end_is_what_the_door_of_attention_picks(monkeypatch):
+def test_the_back_end_is_the_one_that_attention_chooses(monkeypatch):
     asked = []
     monkeypatch.setattr(cost, "choose", lambda q, pattern: asked.append((q, pattern)) or "chosen")
     found = parts("demo/xtra_digits.py")
@@ -104,6 +104,6 @@ def test_the_back_end_that_the_config_names(option, encoder):
     assert parts("demo/xtra_digits.py", option)["encoder"].attention.startswith(encoder)
 
 
-def test_layers_without_attention_say_so():
+def test_layers_without_attention_are_reported():
     found = parts("aim_vit-600m-p14.py", "model.backbone.arch.num_layers=1")
     assert found["decoder"].attention == "none, each token on its own"

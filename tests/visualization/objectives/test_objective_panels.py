@@ -1,4 +1,4 @@
-"""What the panels hand to matplotlib: the data, not the pixels."""
+"""Test the data that the panels pass to matplotlib."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def axis():
 
 
 def colours(axis):
-    """Of the cells, in the order of their tokens."""
+    """Return the colours of the cells in the order of their tokens."""
     cells = next(c for c in axis.collections if isinstance(c, PatchCollection))
     return [to_hex(colour) for colour in cells.get_facecolor()]
 
@@ -54,9 +54,9 @@ def test_a_wider_line_runs_round_each_unit(axis):
 
 
 @pytest.mark.parametrize("unit", [[0, 0, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], None])
-def test_units_that_fall_apart_and_single_tokens_have_no_frame(axis, unit):
+def test_disconnected_units_and_single_tokens_have_no_frame(axis, unit):
     raster = torch.arange(16)
-    mask = Mask(raster, raster, unit and torch.tensor(unit))  # 3 and 4: two ends of the grid
+    mask = Mask(raster, raster, unit and torch.tensor(unit))  # 3 and 4 are at opposite edges
     panels.order_panel(axis, View.of(mask, GRID))
     assert not [c for c in axis.collections if isinstance(c, LineCollection)]
 
@@ -65,10 +65,10 @@ def test_the_legend_begins_with_the_first_step_that_fills_a_cell(axis):
     mask = WithPrefix(BlockCausal(1), 4, 4)(GRID)
     key = panels.order_panel(axis, View.of(mask, GRID))
     assert labels(key) == ["step 1", "step 12", "context, never predicted"]
-    assert to_hex(key[0].get_facecolor()) == colours(axis)[4]  # the first behind the prefix
+    assert to_hex(key[0].get_facecolor()) == colours(axis)[4]  # the first token after the prefix
 
 
-def test_hidden_tokens_are_grey_and_given_ones_framed(axis):
+def test_hidden_tokens_are_grey_and_context_tokens_framed(axis):
     view = View.of(RandomShown()(GRID), GRID)
     key = panels.order_panel(axis, view)
     assert labels(key) == ["hidden", "context, never predicted"]
@@ -80,14 +80,14 @@ def test_hidden_tokens_are_grey_and_given_ones_framed(axis):
     assert left_corners == {(round(t % 4 - 0.42, 2), round(t // 4 - 0.42, 2)) for t in given}
 
 
-def test_tokens_left_out_are_said_to_be(axis):
+def test_tokens_left_out_are_in_the_legend(axis):
     mask = Mask(torch.arange(8), torch.arange(8))
     assert labels(panels.order_panel(axis, View.of(mask, GRID)))[-1] == "not in the sequence"
     assert colours(axis)[8:] == [panels.PALE] * 8
 
 
 @pytest.mark.parametrize(("side", "numbered"), [(8, True), (16, True), (48, False)])
-def test_numbers_stand_only_where_they_fit(axis, side, numbered):
+def test_numbers_are_drawn_only_if_they_fit(axis, side, numbered):
     grid = PatchGrid(side, side)
     panels.order_panel(axis, View.of(TokenCausal()(grid), grid))
     assert len(axis.texts) == (side**2 if numbered else 0)
@@ -116,12 +116,12 @@ def test_a_leak_is_red(axis):
     assert colours(axis)[1] == panels.LEAK and panels.TARGET not in colours(axis)
 
 
-def test_sources_that_lie_apart_have_an_arrow_each():
+def test_each_connected_part_of_the_sources_has_an_arrow():
     assert len(connected({(0, 0), (0, 1), (2, 0)})) == 2
     assert arrows([0, 1, 3], [12], GRID) == [((0.5, 0), (0, 3)), ((3, 0), (0, 3))]
 
 
-def test_many_arrows_are_one():
+def test_many_arrows_are_replaced_by_one():
     sources, targets = [0, 2, 8, 10], [5, 7, 13, 15]
     assert len(arrows(sources, targets, GRID)) == 16
     assert arrows([*sources, 5], targets, GRID) == [((1, 1), (2, 2))]
@@ -139,7 +139,7 @@ def test_the_matrix_is_the_views_and_its_sides_mark_sources_and_targets(axis):
 
 
 def test_what_is_never_computed_is_darker_than_what_may_not_attend():
-    """Contrast as WCAG counts it: a single row of 256 must show."""
+    """Compute the contrast as WCAG does; a single row of 256 must be visible."""
     light = []
     for kind in (panels.BLIND, panels.DEAD):
         linear = [((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(panels.PAIRS[kind][0])]
@@ -150,7 +150,7 @@ def test_what_is_never_computed_is_darker_than_what_may_not_attend():
 SIDES = (panels.SOURCE, panels.TARGET)
 
 
-def test_encoder_and_decoder_are_told_apart_where_tokens_are_hidden(axis):
+def test_encoder_and_decoder_pairs_differ_if_tokens_are_hidden(axis):
     key = panels.attention_panel(axis, View.of(RandomShown()(GRID), GRID).sequence)
     assert labels(key) == ["encoder and decoder", "decoder alone"]
 

@@ -1,4 +1,4 @@
-"""Titles say what a config gives, and no more."""
+"""Test that titles show exactly what a config gives."""
 
 import pytest
 from mmengine.config import ConfigDict
@@ -33,6 +33,6 @@ def test_a_part_is_written_as_it_would_be_called(config, title):
     assert written(ConfigDict(config)) == title
 
 
-def test_a_pair_is_its_mask_and_its_target():
+def test_the_title_is_the_mask_and_the_target():
     model = dict(mask=BLOCKS, target_generator=dict(type="xtra_toolkit.NextBlock", distance=2))
     assert pair(model) == "BlockCausal(block_size=4) × NextBlock(distance=2)"

@@ -1,4 +1,4 @@
-"""What is drawn: orders, steps, matrices and predictions, against facts and transcriptions."""
+"""Test views and predictions against known facts and independent transcriptions."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_the_order_of_blocks_of_two_on_the_grid():
 
 
 def test_both_matrices_against_the_definition_of_block_causal():
-    """In sequence order by position // 4; in raster order by the block of (row, column)."""
+    """The block is position // 4 in sequence order, and that of (row, column) in raster order."""
     for name, block in (
         ("sequence", [position // 4 for position in range(16)]),
         ("raster", [2 * (row // 2) + col // 2 for row in range(4) for col in range(4)]),
@@ -48,7 +48,7 @@ def test_both_matrices_against_the_definition_of_block_causal():
                 )
 
 
-def test_a_quarter_shown_and_given_the_rest_hidden():
+def test_a_quarter_is_visible_context_and_the_rest_hidden():
     mask = RandomShown(0.75)(GRID, 1, torch.Generator().manual_seed(3))
     view = View.of(mask, GRID)
     visible = set(mask.order[0, :4].tolist())
@@ -61,13 +61,13 @@ def test_a_quarter_shown_and_given_the_rest_hidden():
     assert (view.raster == BOTH).nonzero().unique().tolist() == sorted(visible)
 
 
-def test_tokens_left_out_shown_twice_and_without_pixels():
+def test_tokens_left_out_repeated_and_without_pixels():
     grid = PatchGrid(2, 2, (2, 2), extra=1)
     view = View.of(Mask(torch.tensor([4, 0, 1, 0]), torch.arange(4)), grid)
     assert view.numbers == ["1, 3", "2", "", "", "0"]
     assert view.steps.tolist() == [1, 2, -1, -1, 0]
     assert not view.hidden.any()
-    # row 0 is the token without pixels; token 0 stands first and last, and so sees all of them
+    # row 0 is the token without pixels; token 0 is first and last, and so sees all tokens
     assert (view.raster > 0).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -95,7 +95,7 @@ def test_a_block_predicts_the_next_and_reads_all_before_it():
 
 
 def test_groups_are_numbered_one_after_another():
-    """Looking two ahead: three predictions one ahead, then two of two ahead."""
+    """With look-ahead 2 there are three predictions at distance 1, then two at distance 2."""
     given = links(BlockCausal(2), NextBlock(look_ahead=2))
     assert pick(*given, 3).target_positions == [8, 9, 10, 11] and pick(
         *given, 3
@@ -106,7 +106,7 @@ def test_groups_are_numbered_one_after_another():
         pick(*given, -1)
 
 
-def test_a_hidden_patch_predicts_itself_from_the_shown():
+def test_a_hidden_patch_is_predicted_from_the_visible_ones():
     found = pick(*links(RandomShown(), MaskedPatches()), 0)
     assert (
         found.source_positions == found.target_positions == [4]
@@ -115,15 +115,15 @@ def test_a_hidden_patch_predicts_itself_from_the_shown():
     assert found.reads.sum() == 4
 
 
-def test_of_a_prefix_the_middle_of_what_counts_is_picked_and_the_rest_is_said_not_to_count():
+def test_a_prediction_in_the_loss_is_picked_and_one_in_the_prefix_is_not_in_the_loss():
     given = links(PrefixCausal(11, 11), NextToken())
-    assert pick(*given).source_positions == [12]  # 10 to 14 predict what is not given
+    assert pick(*given).source_positions == [12]  # 10 to 14 predict tokens that are not context
     assert "it is not in the loss: its targets are context" in pick(*given, 3).sentence(GRID)
-    assert pick(*given, 3).reads.sum() == 11  # it sees the whole prefix all the same
+    assert pick(*given, 3).reads.sum() == 11  # it sees the whole prefix nevertheless
 
 
 class Window(TokenCausal):
-    """A predicate: no ordered partition."""
+    """A mask with a predicate instead of steps."""
 
     def __call__(self, grid, batch=1, generator=None):
         at = torch.arange(grid.tokens)
@@ -131,13 +131,13 @@ class Window(TokenCausal):
 
 
 @pytest.mark.parametrize("depth", [(1, 1), (2, 1), (3, 2)])
-def test_a_window_reaches_two_further_with_each_layer(depth):
+def test_the_reach_of_a_window_grows_by_two_with_each_layer(depth):
     found = pick(*links(Window(), NextToken(), depth=depth), 14)
     assert found.reads.sum() == min(15, 2 * sum(depth) + 1)
 
 
 class TwoMasks(MaskFactory):
-    """Two masks an image over one encoder pass, as I-JEPA."""
+    """Two masks an image with one pass of the encoder, as in I-JEPA."""
 
     random = True
 
@@ -149,7 +149,7 @@ class TwoMasks(MaskFactory):
         return Mask(order, torch.zeros_like(at), visible=at < 4, context=at < 4, masks_per_image=2)
 
 
-def test_the_second_mask_of_an_image_has_predictions_of_its_own():
+def test_the_second_mask_of_an_image_has_its_own_predictions():
     mask, *rest = links(TwoMasks(), MaskedPatches())
     found = pick(mask, *rest, 7)
     assert (found.row, found.count, found.target_positions) == (1, 12, [5])
@@ -176,7 +176,7 @@ def test_tokens_are_named_in_image_coordinates(tokens, said):
     assert names(tokens, GRID) == said
 
 
-def test_braille_dots_are_the_pairs():
+def test_a_braille_dot_is_a_pair_that_attends():
     assert braille(torch.eye(4)) == ["⠑⢄"]
     small = braille(torch.ones(256, 256).tril())
     assert len(small) == 16 and set(map(len, small)) == {32}

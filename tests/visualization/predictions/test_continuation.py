@@ -1,4 +1,4 @@
-"""Continuations: the cache against whole passes, what a step computes, and what is refused."""
+"""Test continuations: compare the cache with full passes, and check steps and errors."""
 
 import pytest
 import torch
@@ -38,18 +38,18 @@ def built(name, **backbone):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_cache_meets_a_whole_pass_over_what_was_continued(name, images):
+def test_the_cache_equals_a_full_pass_over_the_continuation(name, images):
     task = Continuation(built(name), given=3)
     free = task.free_running(images)
     given = ~task.shown(images).isnan()
     assert torch.equal(free[given], images[given]) and not given.all()
-    # each unit was predicted from those before it: with those as the truth nothing moves
+    # teacher forcing on the continuation itself must reproduce it
     torch.testing.assert_close(task.teacher_forced(free), free, rtol=0, atol=1e-5)
     assert (task.teacher_forced(images) - free).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("name", "size"), [("XTRA", 4), ("iGPT's mask", 1), ("AIM", 1)])
-def test_the_cache_meets_whole_passes_with_noise_for_what_is_to_come(name, size, images):
+def test_the_cache_equals_full_passes_whatever_stands_in_unknown_units(name, size, images):
     model = built(name)
     task, grid = Continuation(model, given=60 // size), model.backbone.grid
     patches = torch.where((known := grid.patchify(task.shown(images))).isnan(), 9.0, known)
@@ -65,7 +65,7 @@ def test_the_cache_meets_whole_passes_with_noise_for_what_is_to_come(name, size,
     ("name", "steps"),
     [("XTRA", [4] * 15), ("iGPT's mask", [1] * 63), ("AIM", [3] + [1] * 60)],
 )
-def test_each_step_computes_its_new_positions_alone(name, steps, images):
+def test_each_step_computes_only_its_new_positions(name, steps, images):
     model, seen = built(name), {}
     for part in ("backbone", "neck"):
         lengths = seen.setdefault(part, [])
@@ -76,7 +76,7 @@ def test_each_step_computes_its_new_positions_alone(name, steps, images):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_what_comes_later_never_changes_an_earlier_output(name, images):
+def test_later_units_do_not_change_earlier_outputs(name, images):
     model = built(name)
     task = Continuation(model, given=3)
     other = torch.where(task.shown(images).isnan(), torch.randn_like(images), images)
@@ -87,7 +87,7 @@ def test_what_comes_later_never_changes_an_earlier_output(name, images):
     assert not torch.allclose(before[:, known:], after[:, known:])
 
 
-def test_a_start_token_makes_an_image_of_nothing(images):
+def test_with_a_start_token_an_image_is_made_from_no_unit(images):
     model = randomise(pretrainer("token", TOKEN, with_cls_token=True))
     task = Continuation(model, given=0)
     free = task.free_running(images)
@@ -120,7 +120,7 @@ def test_a_restored_target_is_its_pixels(normalise, images):
     torch.testing.assert_close(target.restore(target.normalise(values), values), values)
 
 
-def test_a_model_is_left_as_it_was(images):
+def test_the_model_is_left_unchanged(images):
     model = built("XTRA")
     own = [layer.attn.attention for layer in model.backbone.layers]
     before = model.loss(images)["loss"]

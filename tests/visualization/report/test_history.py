@@ -1,4 +1,4 @@
-"""Starts of a run, joined from made-up working folders."""
+"""Test that the starts of a run are joined, on synthetic working folders."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_a_validation_counted_in_iterations_stays(tmp_path):
     assert list(only(tmp_path).history.validation) == [7]
 
 
-def test_what_hooks_log_stands_at_its_iteration_beside_the_training_line(tmp_path):
+def test_values_of_hooks_are_recorded_at_their_iteration(tmp_path):
     records = [made_up.step(10, 0.9), {"loss_step/0": 1.5, "probe/loss": 2.0, "step": 10}]
     made_up.start(tmp_path, made_up.pretraining(), records)
     history = only(tmp_path).history
@@ -65,7 +65,11 @@ def test_a_resumed_start_replaces_what_came_after_its_checkpoint(tmp_path):
     made_up.pictures(again, (200,))
     column = only(tmp_path)
     at, losses = column.history.series("loss")
-    assert at.tolist() == [*range(10, 201, 10), 210, 220]  # 230 to 300 led nowhere
+    assert at.tolist() == [
+        *range(10, 201, 10),
+        210,
+        220,
+    ]  # without 230 to 300
     assert losses.tolist() == [1.0] * 20 + [0.5] * 2
     assert list(column.history.validation) == [100, 200]
     pictures = column.history.pictures["reconstruction"]
@@ -77,7 +81,7 @@ def test_a_resumed_start_replaces_what_came_after_its_checkpoint(tmp_path):
     assert words(column)["logged up to step"] == "220 of 1,000"
 
 
-def test_a_start_that_logged_nothing_forgets_nothing(tmp_path):
+def test_a_start_without_a_log_drops_nothing(tmp_path):
     config = made_up.pretraining()
     made_up.start(tmp_path, config, [made_up.step(10, 1.0)])
     made_up.start(tmp_path, config | dict(resume=True), time=LATER)
@@ -100,13 +104,13 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path):
         (0, "no step in its log"),
     ],
 )
-def test_a_run_is_finished_when_no_line_is_to_come(tmp_path, last, said):
+def test_a_run_is_finished_at_its_last_logged_line(tmp_path, last, said):
     records = [made_up.step(last, 0.5)] if last else []
     made_up.start(tmp_path, made_up.pretraining(), records)
     assert state(only(tmp_path)) == said
 
 
-def test_a_loss_that_is_not_finite_is_said(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported(tmp_path):
     records = [made_up.step(10, 1.0), made_up.step(20, math.nan), made_up.step(30, math.inf)]
     made_up.start(tmp_path, made_up.pretraining(), records)
     assert state(only(tmp_path)) == "loss not finite after step 10"
@@ -119,7 +123,7 @@ def test_rates_are_the_images_of_a_step_by_its_seconds(tmp_path):
     assert words(column)["peak GPU memory"] == "20.0 GiB"
 
 
-def test_rates_that_were_logged_are_taken_as_they_are(tmp_path):
+def test_logged_rates_are_used_unchanged(tmp_path):
     records = [made_up.step(10, 1.0, images_per_second=77.0)]
     made_up.start(tmp_path, made_up.pretraining(), records)
     assert rate(only(tmp_path)) == "77"
@@ -131,7 +135,7 @@ def test_without_a_global_batch_the_processes_of_the_log_count(tmp_path):
     assert only(tmp_path).batch == 64  # 32 on each of 2
 
 
-def test_a_run_without_validation_and_cuda_says_so(tmp_path):
+def test_missing_validation_and_memory_are_reported(tmp_path):
     record = {k: v for k, v in made_up.step(10, 1.0).items() if k != "memory"}
     made_up.start(tmp_path, made_up.pretraining(), [record])
     said = words(only(tmp_path))
@@ -139,7 +143,7 @@ def test_a_run_without_validation_and_cuda_says_so(tmp_path):
     assert said["peak GPU memory"] == "not logged, which needs CUDA"
 
 
-def test_versions_are_the_log_s_and_a_change_between_starts_shows(tmp_path):
+def test_versions_are_read_from_the_log_and_a_change_is_marked(tmp_path):
     config = made_up.pretraining()
     made_up.start(tmp_path, config, [made_up.step(10, 1.0)])
     again = dict(time=LATER, PyTorch="2.11.0")

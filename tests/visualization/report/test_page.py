@@ -1,4 +1,4 @@
-"""The page of ``xtra report``, as a browser shows it."""
+"""Test the page of ``xtra report`` in a browser."""
 
 import base64
 import hashlib
@@ -48,7 +48,7 @@ def page(work_dir, *args):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """A finished run, one that was resumed with another rate, one of another objective."""
+    """Make a finished run, one resumed with another learning rate, one of another objective."""
     root = tmp_path_factory.mktemp("runs")
     config, faster = made_up.pretraining(), made_up.pretraining()
     faster["optim_wrapper"]["optimizer"]["lr"] = 2e-3
@@ -63,7 +63,7 @@ def three(tmp_path_factory):
 
 
 def opened(html, tmp_path, *options):
-    """What the browser counts on a page, and what it complains of."""
+    """Open a page in a browser; return what it counts there and its error messages."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     digest = base64.b64encode(hashlib.sha256(COUNT.encode()).digest()).decode()
@@ -80,23 +80,23 @@ def opened(html, tmp_path, *options):
 
 
 @pytest.mark.parametrize("options", [(), ("--blink-settings=preferredColorScheme=0",)])
-def test_a_browser_shows_every_picture_and_has_no_complaint(three, tmp_path, options):
+def test_a_browser_shows_every_picture_without_errors(three, tmp_path, options):
     numbers, complaints = opened(three[1], tmp_path, *options, "--window-size=500,900")
     assert not complaints
     assert int(numbers["images"]) == int(numbers["loaded"]) == 24 + 2  # of 101, and two masks
     assert int(numbers["drawings"]) == 8 + 6 + 2 + 3  # curves, splits, scaling, throughput
-    assert numbers["shown"] == "1"  # the slider's step alone
+    assert numbers["shown"] == "1"  # only the step of the slider
     assert int(numbers["wide"]) <= 0 and numbers["ran"] == "false"
 
 
-def test_the_browser_test_sees_what_is_wrong(three, tmp_path):
+def test_the_browser_reports_errors(three, tmp_path):
     broken = re.sub("data:image/webp;base64,.{9}", "data:image/webp;base64,", three[1], count=1)
     broken = broken.replace("<main>", "<script>throw 1</script><main>")
     numbers, complaints = opened(broken, tmp_path)
     assert int(numbers["loaded"]) == int(numbers["images"]) - 1 and complaints
 
 
-def test_the_page_needs_no_network_and_escapes_what_it_was_given(three):
+def test_the_page_needs_no_network_and_escapes_text(three):
     _, html = three
     loaded = re.findall(
         r"""(?:src|href|action|poster|data)=["']?([^"'\s>]+)|url\(([^)]+)\)""", html
@@ -107,7 +107,7 @@ def test_the_page_needs_no_network_and_escapes_what_it_was_given(three):
     assert len(re.findall("<script", html)) == 1 and len(html) < 3e6
 
 
-def test_the_page_says_what_tells_the_runs_apart(three):
+def test_the_page_shows_the_differences_of_the_runs(three):
     text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", three[1]))
     assert "3 runs side by side" in text
     for words in (
@@ -121,10 +121,10 @@ def test_the_page_says_what_tells_the_runs_apart(three):
         "all objectives none is given",
     ):
         assert words in text
-    assert "model.head" not in text.split("The config of")[0]  # is the same in all
+    assert "model.head" not in text.split("The config of")[0]  # it is the same in all runs
 
 
-def test_a_run_that_left_almost_nothing_has_a_page(tmp_path):
+def test_an_almost_empty_run_has_a_page(tmp_path):
     made_up.start(tmp_path / "empty", made_up.pretraining())
     records = [made_up.step(n, math.nan) for n in (10, 20)]
     made_up.start(tmp_path / "nan", made_up.pretraining(), records)
@@ -138,7 +138,7 @@ def test_a_run_that_left_almost_nothing_has_a_page(tmp_path):
     assert not complaints and numbers["loaded"] == "1"
 
 
-def test_a_plugin_that_is_gone_leaves_the_log_s_certificate(tmp_path):
+def test_without_its_plugin_the_certificate_is_read_from_the_log(tmp_path):
     config = made_up.pretraining(dict(type="gone.Mask"))
     config["custom_imports"] = dict(imports=["a_plugin_that_is_gone"])
     made_up.start(tmp_path, config, [made_up.step(10, 1.0)])
@@ -166,7 +166,7 @@ def test_several_folders_make_a_page_here_and_nothing_else_is_overwritten(tmp_pa
     for name in "ab":
         made_up.start(tmp_path / name, made_up.pretraining(dict(type="gone.Mask")))
     assert xtra("a", "b")[0] == 0 and (tmp_path / "report.html").exists()
-    assert xtra("a", "b")[0] == 0  # over the page that it wrote
+    assert xtra("a", "b")[0] == 0  # replaces the page that it wrote
     (tmp_path / "report.html").write_text("mine")
     code, output = xtra("a", "b")
     assert code == 1 and "no page of xtra report" in output
@@ -174,7 +174,7 @@ def test_several_folders_make_a_page_here_and_nothing_else_is_overwritten(tmp_pa
     assert "cannot be written" in xtra("a", "--html", "nowhere/report.html")[1]
 
 
-@pytest.mark.slow  # seconds; what hooks log is tested beside them
+@pytest.mark.slow  # takes seconds; the logs of hooks are tested beside the hooks
 def test_a_real_run_has_its_page(tmp_path):
     config = Config.fromfile(ROOT / "mmconfigs" / "demo" / "xtra_digits.py")
     config.merge_from_dict(

@@ -1,4 +1,4 @@
-"""Drawings, pictures and differences of a page."""
+"""Test the drawings, pictures and differences of a page."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ def read(*work_dirs):
 
 
 def titles(found):
-    """Of charts: the text that is no number."""
+    """Return the texts in charts that are not numbers."""
     return [re.findall(r">([a-zA-Z][^<]*)</text>", chart.drawing) for chart in found]
 
 
@@ -41,7 +41,7 @@ def test_a_drawing_is_svg_in_the_page_s_colours_and_font():
     assert max(path.count("\n") for path in drawn) <= plots.RAW + 2
 
 
-def test_ids_of_two_drawings_that_differ_do_not_meet():
+def test_ids_of_different_drawings_are_distinct():
     one, two = (
         plots.curves([plots.Line(0, np.arange(n), np.arange(n))], "x", "y") for n in (9.0, 70.0)
     )
@@ -51,9 +51,9 @@ def test_ids_of_two_drawings_that_differ_do_not_meet():
         assert set(re.findall(r'(?:url\(|href=")#([\w-]+)', text)) <= set(ids)
 
 
-def test_smoothing_is_a_centred_mean_that_ends_do_not_bend():
+def test_smoothing_is_a_centred_mean_also_near_the_ends():
     y = np.arange(400.0)
-    np.testing.assert_allclose(plots.smoothed(y), y)  # a line stays a line, to both ends
+    np.testing.assert_allclose(plots.smoothed(y), y)  # a straight line is unchanged
     spike = np.zeros(401)
     spike[200] = 21.0
     np.testing.assert_allclose(plots.smoothed(spike)[190:211], 1.0)  # of 21 values
@@ -108,7 +108,7 @@ def test_every_logged_value_is_drawn_once(tmp_path):
     assert all({"0", "100"} <= set(found) for found in shades)
 
 
-def test_runs_of_other_batches_meet_at_images_seen(tmp_path):
+def test_runs_of_different_batches_are_drawn_over_images_seen(tmp_path):
     config = made_up.pretraining()
     made_up.start(tmp_path / "a", config, [made_up.step(10, 1.0), made_up.step(20, 1.0)])
     config["train_cfg"]["global_batch"] = 128
@@ -135,7 +135,7 @@ def test_pictures_are_thinned_evenly_from_the_first_to_the_last(count):
     assert np.ptp(np.diff(kept)) <= 10 if count > 1 else True
 
 
-def test_pictures_are_small_and_one_that_was_cut_off_is_left_out(tmp_path):
+def test_pictures_are_small_and_a_truncated_one_is_left_out(tmp_path):
     folder = made_up.start(tmp_path, made_up.pretraining(), [made_up.step(10, 1.0)])
     made_up.pictures(folder, (1, 2, 3), size=(2400, 1200))
     path = folder / "vis_data" / "vis_image" / "reconstruction_2.png"
@@ -146,7 +146,7 @@ def test_pictures_are_small_and_one_that_was_cut_off_is_left_out(tmp_path):
     assert Image.open(io.BytesIO(data)).size == (1200, 600)
 
 
-def test_differences_are_those_keys_alone_that_differ():
+def test_only_keys_that_differ_are_listed():
     one = dict(
         work_dir="a",
         optimizer=dict(lr=1e-3, betas=(0.9, 0.95)),

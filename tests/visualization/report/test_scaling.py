@@ -1,4 +1,4 @@
-"""Pretraining loss against accuracy: which points there are, and their rank correlation."""
+"""Test the points of pretraining loss and accuracy, and their rank correlation."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ def read(*work_dirs):
 
 
 def validated(accuracies, losses=None, name="probe/linear_top1"):
-    """An iteration and a validation for each epoch."""
+    """Make the records of an iteration and a validation for each epoch."""
     records = []
     for n, accuracy in enumerate(accuracies):
         records.append(made_up.step(100 * (n + 1), 1 - n / 10))
@@ -72,7 +72,7 @@ def test_the_rank_correlation_shares_ranks_of_ties_and_may_be_undefined(
     assert correlation(found) == expected
 
 
-def test_points_pair_each_validation_s_loss_and_accuracy(tmp_path):
+def test_a_point_is_the_loss_and_accuracy_of_a_validation(tmp_path):
     made_up.start(tmp_path, made_up.pretraining(), validated([10, 30, 20], [0.9, 0.5, 0.7]))
     found = points(*read(tmp_path))
     assert [(p.step, p.loss, p.accuracy) for p in found] == [
@@ -87,7 +87,7 @@ def test_points_pair_each_validation_s_loss_and_accuracy(tmp_path):
     assert said == "−1.000, n = 3; validation loss"
 
 
-def test_without_a_validation_loss_for_all_the_training_loss_is_taken_for_all(tmp_path):
+def test_the_training_loss_is_used_if_a_point_lacks_a_validation_loss(tmp_path):
     made_up.start(tmp_path / "a", made_up.pretraining(), validated([10, 30, 20]))
     made_up.start(tmp_path / "b", made_up.pretraining(), validated([10, 30, 20], [0.9, 0.5, 0.7]))
     found = points(*read(tmp_path))
@@ -95,15 +95,15 @@ def test_without_a_validation_loss_for_all_the_training_loss_is_taken_for_all(tm
     assert found[2].loss == pytest.approx(0.9)  # the mean of 1.0, 0.9, 0.8
 
 
-def test_a_checkpoint_s_benchmark_is_a_point_of_the_run_that_wrote_it(tmp_path):
+def test_a_benchmark_of_a_checkpoint_is_a_point_of_its_pretraining_run(tmp_path):
     made_up.start(tmp_path / "xtra", made_up.pretraining(), validated([10, 20], [0.9, 0.7]))
     made_up.start(tmp_path / "aim", made_up.pretraining(made_up.TOKEN, "NextToken"))
     probe(tmp_path / "p1", tmp_path / "xtra" / "epoch_1.pth", 40.0)
-    probe(tmp_path / "p2", "xtra/iter_200.pth", 60.0)  # as it was named where it was trained
+    probe(tmp_path / "p2", "xtra/iter_200.pth", 60.0)  # the path as it was in training
     probe(tmp_path / "p3", tmp_path / "elsewhere" / "epoch_2.pth", 70.0)
     probe(tmp_path / "p4", tmp_path / "xtra" / "epoch_2.pth", 80.0, epochs=(50,))
     config = tmp_path / "p4" / "20250101_120000" / "vis_data" / "config.py"
-    config.write_text(config.read_text().replace("50", "100"))  # of 100: not finished
+    config.write_text(config.read_text().replace("50", "100"))  # 50 of 100 epochs: not finished
     shown, benchmarks = read(tmp_path)
     found = [p for p in points(shown, benchmarks) if p.measure == "Birds, attentive"]
     assert [(shown[p.run].name, p.step, p.loss, p.accuracy) for p in found] == [
@@ -142,14 +142,14 @@ def test_another_loss_or_grid_is_another_objective(tmp_path, other):
     assert len({p.objective for p in points(*read(tmp_path))}) == 2
 
 
-def test_what_is_not_finite_is_no_point(tmp_path):
+def test_values_that_are_not_finite_make_no_point(tmp_path):
     records = validated([10, float("nan"), 30], [float("nan"), 0.8, 0.7])
     made_up.start(tmp_path, made_up.pretraining(), records)
     found = points(*read(tmp_path))
     assert [(p.step, p.loss_of) for p in found] == [(100, TRAINING), (300, TRAINING)]
 
 
-def test_accuracies_among_few_classes_and_among_many_are_not_pooled(tmp_path):
+def test_accuracies_with_different_numbers_of_classes_are_not_pooled(tmp_path):
     for name, classes in (("a", 10), ("b", 10), ("c", 1000)):
         records = validated([10, 20], [0.9, 0.8])
         records = [r | {"probe/classes": classes} if "val/loss" in r else r for r in records]

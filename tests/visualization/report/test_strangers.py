@@ -1,4 +1,4 @@
-"""A stranger's working folder: nothing in it is executed, and what is odd is left out and said."""
+"""Test an untrusted working folder: nothing is executed, and unusable parts are reported."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LOG = [step(10, 0.9), step(20, 0.8)]
 
 
 def report(folder):
-    """The exit code, what was printed, and the page."""
+    """Run xtra report; return the exit code, the output and the page."""
     done = CliRunner().invoke(main, ["report", str(folder)])
     page = folder / "report.html"
     return done.exit_code, done.output, page.read_text() if page.exists() else ""
@@ -37,7 +37,7 @@ def shell(command, kind="os.system"):
         "dict = __import__('os').system\nresume = dict({!r})",
     ],
 )
-def test_code_in_a_config_is_left_out_and_said(code, tmp_path):
+def test_code_in_a_config_is_left_out_and_reported(code, tmp_path):
     folder = start(tmp_path, pretraining(), LOG)
     (folder / "vis_data" / "evil.py").write_text(f"__import__('os').mkdir({str(tmp_path / 'P')!r})")
     with open(folder / "vis_data" / "config.py", "a") as config:
@@ -64,7 +64,7 @@ def test_code_in_a_config_is_left_out_and_said(code, tmp_path):
         lambda model, evil: model.update(type="os.system", command=evil["command"]),
     ],
 )
-def test_a_part_that_nobody_registered_is_not_called(place, tmp_path):
+def test_an_unregistered_part_is_not_called(place, tmp_path):
     config = pretraining()
     place(config["model"], shell(f"mkdir {tmp_path / 'P'}"))
     folder = start(tmp_path, config, LOG)
@@ -75,7 +75,7 @@ def test_a_part_that_nobody_registered_is_not_called(place, tmp_path):
 
 
 def test_no_package_is_imported_because_a_config_names_it(tmp_path, monkeypatch):
-    """MMEngine imports SCOPE.registry for SCOPE.X, for _scope_ and for default_scope."""
+    """MMEngine would import SCOPE.registry for SCOPE.X, _scope_ and default_scope."""
     (tmp_path / "evil").mkdir()
     for name in ("__init__", "registry", "utils"):
         (tmp_path / "evil" / f"{name}.py").write_text(f"open({str(tmp_path / 'P')!r}, 'w')\n")
@@ -121,7 +121,7 @@ def test_what_mmengine_writes_is_read_as_mmengine_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["model = dict(\n", "x = '\0'\n", "(" * 5000])
-def test_a_config_that_is_no_python_costs_one_run(text, tmp_path):
+def test_a_config_that_is_no_python_leaves_out_one_run(text, tmp_path):
     start(tmp_path, pretraining(), LOG)
     broken = start(tmp_path / "b", pretraining(), LOG)
     (broken / "vis_data" / "config.py").write_text(text)
@@ -153,7 +153,7 @@ ODD = [
 ]
 
 
-def test_odd_lines_of_a_log_are_counted_and_left_out(tmp_path):
+def test_unreadable_lines_of_a_log_are_counted_and_left_out(tmp_path):
     folder = start(tmp_path, pretraining(), LOG)
     more = [
         {"accuracy/top1": "high", "loss": {"a": 1}, "val/loss": None, "step": 20},
@@ -176,7 +176,7 @@ def test_a_huge_or_broken_picture_is_left_out_and_named(tmp_path):
     (images / "reconstruction_300.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     os.mkfifo(images / "reconstruction_400.png")
     exit_code, output, page = report(tmp_path)
-    assert exit_code == 0 and page.count("data:image/webp") == 2  # the mask's and one more
+    assert exit_code == 0 and page.count("data:image/webp") == 2  # the mask and one picture
     for number, cause in ((200, "400,000,000 pixels"), (300, "no image"), (400, "it is no file")):
         said = [line for line in output.splitlines() if f"reconstruction_{number}.png" in line]
         assert len(said) == 1 and cause in said[0]
