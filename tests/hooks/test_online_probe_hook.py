@@ -291,7 +291,7 @@ def test_what_cannot_be_known_is_said_once(case, tmp_path):
 def test_a_validation_that_cannot_be_compared_is_said_once(tmp_path):
     for name, kind, sentence in (
         ("a", Unlabelled, "does not validate: its images have no labels"),
-        ("b", Easy, "have 10 classes, those of the validation 4, or others"),
+        ("b", Easy, "have 10 classes and those of the validation 4, with other names"),
         ("c", Training, "its images are the training images"),
     ):
         val = dict(VALIDATION["val_dataloader"], dataset=kind("test", indices=8, pipeline=PLAIN))
