@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare test test-slow test-gpu test-faults lint format bench bench-gpu docs clean
+.PHONY: demo compare test test-slow test-gpu test-faults lint format bench bench-gpu docs site clean
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is required; name one with PYTHON=python3.12"; exit 1; }
@@ -52,5 +52,10 @@ bench-gpu: .venv/.installed
 docs: .venv/.installed
 	$(BIN)/python docs/make.py
 
+# the pages and an API reference of the docstrings; open build/site/index.html
+site: .venv/.installed
+	$(BIN)/pip install -q -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+
 clean:
-	rm -rf .venv build work_dirs
+	rm -rf .venv build docs/api work_dirs

@@ -55,7 +55,7 @@ compared with measured gradients in `tests/objective/test_leak_check.py`. [Conce
 explains the terms.
 
 Pixels are not the only targets, and these are not the only masks: the folders in
-[plugins/](../plugins) have more, and [plugins](plugins.md) shows how to add yours.
+[plugins/](../plugins/README.md) have more, and [plugins](plugins.md) shows how to add yours.
 
 ## Pairs that compile
 

@@ -1,9 +1,11 @@
 """The generated documents are those of the code."""
 
 import importlib.util
-from pathlib import Path
+import subprocess
+import sys
 
-DOCS = Path(__file__).parents[1] / "docs"
+import pytest
+from helpers.pages import DOCS, PAGES
 
 
 def test_the_matrix_of_objectives_is_current():
@@ -11,3 +13,19 @@ def test_the_matrix_of_objectives_is_current():
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
     assert (DOCS / "objectives.md").read_text() == make.matrix(), "run `make docs`"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("furo")
+    pytest.importorskip("myst_parser")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", DOCS]
+    done = subprocess.run(
+        [*command, "-d", tmp_path / "doctrees", DOCS.parent, tmp_path / "site"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {path.name for path in (tmp_path / "site").rglob("*.html")}
+    written = {page.with_suffix(".html").name for page in PAGES}
+    assert written | {"index.html", "xtra_toolkit.objective.html"} <= pages
