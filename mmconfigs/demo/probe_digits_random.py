@@ -2,4 +2,6 @@
 
 _base_ = ["probe_digits.py"]
 
-model = dict(backbone=dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2), init_cfg=None))
+model = dict(
+    backbone=dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2), init_cfg=_base_.xavier)
+)

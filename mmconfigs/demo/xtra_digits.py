@@ -2,10 +2,12 @@
 
     mim train mmpretrain mmconfigs/demo/xtra_digits.py
 
-8×8 px, patch 1, blocks of 2×2 tokens, raw pixels; one to two minutes on a CPU.
+8×8 px, patch 1, blocks of 2×2 tokens, raw pixels; one to two minutes on a CPU. Weights start
+xavier-uniform: the truncated normals of 0.02 that XTRA takes are too small for a width of 64. They
+led to a linear probe of 74.8 %, these lead to 83.0 % (one seed each).
 """
 
-_base_ = ["../_base_/runtime.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/xavier.py"]
 
 pipeline = [dict(type="mmpretrain.PackInputs")]
 
@@ -22,9 +24,17 @@ model = dict(
         img_size=8,
         patch_size=1,
         in_channels=1,
+        init_cfg=_base_.xavier,
     ),
-    neck=dict(type="xtra_toolkit.ViTDecoder", projection=256, width=48, depth=2, heads=4),
-    head=dict(type="xtra_toolkit.PredictionHead", hidden=512, loss="mse"),
+    neck=dict(
+        type="xtra_toolkit.ViTDecoder",
+        projection=256,
+        width=48,
+        depth=2,
+        heads=4,
+        init_cfg=_base_.xavier,
+    ),
+    head=dict(type="xtra_toolkit.PredictionHead", hidden=512, loss="mse", init_cfg=_base_.xavier),
 )
 
 train_dataloader = dict(
