@@ -186,7 +186,7 @@ BROKEN = [
     ),
     (
         Beyond,
-        "`target_positions` names positions from 1 to 12 .*links hold sequence positions, not tokens",
+        "`target_positions` names positions from 1 to 12 .*links hold sequence positions, not",
     ),
     (Sees, r"cannot be certified with .*the prediction of patch \(0, 0\)"),
     (Slow, "more than 0.01 s; use tensor operations in links"),

@@ -60,7 +60,7 @@ class MasterWeightsOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Return MMEngine's context, which delays gradient synchronisation, with bfloat16 copies."""
+        """Return MMEngine's context (delayed gradient synchronisation) with bfloat16 copies."""
         self.optimizer.refresh()
         if self._places is None:
             self._refuse_another_model(places := list(_places(model)))

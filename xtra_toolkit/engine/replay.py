@@ -58,7 +58,7 @@ def plain(value: Any) -> Any:
 
 
 class Backward:
-    """A stand-in for an optimizer wrapper in ``train_step``: it computes gradients, and no update."""
+    """Stand-in for an optimizer wrapper in ``train_step``: gradients without an update."""
 
     def __init__(self, wrapper: Any, sharded: bool):
         self.wrapper, self.optim_context = wrapper, wrapper.optim_context

@@ -75,7 +75,7 @@ class ShardedStrategy(FSDPStrategy):
         return super().prepare(model, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module) -> OptimWrapper:
-        """Return the wrapper of the unsharded parameters; it clips by the norm over all processes."""
+        """Return the wrapper of the unsharded parameters, which clips by the global norm."""
         wrapper = self._optim_wrapper
         if wrapper.clip_grad_kwargs and wrapper.grad_name == "grad_norm":
             wrapper.clip_func = lambda _, **how: model.clip_grad_norm_(**how)

@@ -27,6 +27,6 @@ def mapped(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def line(data: np.ndarray, ends: np.ndarray, index: int) -> str:
-    """Return a line by its number, negative numbers from the end; bytes other than UTF-8 survive."""
+    """Return a line by its number (negative: from the end); bytes other than UTF-8 survive."""
     start = ends[index - 1] if index % len(ends) else 0
     return data[start : ends[index]].tobytes().decode(errors="surrogateescape").strip("\r\n")

@@ -1,9 +1,9 @@
 """Tar shards, as webdataset writes them, read at any position.
 
 webdataset's own reader streams, so the order is that of its workers. Its indexed reader, wids,
-scans each shard anew in each process. Here a list, written once, says where in which shard each image
-lies. An image is one read at that position by a file handle of its own, so processes share no file
-position, and no file is opened before it is needed.
+scans each shard anew in each process. Here a list, written once, says where in which shard each
+image lies. An image is one read at that position by a file handle of its own, so processes share no
+file position, and no file is opened before it is needed.
 """
 
 import os

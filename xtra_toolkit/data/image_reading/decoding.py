@@ -87,7 +87,7 @@ class Jpeg:
         return (img.swapaxes(0, 1) if swapped else img)[::down, ::right]
 
     def scaled(self, box: tuple[int, ...], factor: int) -> tuple[float, ...]:
-        """Return where a box (top, left, height, width), after turning, lies in ``decode(factor)``."""
+        """Return where a box (top, left, height, width) lies in ``decode(factor)``, once turned."""
         _, *steps = TURNS[self.orientation]
         (top, left, height, width), spare = box, [-side % factor for side in self.shape]
         # the last pixel may hold less than its factor, and a turn may put it first
@@ -97,7 +97,7 @@ class Jpeg:
 
 
 def _header(data: bytes) -> tuple[int, int | None]:
-    """Return the orientation, and the offset of the height in an upright, complete baseline file."""
+    """Return the orientation, and the offset of the height in an upright, whole baseline file."""
     at, orientation = 2, 1
     while data[at : at + 1] == b"\xff" and at + 4 < len(data):
         marker = data[at + 1]
