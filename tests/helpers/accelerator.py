@@ -1,7 +1,8 @@
-"""A stand-in for a GPU on a machine without one: what would make the host wait for it is refused.
+"""Detect, on a machine without a GPU, operations that would make the host wait for a GPU.
 
-``meta`` plays the device: it has no values, so none can be read back, and what is copied to it
-comes from the host. ``NoReads`` alone, on the CPU, knows reads and sizes that follow from values.
+The meta device stands for the GPU. It holds no values, so none can be read back, and every tensor
+with values is on the host. ``NoReads`` alone, on the CPU, detects reads of values and of sizes that
+depend on values.
 """
 
 import torch
@@ -12,7 +13,7 @@ META = torch.device("meta")
 
 
 class NoReads(TorchDispatchMode):
-    """Refuses what would make the host wait for a GPU: a value, or a size that follows from one."""
+    """Fail on reads that would make the host wait: of a value, or a size that depends on one."""
 
     READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select")
 
@@ -23,7 +24,7 @@ class NoReads(TorchDispatchMode):
 
 
 class NoCopies(NoReads):
-    """And copies from the host, for which it waits too; the device is ``META``."""
+    """Fail on reads, and on copies from the host to the device ``META``."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -35,7 +36,7 @@ class NoCopies(NoReads):
 
 
 class NoLists(TorchFunctionMode):
-    """And tensors made of the host's numbers."""
+    """Fail on tensors that are created from numbers of the host."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         assert func not in (torch.tensor, torch.as_tensor, torch.from_numpy), "made on the host"
@@ -43,6 +44,6 @@ class NoLists(TorchFunctionMode):
 
 
 class Generator(torch.Generator):
-    """Draws on ``META``."""
+    """A generator on the device ``META``."""
 
     device = META

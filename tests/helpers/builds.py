@@ -1,4 +1,4 @@
-"""Small models for the tests, built as a config builds them."""
+"""Build small models for the tests from configs."""
 
 import torch
 from mmengine.logging import MMLogger
@@ -22,11 +22,11 @@ TARGETS = {
 
 
 def backwards(rows, cols, batch=1, generator=None):
-    """An order of units, the last first."""
+    """Return an order of units that begins with the last unit."""
     return torch.arange(rows * cols).flip(0)
 
 
-# what a registered mask cannot be made without
+# required arguments of registered masks
 ARGUMENTS = {
     "BlockCausal": dict(block_size=2),
     "Reordered": dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2), order=backwards),
@@ -36,7 +36,7 @@ XTRA, AIM, MAE = ("block", "block"), ("prefix", "token"), ("shown", "masked")
 
 
 def arch(width=48, depth=2, heads=3):
-    """An encoder's shape as MMPretrain names it."""
+    """Return the ``arch`` of a small encoder."""
     return dict(embed_dims=width, num_layers=depth, num_heads=heads, feedforward_channels=4 * width)
 
 
@@ -51,7 +51,10 @@ def pretrainer(
     data_preprocessor=None,
     **backbone,
 ):
-    """A small pretrainer with the shape of the golden case; masks and targets by name or dict."""
+    """Build a small pretrainer with the shape of the golden case.
+
+    Masks and targets are given by their name in ``MASKS`` and ``TARGETS``, or as a config.
+    """
     mask = MASKS[mask] if isinstance(mask, str) else mask
     target = TARGETS[target] if isinstance(target, str) else target
     decoder = dict(projection=96, width=32, depth=2, heads=2) | (decoder or {})
@@ -70,7 +73,7 @@ def pretrainer(
 
 
 def randomise(model, seed=0, scale=0.1):
-    """Weights far from their gentle initialisation, so that nothing is nearly zero."""
+    """Draw all weights again, so that none is nearly zero; return the model in evaluation mode."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():

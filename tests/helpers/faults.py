@@ -1,4 +1,4 @@
-"""The table of `make test-faults`: what was done to runs, how often, and what was lost."""
+"""The table that `make test-faults` prints: faults, how often each was tried, and what was lost."""
 
 from contextlib import contextmanager
 
@@ -9,7 +9,7 @@ TRIES: dict[str, list[int]] = {}
 
 @pytest.fixture
 def fault():
-    """``with fault(name):`` counts a try, and counts it as lost unless its body ends."""
+    """Return a context manager that counts a try, and counts it as lost if its block raises."""
 
     @contextmanager
     def fault(name, tries=1):
@@ -23,7 +23,7 @@ def fault():
 
 
 def table():
-    """The lines, in Markdown."""
+    """Return the lines of the table in Markdown."""
     rows = [f"| {name} | {tries} | {lost} |" for name, (tries, lost) in TRIES.items()]
     total = [sum(column) for column in zip(*TRIES.values(), strict=True)]
     head = ["| fault | tries | lost |", "|---|---|---|"]

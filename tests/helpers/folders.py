@@ -1,4 +1,4 @@
-"""Folders of small images whose classes can be told apart, and a checkpoint of an encoder."""
+"""Write folders of small images with classes that a model can learn, and a checkpoint."""
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ PREPROCESSOR = dict(
 
 
 def write_images(folder, counts, seed=0):
-    """``counts`` images below each sub-folder; class 'a' is black above, any other below."""
+    """Write images into sub-folders.
+
+    Args:
+        folder: The folder.
+        counts: Number of images for each sub-folder. In a sub-folder whose name ends with 'a' the
+            upper half of the images is black, in the others the lower half.
+        seed: Seed of the images.
+    """
     rng = np.random.default_rng(seed)
     for place, count in counts.items():
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -28,7 +35,7 @@ def write_images(folder, counts, seed=0):
 
 
 def write_checkpoint(path, mask="block", target="block", **options):
-    """The checkpoint of a small pretrainer, and the pretrainer."""
+    """Write the checkpoint of a small pretrainer, and return the pretrainer."""
     model = randomise(pretrainer(mask, target, data_preprocessor=PREPROCESSOR, **options))
     torch.save(dict(state_dict=model.state_dict()), path)
     return model

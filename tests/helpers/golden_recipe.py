@@ -11,13 +11,13 @@ NORM_WEIGHTS = ("norm.weight", "norm1.weight", "norm2.weight")
 
 
 def weight(name: str, shape: Sequence[int]) -> Tensor:
-    """The parameter that the original calls ``name``, in float32."""
+    """Return the parameter that the original code calls ``name``, in float32."""
     seed = int.from_bytes(sha256(name.encode()).digest()[:4], "little")
     draw = np.random.default_rng(seed).standard_normal(tuple(shape)).astype(np.float32)
     return torch.from_numpy(1 + 0.1 * draw if name.endswith(NORM_WEIGHTS) else 0.05 * draw)
 
 
 def images(size: int) -> Tensor:
-    """Two images of ``size`` px, taken as normalised: (2, 3, size, size)."""
+    """Return two images (2, 3, size, size) that count as normalised."""
     draw = np.random.default_rng(7).standard_normal((2, 3, size, size))
     return torch.from_numpy(draw.astype(np.float32))

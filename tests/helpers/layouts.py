@@ -1,4 +1,4 @@
-"""The 15 benchmarks in miniature: made-up files, laid out as each data set is published."""
+"""Write small made-up copies of the 15 benchmark data sets, laid out as they are published."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from xtra_toolkit.cli import main
 
 
 def picture(seed=0, suffix="jpeg"):
-    """Bytes of a 12×10 image."""
+    """Return the bytes of a 12×10 image."""
     pixels = np.random.default_rng(seed).integers(0, 255, (10, 12, 3), np.uint8)
     Image.fromarray(pixels).save(stream := io.BytesIO(), suffix)
     return stream.getvalue()
@@ -43,7 +43,7 @@ def convert(name, root):
 
 
 def imagenet(root):
-    """A thousand classes, all the same folder."""
+    """Write a thousand classes that are all links to the same folder."""
     put(root, "class/1.JPEG")
     (root / "train").mkdir()
     for i in range(1000):
@@ -162,7 +162,7 @@ def fmow(root):
 
 
 def pcam(root):
-    """As the tool writes it; see test_dataset.py for the tool."""
+    """Write the layout that ``xtra dataset`` makes; test_dataset.py tests the command."""
     for split in ("train", "val"):
         put(root, f"{split}/000000.png", f"{split}/000001.png")
         text(root / f"{split}.txt", f"{split}/000000.png 0", f"{split}/000001.png 1")

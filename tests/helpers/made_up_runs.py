@@ -1,4 +1,4 @@
-"""Working folders as MMEngine and the toolkit's hooks leave them, without a run."""
+"""Write work folders as MMEngine and the hooks of the toolkit do, without a run."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def pretraining(mask=BLOCK, target="NextBlock", **changes):
-    """A small pretrainer's config."""
+    """Return the config of a small pretraining."""
     config = dict(
         model=dict(
             type="xtra_toolkit.MaskTargetPretrainer",
@@ -44,7 +44,7 @@ def pretraining(mask=BLOCK, target="NextBlock", **changes):
 
 
 def start(work_dir, config, records=(), time="20250101_120000", epoch_steps=100, **environment):
-    """A start's folder with its config, its records and its log."""
+    """Write the folder of one start, with its config, its records and its log."""
     folder = work_dir / time
     (folder / "vis_data").mkdir(parents=True)
     config = {"work_dir": str(work_dir), **config}
@@ -57,7 +57,7 @@ def start(work_dir, config, records=(), time="20250101_120000", epoch_steps=100,
 
 
 def log(epoch_steps, environment):
-    """What MMEngine prints at the start, and the first line of training."""
+    """Return what MMEngine logs at the start, and the first line of training."""
     stamp, line = "2025/01/01 12:00:00 - mmengine - INFO -", "-" * 60
     values = "".join(f"    {key}: {value}\n" for key, value in environment.items())
     return (
@@ -70,19 +70,19 @@ def log(epoch_steps, environment):
 
 
 def step(number, loss, epoch_steps=100, **more):
-    """A line of training."""
+    """Return the record of a training step."""
     epoch = (number - 1) // epoch_steps + 1
     known = dict(lr=1e-3, data_time=0.02, grad_norm=0.5, loss=loss, time=0.25, memory=20480)
     return known | more | dict(epoch=epoch, iter=number, step=number)
 
 
 def validation(epoch, **metrics):
-    """A line of a validation, whose step is the epoch."""
+    """Return the record of a validation; its step is the epoch."""
     return {**metrics, "data_time": 0.001, "time": 0.01, "step": epoch}
 
 
 def training(epochs=10, floor=0.3, best=60.0, seed=0, first=0):
-    """Records of a whole run: losses fall, accuracies rise, both with noise."""
+    """Return the records of a whole run: losses fall, accuracies rise, both with noise."""
     draw, records = random.Random(seed), []
     for number in range(100 * first + 10, 100 * epochs + 1, 10):
         fall = math.exp(-number / 300)
@@ -115,7 +115,7 @@ def training(epochs=10, floor=0.3, best=60.0, seed=0, first=0):
 
 
 def pictures(folder, steps, name="reconstruction", size=(192, 96), suffix="png"):
-    """Those of MMEngine's local back end, or of ours, which writes jpg."""
+    """Write images as MMEngine's local back end does, or with suffix jpg as that of the toolkit."""
     (folder / "vis_data" / "vis_image").mkdir(exist_ok=True)
     for at in steps:
         image = Image.linear_gradient("L").rotate(at).resize(size)

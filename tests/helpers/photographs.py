@@ -1,4 +1,4 @@
-"""Real JPEGs that need no download: crops of photographs that two packages ship."""
+"""Write real JPEGs without a download: crops of photographs that two packages ship."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from sklearn.datasets import load_sample_images
 
 
 def write(folder, count, size=160):
-    """``count`` crops of ``size`` px, in two sub-folders as a labelled data set has them."""
+    """Write ``count`` crops of ``size`` px into two sub-folders, one for each class."""
     photographs = [*load_sample_images().images, data.astronaut()]
     rng = np.random.default_rng(0)
     for i in range(count):

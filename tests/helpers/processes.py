@@ -1,4 +1,4 @@
-"""A function on two processes that share a gloo group."""
+"""Run a function in two processes that share a gloo group."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 
 
 def on_two(function, folder, *args):
-    """``function(rank, folder, *args)`` in two forked processes; its results, by rank."""
+    """Run ``function(rank, folder, *args)`` in two forked processes; return the results by rank."""
     torch.multiprocessing.start_processes(
         _process, (function, folder, *args), nprocs=2, start_method="fork"
     )
@@ -14,7 +14,7 @@ def on_two(function, folder, *args):
 
 
 def _process(rank, function, folder, *args):
-    torch.set_num_threads(1)  # a pool of threads does not outlive a fork
+    torch.set_num_threads(1)  # a thread pool does not survive a fork
     os.environ["LOCAL_RANK"] = str(rank)
     rendezvous = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)

@@ -1,4 +1,4 @@
-"""Whole runs of tiny models on digits, with random crops and drop path, that note what they saw."""
+"""Run tiny models on digits, with random crops and drop path, and record what they were given."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def digest(tensor):
 
 
 class Seen(Hook):
-    """Of each step, what each of its images was and how it was masked, and what came of it."""
+    """Record the images, masks, loss and learning rate of each step."""
 
     priority = "ABOVE_NORMAL"
 
@@ -45,7 +45,7 @@ class Seen(Hook):
 
     def note(self, images, plan, samples):
         self.images += map(digest, images)
-        self.training = True  # other masks are drawn to be counted
+        self.training = True  # masks that are drawn only to count predictions are not recorded
         made = plan(images, samples)
         self.training = False
         return made
@@ -65,7 +65,7 @@ class Seen(Hook):
 
 
 def run(folder, pair, **changes):
-    """A trained runner and what it saw, see :func:`build`."""
+    """Train a runner of :func:`build`; return it and its :class:`Seen`."""
     runner = build(folder, pair, **changes)
     seen = Seen(getattr(runner.model, "module", runner.model))
     runner.register_hook(seen)
@@ -74,7 +74,7 @@ def run(folder, pair, **changes):
 
 
 def build(folder, pair, batch_size=4, drop_path=0.1, workers=0, dataset=None, **changes):
-    """A runner; ``changes`` replace parts of the config."""
+    """Build a runner; ``changes`` replace parts of the config."""
     mask, target = PAIRS[pair]
     config = dict(
         model=dict(
@@ -123,7 +123,7 @@ def build(folder, pair, batch_size=4, drop_path=0.1, workers=0, dataset=None, **
 
 
 def logged(folder):
-    """What the logger wrote of each step, but times."""
+    """Return what the logger wrote for each step, without times."""
     (file,) = Path(folder).glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     kept = ("loss", "lr", "base_lr", "grad_norm", "iter", "epoch")
@@ -131,7 +131,7 @@ def logged(folder):
 
 
 def flat(state, name=""):
-    """A nested state without its nesting, by name; tensors as their bytes."""
+    """Flatten a nested state to a dict by dotted names, with tensors as bytes."""
     if isinstance(state, torch.Tensor):
         return {name: state.detach().reshape(-1).view(torch.uint8).numpy().tobytes()}
     if isinstance(state, list | tuple):

@@ -1,4 +1,4 @@
-"""What hooks that watch a run are tested with."""
+"""Helpers for tests of hooks that watch a run."""
 
 import json
 import random
@@ -21,7 +21,7 @@ HALF = dict(
 
 
 def curves(folder, *names):
-    """What reached the local back end, a list for each name."""
+    """Return the values that the local back end wrote, a list for each name."""
     (file,) = Path(folder).glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     return [[line[name] for line in lines if name in line] for name in names]
@@ -33,7 +33,7 @@ def logged_lines(folder):
 
 
 class Generators(Hook):
-    """What each generator would draw after each step, and which modules are in which mode."""
+    """Record the state of each random generator, and the mode of each module, after each step."""
 
     priority = "LOWEST"
 
