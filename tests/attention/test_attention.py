@@ -1,12 +1,12 @@
-"""Back ends against the dense reference, and xformers asked on the inputs of training."""
+"""Compare the back ends with the dense reference, and ask xformers about the inputs of training."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers.attention_calls import assert_as_eager, block_pattern, qkv, run
 
-import xtra_toolkit.attention as door
-from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose, staircase
+from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose, processor, staircase
 from xtra_toolkit.attention import xformers as xf
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import (
@@ -42,43 +42,10 @@ PAIRS = {
 }
 
 
-def block_pattern(length, step):
-    """Steps of equal width."""
-    host_kv_lengths = tuple((i // step + 1) * step for i in range(length))
-    return Pattern(
-        "staircase",
-        length,
-        kv_lengths=torch.tensor([host_kv_lengths]),
-        host_kv_lengths=host_kv_lengths,
-    )
-
-
 def patterns(name):
-    """Encoder and decoder patterns of a pair, for two images."""
+    """Return the encoder and decoder patterns of a pair, for two images."""
     plan = certify_objective(*PAIRS[name], GRID, (2, 2))(2, torch.device("cpu"), torch.Generator())
     return plan.encoder, plan.decoder
-
-
-def qkv(length, dtype=torch.float32, heads=3, dim=16, device="cpu"):
-    """Slices of one tensor, as the layers hand them over, and that tensor."""
-    g = torch.Generator().manual_seed(0)
-    whole = torch.randn(2, length, 3, heads, dim, generator=g).to(device, dtype).requires_grad_()
-    return whole.unbind(2), whole
-
-
-def run(backend, pattern, dtype, device="cpu"):
-    """Output and input gradient of one call."""
-    parts, whole = qkv(pattern.length, dtype, device=device)
-    out = attention(*parts, pattern.to(device), backend)
-    (grad,) = torch.autograd.grad((out.float() ** 2).sum(), whole)
-    return out.detach().float().cpu(), grad.float().cpu()
-
-
-def assert_as_eager(backend, pattern, dtype, tol):
-    for ours, reference in zip(
-        run(backend, pattern, dtype), run("eager", pattern, torch.float32), strict=True
-    ):
-        assert (ours - reference).abs().max() <= tol * reference.abs().max()
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "matmul", "staircase"])
@@ -94,7 +61,7 @@ def test_back_ends_equal_eager(backend, name, dtype, tol):
 
 
 def test_eager_is_softmax_over_what_is_allowed():
-    """A transcription with a loop over queries."""
+    """Compare with a plain transcription that loops over the queries."""
     pattern, _ = patterns("block")
     (q, k, v), _ = qkv(pattern.length)
     out, dense = attention(q, k, v, pattern, "eager"), pattern.dense("cpu")[0]
@@ -143,7 +110,7 @@ TRAINED = [  # (mask, target, image, patch, heads and head widths of encoder and
 @pytest.mark.parametrize("case", TRAINED, ids=lambda c: type(c[0]).__name__ + str(c[2]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_xformers_objects_only_to_the_machine(case, dtype):
-    """For the inputs of B/16 at 256 px and H/14 at 224 px, forward and backward."""
+    """Check the inputs of B/16 at 256 px and H/14 at 224 px, forward and backward."""
     mask, target, image, patch, shapes = case
     grid = PatchGrid.of(image, patch)
     plan = certify_objective(mask, target, grid, (1, 1))(2, torch.device("cpu"), torch.Generator())
@@ -203,7 +170,7 @@ def test_the_host_knows_the_rows_that_the_last_layer_computes():
 
 @pytest.mark.parametrize("half", ["matmul", "sdpa"])
 def test_auto_takes_what_was_measured(half, monkeypatch):
-    monkeypatch.setattr(door.processor, "short_bf16", lambda q: half)
+    monkeypatch.setattr(processor, "short_bf16", lambda q: half)
 
     def taken(length, dtype, grad=True):
         pattern = block_pattern(length, 64)

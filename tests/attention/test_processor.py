@@ -1,4 +1,4 @@
-"""Which back end auto takes for short bfloat16 sequences, by what the CPU claims to have."""
+"""Test which back end 'auto' uses for short bfloat16 sequences, by the features of the CPU."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_a_fake_or_compiled_call_is_not_measured(measured):
 
 
 def test_the_measurement_is_real_and_leaves_no_trace(processor):
-    """Within autocast and a checkpoint, which counts what is saved; no random number is drawn."""
+    """Check that measuring within autocast and a checkpoint draws no random numbers."""
     processor(None)
     layer, before = nn.Linear(16, 16), torch.get_rng_state()
 

@@ -1,15 +1,15 @@
-"""The staircase back end on long and uneven steps, and how it splits them; matmul's chunks."""
+"""Test the staircase back end and its tiles on long and uneven steps, and the chunks of matmul."""
 
 import pytest
 import torch
-from test_attention import assert_as_eager, block_pattern, qkv
+from helpers.attention_calls import assert_as_eager, block_pattern, qkv
 from torch.utils.checkpoint import checkpoint
 
 from xtra_toolkit.attention import Pattern, attention, matmul, staircase
 
 
 def uneven(seed, length=700):
-    """Steps of 1 to 150 positions."""
+    """Return a staircase with steps of 1 to 150 positions."""
     widths = torch.randint(1, 150, (length,), generator=torch.Generator().manual_seed(seed))
     ends = widths.cumsum(0).clamp(max=length)
     kv_lengths = ends[torch.searchsorted(ends, torch.arange(length), right=True)]
@@ -36,7 +36,7 @@ def test_the_parts_are_the_mask_each_pair_once(pattern, leaf):
 
 
 def test_work_is_the_area_of_the_mask():
-    """Of 4,096 positions in steps of 64, 51 % is seen; leaves of 256 rows compute 53 %."""
+    """Check 4,096 positions in steps of 64: 51 % is allowed and 53 % computed."""
     pattern = block_pattern(4096, 64)
     parts = staircase.split(pattern.host_kv_lengths, staircase.LEAF)
     computed = sum((r.stop - r.start) * (k.stop - k.start) for r, k, _ in parts)
@@ -52,7 +52,7 @@ def test_it_equals_eager(pattern, dtype, tol):
 
 @pytest.mark.parametrize("backend", ["staircase", "matmul"])
 def test_strides_and_empty_batches(backend):
-    """Queries whose last dimension is not dense; the kernel would read others."""
+    """Check queries whose last dimension is not contiguous; the kernel would read other values."""
     pattern = uneven(1)
     q, k, v = (x.detach() for x in qkv(pattern.length)[0])
     strided = q.transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -109,7 +109,7 @@ def test_it_runs(backend, way):
 
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_matmul_in_chunks(images, monkeypatch):
-    """Masks of their own for three images, a chunk for one, for two and one, for all."""
+    """Check different masks for three images, with chunks of one, two and three images."""
     kv_lengths = torch.stack([torch.arange(20).clamp(min=p) + 1 for p in (0, 4, 11)]).clamp(max=20)
     pattern = Pattern("staircase", 20, kv_lengths=kv_lengths)
     monkeypatch.setattr(matmul, "CHUNK_BYTES", images * 4 * 2 * 20 * 20)

@@ -1,4 +1,4 @@
-"""Masks of masks, against the masks that they must equal and by named facts."""
+"""Test masks of masks against equal masks and by facts."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def same(one, other):
 
 
 class Backwards(UnitOrder):
-    """The last unit first."""
+    """An order that begins with the last unit."""
 
     random = False
 
@@ -50,7 +50,7 @@ backwards = Backwards()
 
 
 class PerImage(UnitOrder):
-    """Another order for each image."""
+    """A different order for each image."""
 
     random = True
 
@@ -161,7 +161,7 @@ def test_each_source_is_told_its_own_target(registered):
 
 
 def test_the_answer_follows_the_question_and_sees_no_target(registered):
-    """Another question at one block moves its prediction, and none before it."""
+    """Check that another query token at a block moves its prediction, and none before it."""
     model, images = randomise(positioned("NextBlock")), torch.randn(1, 3, 64, 64)
     images.requires_grad_()
     plan = model.plan(images)

@@ -1,4 +1,4 @@
-"""Masks against independent dense transcriptions, and by named facts."""
+"""Test masks against independent dense transcriptions and by facts."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def gen(seed=0):
 
 
 def raster_visible(mask):
-    """(N, N) visibility between tokens in raster order, of the first image."""
+    """Return the attention mask (N, N) of the first image, with tokens in raster order."""
     order = torch.atleast_2d(mask.order)[0]
     n = len(order)
     dense = torch.zeros(n, n, dtype=torch.bool)
@@ -31,7 +31,7 @@ def raster_visible(mask):
 
 
 def transcribe(grid, see):
-    """Visibility token by token, in plain Python: see((row, col) of q, (row, col) of k)."""
+    """Compute an attention mask in plain Python from see((row, col) of q, (row, col) of k)."""
     at = [divmod(t, grid.cols) for t in range(grid.tokens)]
     return torch.tensor([[see(q, k) for k in at] for q in at])
 

@@ -1,4 +1,4 @@
-"""What masks draw with: uniform, each image's own, and the same wherever it is drawn."""
+"""Test that the random numbers of masks are uniform and depend on the image alone."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def gen(images, step=5):
 
 
 def test_the_bits_are_splitmix64s():
-    """Its published outputs for seed 1234567 (Vigna, prng.di.unimi.it)."""
+    """Compare with the published outputs for seed 1234567 (Vigna, prng.di.unimi.it)."""
     drawn = CounterRNG(torch.tensor([1234567]))
     bits = [*drawn.bits(1, 2)[0].tolist(), *drawn.bits(1, 3)[0].tolist()]  # and it goes on
     assert [bit % 2**64 for bit in bits] == [
@@ -32,7 +32,7 @@ def test_the_bits_are_splitmix64s():
 
 @pytest.mark.parametrize("across", ["images", "numbers"])
 def test_uniform(across):
-    """Kolmogorov's and Pearson's tests, along one stream and over neighbouring seeds."""
+    """Apply the tests of Kolmogorov and Pearson along one stream and over neighbouring seeds."""
     seeds, count = ([7], 20000) if across == "numbers" else (list(range(20000)), 1)
     drawn = mask_rng(gen(seeds))
     numbers = drawn.rand(len(seeds), count).flatten()
@@ -46,7 +46,7 @@ def test_uniform(across):
 
 
 def test_masks_are_uniform():
-    """AIM's prefixes, MAE's places in the order, XTRA's block orders, over many images or steps."""
+    """Check AIM's prefixes, MAE's orders and XTRA's block orders over many images or steps."""
     seeds = [int(s) for s in torch.randint(2**62, (4096,))]
     prefixes = PrefixCausal()(GRID, 4096, gen(seeds)).context.sum(1)
     assert chisquare(prefixes.bincount(minlength=16)[1:]).pvalue > 0.001

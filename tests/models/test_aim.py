@@ -1,4 +1,4 @@
-"""Parity with AIM v1's trunk (apple/ml-aim at bd9e068), and which output is scored first."""
+"""Test parity with the trunk of AIM v1 (apple/ml-aim at bd9e068), and what the loss covers."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def trunk():
 
 
 def outputs(vit, mask):
-    """All outputs of the trunk under any mask, (B, N, D) in raster order."""
+    """Return all outputs of the trunk under a mask, (B, N, D) in raster order."""
     n = vit.grid.tokens
     if mask.step.ndim == 1:
         features = compile_features(mask, vit.grid)
@@ -131,7 +131,7 @@ def test_positions_are_fixed_and_initialised_again():
 
 
 def test_a_target_inside_the_prefix_is_never_scored_and_the_last_prefix_output_is_the_first():
-    """Each target moved in turn, the predictions held: the loss follows those behind the prefix."""
+    """Move each target with fixed predictions: only those behind the prefix change the loss."""
     model = randomise(aim())
     images = torch.randn(2, 3, 64, 64)
     plan = model.objective(2, images.device, torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""A loss that divides by what is predicted is, micro-batch after micro-batch, that of the whole."""
+"""Test that micro-batches give the loss of the whole batch if it is divided by a count."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def gradients(model):
 
 
 def accumulated(model, images, count):
-    """The loss and gradients of a step of ``count`` micro-batches, told of each other."""
+    """Return the loss and gradients of a step of ``count`` micro-batches."""
     model.zero_grad()
     size, total = len(images) // count, 0.0
     parts = [slice(start, start + size) for start in range(0, len(images), size)]

@@ -1,4 +1,4 @@
-"""What random masks draw: a function of the samples, whatever batch, step or rank they are in."""
+"""Test that random masks depend on the samples alone, not on batch, step or rank."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def samples(*seeds, step=5):
 
 
 def prefixes(model, data_samples, images=4):
-    """Of a batch, read off what is scored."""
+    """Return the prefix lengths of a batch, from its loss mask."""
     (group,) = model.plan(torch.zeros(images, 3, 64, 64), data_samples).groups
     return (group.loss_mask.logical_not().sum(1) + 1).tolist()
 

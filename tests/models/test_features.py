@@ -1,4 +1,4 @@
-"""Features of a probed encoder: raster order, resolutions, frozen stages, output types."""
+"""Test the features of a probed encoder: raster order, sizes, frozen stages, output types."""
 
 import pytest
 import torch
@@ -7,14 +7,14 @@ from mmpretrain.registry import MODELS
 
 
 def encoder(**options):
-    """A small MaskedViT with random weights."""
+    """Build a small MaskedViT with random weights."""
     shape = dict(arch=arch(), img_size=64, patch_size=8, mask=MASKS["block"])
     vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", **(shape | options)))
     return randomise(vit)
 
 
 def test_features_are_in_raster_order_whatever_the_order_of_the_mask():
-    """Changing a patch changes its own feature, and none of an earlier block."""
+    """Check that a patch changes its own feature, and none of an earlier block."""
     vit, images = encoder(out_type="featmap"), torch.randn(1, 3, 64, 64)
     changed = images.clone()
     changed[..., 24:32, 40:48] += 1  # patch (3, 5), in the block of rows 2-3 and columns 4-5
@@ -39,7 +39,7 @@ def test_out_types(options, shape):
 
 
 def test_a_bidirectional_encoder_is_mmpretrains_vit():
-    """Same weights, same features: class token and all layers."""
+    """Check that the same weights give the same features: class token and all layers."""
     options = dict(with_cls_token=True, out_type="raw", out_indices=[0, 1])
     ours = encoder(mask=MASKS["bidirectional"], **options)
     stock = dict(type="mmpretrain.VisionTransformer", arch=arch(), img_size=64, patch_size=8)
@@ -68,7 +68,7 @@ def test_frozen_stages_stay_in_evaluation_mode():
 
 
 def test_pretraining_and_probing_share_the_computed_positions():
-    """The features of the positions that pretraining computes are those of the whole image."""
+    """Check that positions that pretraining computes have the features of the whole image."""
     model = randomise(pretrainer("block", "block"))
     images = torch.randn(2, 3, 64, 64)
     plan = model.plan(images)

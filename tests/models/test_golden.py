@@ -1,4 +1,4 @@
-"""Parity with the original XTRA (elad-amrani/xtra at e711fb5): outputs, loss, every gradient."""
+"""Test parity with the original XTRA (elad-amrani/xtra at e711fb5): outputs, loss, gradients."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CASES = json.loads((GOLDEN / "xtra_cases.json").read_text())
 
 
 def model_of(case):
-    """Our model of a golden case, as a config would name it."""
+    """Build the model of a golden case as a config does."""
     mask = dict(type="xtra_toolkit.BlockCausal", block_size=case["block"])
     if case["mask"] == "token_causal":
         mask = dict(type="xtra_toolkit.TokenCausal")
@@ -44,7 +44,7 @@ def model_of(case):
 
 
 def original_shapes(case):
-    """Names and shapes of the original's parameters, for the recipe of the golden README."""
+    """Return names and shapes of the original parameters, for the recipe of the golden README."""
     c, p, k = case["encoder"]["width"], case["patch"], case["block"]
     w, hidden = case["projection"]["out"], case["projection"]["hidden"]
     n = (case["image"] // p) ** 2
@@ -81,7 +81,7 @@ def original_shapes(case):
 
 
 def load(model, state):
-    """Load converted weights, every parameter of the model named."""
+    """Load converted weights, which must name every parameter of the model."""
     ours = xtra.to_ours(state).state
     missing, unexpected = model.load_state_dict(ours, strict=False)
     assert not unexpected
@@ -106,7 +106,7 @@ def test_loss_gradient_and_features_of_every_case(name):
 
 @pytest.fixture(scope="module")
 def k2():
-    """Our model with the golden weights, the stored numbers, and a backward pass done."""
+    """Return the model with golden weights after a backward pass, and the stored numbers."""
     out = load_file(GOLDEN / "xtra_k2_outputs.safetensors")
     model = load(model_of(CASES["xtra_k2"]), load_file(GOLDEN / "xtra_k2_weights.safetensors"))
     loss = model.loss(out["images"])["loss"]

@@ -1,4 +1,4 @@
-"""The reductions and losses of the head, by hand."""
+"""Test the reductions and losses of the head by hand."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_without_live_all_count():
 
 @pytest.mark.parametrize("reduction", ["batch", "image"])
 def test_what_is_counted_is_counted_over_all_ranks(reduction, monkeypatch):
-    """Gradients are averaged over ranks; with such a count they are those of one whole batch."""
+    """Check that gradients averaged over ranks are those of one whole batch."""
     from xtra_toolkit.models import prediction_head as module
 
     head = PredictionHead(shapes=[(4, 2)], reduction=reduction)
@@ -69,7 +69,7 @@ def test_what_is_counted_is_counted_over_all_ranks(reduction, monkeypatch):
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_wide_linear_is_linear(rows, weights, autocast, monkeypatch):
-    """Of few rows in bfloat16 by a backward pass of its own, which rounds the same products.
+    """Check the special backward pass for few rows in bfloat16, which rounds the same products.
 
     In all other cases torch's own runs, with the same bits.
     """

@@ -1,4 +1,4 @@
-"""MMPretrain's own model zoo knows the models."""
+"""Test that MMPretrain's model zoo lists the models."""
 
 import torch
 from helpers import builds  # noqa: F401, quiet logging

@@ -1,4 +1,4 @@
-"""iGPT's objective against a plain transcription, and the tool that makes its colours."""
+"""Test iGPT's objective against a plain transcription, and the command that makes its colours."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The last layer computes what the head reads; loss and gradients are those of all positions."""
+"""Test that a last layer of few positions gives the loss and gradients of all positions."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from xtra_toolkit.visualization.predictions.unit_sequence import step_plan
 
 
 def both(mask, target, **options):
-    """A model twice, once without the list of what is read; float64."""
+    """Return a model twice in float64, once without output positions."""
     models = [randomise(pretrainer(mask, target, **options)).double() for _ in range(2)]
     objective = models[1].objective
     objective.bounds = replace(
@@ -75,7 +75,7 @@ def test_sources_stay_positions_and_rows_are_their_places():
 
 
 class LateBlocks(NextBlock):
-    """The first blocks predict nothing, so the last layer need not compute their positions."""
+    """A target whose first blocks predict nothing, so that the last layer need not compute them."""
 
     def pairs(self, mask, grid):
         return [

@@ -1,4 +1,4 @@
-"""Parity with MMPretrain's own MAE, installed: loss and every gradient, in float64."""
+"""Test parity with the installed MAE of MMPretrain: loss and every gradient, in float64."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ PATCH, WIDTH, DECODER = 16, 48, 32
 
 
 def mmpretrains(image):
-    """MMPretrain's MAE with every parameter drawn at random."""
+    """Build MMPretrain's MAE with random parameters."""
     model = MODELS.build(
         dict(
             type="mmpretrain.MAE",
@@ -41,7 +41,7 @@ def mmpretrains(image):
 
 
 def our_name(name):
-    """A parameter of MMPretrain's MAE to ours."""
+    """Convert a parameter of MMPretrain's MAE to that of the pretrainer."""
     for old, new in (
         ("neck.decoder_embed.", "neck.projection."),
         ("neck.decoder_pos_embed", "neck.pos_embed"),
@@ -54,7 +54,7 @@ def our_name(name):
 
 
 def token_major(name, value):
-    """MMPretrain's pixels are (row, column, channel), ours (channel, row, column)."""
+    """Reorder MMPretrain's pixels (row, column, channel) to (channel, row, column)."""
     if "decoder_pred" in name:
         return rearrange(value, "(p q c) ... -> (c p q) ...", p=PATCH, q=PATCH)
     return value
@@ -93,7 +93,7 @@ def test_loss_and_every_gradient(image):
 
 
 def test_it_trains_on_rectangles_of_four_channels_which_mmpretrains_cannot():
-    """Its loss is that of its predictions against the hidden patches, and reaches all weights."""
+    """Check that the loss compares the predictions of hidden patches and reaches all weights."""
     size = dict(image=(256, 192), patch=PATCH, with_cls_token=True, in_channels=4)
     model, images = randomise(pretrainer("shown", "masked", **size)), torch.randn(2, 4, 256, 192)
     plan = model.plan(images)

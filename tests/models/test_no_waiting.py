@@ -1,4 +1,4 @@
-"""A training step never makes the host wait for the device: from the masks to the gradients."""
+"""Test that a training step never makes the host wait for the device, from masks to gradients."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ PAIRS = dict(XTRA=XTRA, AIM=AIM, MAE=MAE, block_orders=("block_orders", "block")
 
 @pytest.fixture(params=PAIRS)
 def model(request):
-    """Small, but with what the published ones have: a class token, fixed positions, drop path."""
+    """Build a small model with class token, fixed positions and drop path, as published."""
     vit = dict(drop_path_rate=0.1)
     if request.param == "MAE":
         vit |= dict(with_cls_token=True, positions="sincos")
@@ -26,7 +26,7 @@ def batch(device):
 
 
 def on_meta():
-    """As if the seeds of the images had been sent there, which the host does not wait for."""
+    """Return a generator as if the seeds of the images had been copied to the device already."""
     generator, (step, *seeds) = OnMeta([1, 2, 3], 4, "cpu"), torch.empty(4, device=META).long()
     generator.draws = CounterRNG(torch.stack(seeds), step)
     return generator

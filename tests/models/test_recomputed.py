@@ -1,4 +1,4 @@
-"""Activation checkpointing, ``model.with_cp=True``, saves memory and changes no gradient's bit."""
+"""Test that activation checkpointing (``model.with_cp=True``) saves memory; gradients are equal."""
 
 import copy
 import importlib
@@ -25,7 +25,7 @@ SEEDS = [DataSample(metainfo=dict(draw_seed=seed, step_seed=5)) for seed in (11,
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """What iGPT's and FrozenTeacher's configs name."""
+    """Write the files that the configs of iGPT and FrozenTeacher name."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     np.save("data/clusters.npy", np.random.default_rng(0).uniform(-1, 1, (16, 3)))
@@ -35,7 +35,7 @@ def files(tmp_path, monkeypatch):
 
 
 def tiny(file):
-    """The composition of a config or of a plugin's README, as it is but for widths and depths."""
+    """Return the model of a config or a plugin's README with smaller widths and depths."""
     if file.suffix == ".py":
         config = copy.deepcopy(Config.fromfile(file).model)
     else:
@@ -51,7 +51,7 @@ def tiny(file):
 
 
 def step(model, images):
-    """Loss, gradients, and the bytes that autograd holds between forward and backward."""
+    """Return loss, gradients, and the bytes that autograd keeps between forward and backward."""
     held = {}
 
     def note(tensor):
@@ -92,7 +92,7 @@ def test_every_composition_keeps_its_loss_and_gradients_and_holds_less(file, fil
 
 
 def twice(pair=XTRA, **backbone):
-    """The same model, once with activation checkpointing; drop path draws in each step."""
+    """Train the same model without and with activation checkpointing, with drop path."""
     model = randomise(pretrainer(*pair, drop_path_rate=0.5, **backbone)).train()
     recomputed = copy.deepcopy(model)
     layers = [layer for layer in recomputed.modules() if hasattr(layer, "with_cp")]

@@ -1,4 +1,4 @@
-"""What the models refuse, each with its sentence."""
+"""Test the messages of what the models refuse."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from xtra_toolkit import plugins
 
 
 def test_a_checkpoint_of_another_shape(tmp_path):
-    """MMEngine only warns of it, and trains on."""
+    """Check that it is an error; MMEngine would only warn and go on."""
     torch.save(pretrainer(*XTRA, decoder=dict(width=48)).state_dict(), tmp_path / "wide.pth")
     with pytest.raises(ValueError, match=r"neck\.pos_embed has shape \(1, 64, 48\).*\(1, 64, 32\)"):
         load_checkpoint(pretrainer(*XTRA), str(tmp_path / "wide.pth"))
@@ -75,14 +75,14 @@ def test_an_unknown_attention_back_end():
 
 
 def test_an_encoder_given_another_mask_is_the_encoder_built_with_it():
-    """XTRA's weights probed with full attention: every feature then sees every patch."""
+    """Check weights of XTRA under full attention: every feature then sees every patch."""
     x = torch.randn(1, 3, 64, 64)
     changed = x.clone()
     changed[..., -8:, -8:] += 1  # the last patch, of the last block
     vit = randomise(pretrainer(*XTRA).backbone)
 
     def moved():
-        """The tokens, in raster order, whose features a change of the last patch moves."""
+        """Return the tokens, in raster order, whose features change with the last patch."""
         return ((vit(changed)[0] - vit(x)[0]).abs().amax(-1)[0] > 0).nonzero().flatten().tolist()
 
     assert moved() == [54, 55, 62, 63]  # its own block of 2×2 tokens
@@ -95,7 +95,7 @@ def test_an_encoder_given_another_mask_is_the_encoder_built_with_it():
 
 
 def test_a_checkpoint_with_nothing_for_the_encoder():
-    """A forgotten prefix; MMEngine only warns, and a random encoder would be probed."""
+    """Check a forgotten prefix: MMEngine would only warn and probe a random encoder."""
     vit = dict(type="xtra_toolkit.MaskedViT", arch=arch(), img_size=64, patch_size=8)
     with pytest.raises(ValueError, match=r"not of this encoder: .*under another prefix"):
         MODELS.build(vit).load_state_dict(pretrainer(*XTRA).state_dict(), strict=False)
@@ -121,7 +121,7 @@ FIT = dict(arch=arch(), img_size=64, patch_size=8, out_type="featmap")
     ],
 )
 def test_a_checkpoint_that_fits_in_part_is_not_probed(trained, probed, sentence, tmp_path):
-    """MMEngine only warns of names, and the probe would run on a half random encoder."""
+    """Check wrong names: MMEngine would only warn and probe a half random encoder."""
     mask = MASKS["bidirectional"]
     vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", mask=mask, **FIT | trained))
     state = {f"backbone.{name}": value for name, value in vit.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The certificate against measured gradients, its refusals, and dead work."""
+"""Test the certificate against measured gradients, its refusals, and that no work is wasted."""
 
 import itertools
 from dataclasses import replace
@@ -40,7 +40,7 @@ PAIRS = list(itertools.product(MASKS, TARGETS))
 
 
 def seen_by_hand(mask, sources):
-    """Tokens that reach a prediction, by the closure of the dense mask, layer by layer."""
+    """Return the tokens that reach a prediction, by following the dense mask layer by layer."""
     n = len(mask)
     dense = mask.attention_mask()[0] | torch.eye(n, dtype=torch.bool)
     visible = torch.ones(n, dtype=torch.bool) if mask.visible is None else mask.visible
@@ -59,7 +59,7 @@ def seen_by_hand(mask, sources):
 
 @pytest.mark.parametrize(("mask", "target"), PAIRS)
 def test_every_pair_is_refused_or_agrees_with_gradients(mask, target):
-    """No target pixel reaches its own prediction; everything that may reach it does."""
+    """Check that exactly the allowed tokens move a prediction, and its targets do not."""
     if (mask, target) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[mask, target]):
             pretrainer(mask, target)
@@ -112,7 +112,7 @@ def test_xtra_b_computes_240_of_256_positions():
 
 
 def test_a_random_draw_that_leaves_its_bounds_fails_in_the_step():
-    """Certified on short prefixes, then the factory draws another kind of mask."""
+    """Check a mask that is certified on short prefixes and then draws another kind of mask."""
     factory = PrefixCausal(1, 3)
     objective = certify_objective(factory, NextToken(), PatchGrid(4, 4))
     drawn = factory(PatchGrid(4, 4), 2)
@@ -123,7 +123,7 @@ def test_a_random_draw_that_leaves_its_bounds_fails_in_the_step():
 
 
 class Blurred(PixelTarget):
-    """Predicts what it sees, and says so (or does not)."""
+    """A target that predicts what it sees, and declares it or not."""
 
     def __init__(self, honest):
         super().__init__()
@@ -142,7 +142,7 @@ def test_a_target_that_sees_what_it_predicts_says_so():
 
 
 class NextShade(NextToken):
-    """The next token, darker by the mean of the image."""
+    """A target of the next token minus the mean of the image."""
 
     local = False
 
@@ -162,7 +162,7 @@ def test_values_that_depend_on_other_tokens_are_in_the_certificate(wrap):
 
 
 class Twice(MaskFactory):
-    """Token 0 stands at the start and again at the end of the sequence."""
+    """Check a sequence with token 0 at its start and again at its end."""
 
     random = False
 
@@ -177,7 +177,7 @@ def test_a_leak_is_found_by_token_not_by_position():
 
 
 class Window(MaskFactory):
-    """A sliding window, which is no ordered partition: the general path."""
+    """A sliding window, which is no ordered partition."""
 
     random = False
 
@@ -264,7 +264,7 @@ def test_the_prefix_is_never_scored_and_its_last_output_is_the_first_that_is():
 
 
 class Drawn(MaskFactory):
-    """A random mask out of a function of (grid, generator)."""
+    """A random mask that is made by a function of (grid, generator)."""
 
     random = True
 
@@ -285,7 +285,7 @@ def test_a_random_predicate_is_refused():
 
 
 def test_a_mask_that_draws_what_is_hidden_is_refused():
-    """In raster order, as BEiT hides: the links would be those of the first draw."""
+    """Check tokens hidden in raster order, as in BEiT: the links would fit the first draw alone."""
 
     def hide(grid, generator):
         visible = torch.zeros(grid.tokens, dtype=torch.bool)
@@ -320,7 +320,7 @@ def test_a_draw_that_breaks_what_was_certified_fails_in_the_step(changed, senten
 
 
 def hide_some(grid, generator, count=4):
-    """In raster order, each image hides tokens of its own, never the first."""
+    """A mask in raster order that hides different tokens in each image, never the first."""
     hidden = 1 + torch.rand(2, grid.tokens - 1, generator=generator).argsort(1)[:, :count]
     raster = torch.arange(grid.tokens)
     return Mask(
@@ -330,7 +330,7 @@ def hide_some(grid, generator, count=4):
 
 @pytest.mark.parametrize("count", [3, 5])
 def test_an_image_that_shows_another_number_of_tokens_fails_in_the_step(count):
-    """One token fewer, and a hidden one would stand in the encoder in its place."""
+    """Check a draw with one visible token fewer: a hidden one would enter the encoder instead."""
     grid = PatchGrid(4, 4)
     objective = certify_objective(Drawn(hide_some), NextToken(), grid)
     g = torch.Generator().manual_seed(100)
@@ -403,7 +403,7 @@ def test_the_certificate_says_where_the_model_is_not_told_the_order():
 
 
 class Fixed(MaskFactory):
-    """A mask out of a drawn one."""
+    """A factory that returns a given mask."""
 
     random = False
 
@@ -415,7 +415,7 @@ class Fixed(MaskFactory):
 
 
 class Given(PixelTarget):
-    """Links out of a list."""
+    """A target with given links."""
 
     def __init__(self, links):
         super().__init__()
@@ -426,7 +426,7 @@ class Given(PixelTarget):
 
 
 def draw_pair(g, grid):
-    """A mask and links with nothing in common but their length."""
+    """Return a random mask and random links of the same length."""
 
     def number(low, high):
         return int(torch.randint(low, high, (1,), generator=g))
@@ -455,7 +455,7 @@ def draw_pair(g, grid):
 
 
 def test_drawn_masks_and_links_are_refused_or_agree_with_gradients():
-    """300 pairs that nobody meant; those accepted move no target and drop no work that is read."""
+    """Check 300 random pairs: accepted ones leak nothing and compute all that is read."""
     accepted = 0
     model = pretrainer("shown", "masked", image=12, patch=4)
     randomise(model, scale=0.4)

@@ -1,4 +1,4 @@
-"""Our masks pass the kit, and for each of its checks a broken mask fails with its sentence."""
+"""Test that our masks pass the kit, and that a broken mask fails each check with its message."""
 
 import time
 from dataclasses import replace
@@ -48,7 +48,7 @@ def an_order(monkeypatch):
 
 
 class Backwards(UnitOrder):
-    """The last unit first."""
+    """An order that begins with the last unit."""
 
     def __call__(self, rows, cols, batch, generator):
         return torch.arange(rows * cols).flip(0)
@@ -72,7 +72,7 @@ def test_with_a_token_without_pixels():
 
 
 class Changed(TokenCausal):
-    """Token-causal with one thing broken; a subclass breaks it in ``change(mask, generator)``."""
+    """A token-causal mask that a subclass breaks in ``change(mask, generator)``."""
 
     def __call__(self, grid, batch=1, generator=None):
         self.grid, self.batch = grid, batch
@@ -163,7 +163,7 @@ class OneDrawForAll(RandomShown):
 
 
 class OneStream(Changed):
-    """As before the draws of an image were its own."""
+    """Draws all images from one stream, so that an image's mask depends on its batch."""
 
     random = True
 
@@ -222,7 +222,7 @@ class NowAndThen(PrefixCausal):
 
 
 class SeldomLeaks(Changed):
-    """One draw in 500 sees everything; the images of a batch share it."""
+    """Lets one draw in 500 attend to everything; the images of a batch share it."""
 
     random = True
 
@@ -243,7 +243,7 @@ class SeldomHides(Changed):
 
 
 class SeesAll(Bidirectional):
-    """Token 1 is predicted from token 0, which sees it."""
+    """Predicts token 1 from token 0, which may attend to it."""
 
 
 BROKEN = [
@@ -310,7 +310,7 @@ def test_tokens_may_be_left_out_or_shown_twice_where_that_is_declared(register):
 
 
 def test_a_blind_certificate_is_caught_by_gradients(monkeypatch):
-    """Blocks × NextToken leaks; with every check of it switched off, the pixels still move it."""
+    """Check that measured gradients find the leak of blocks × NextToken if all checks are off."""
 
     def blind(links, tokens, loss_mask, kv_lengths, first):
         lengths = gather_positions(kv_lengths, links.source_positions).amax(-1)

@@ -1,4 +1,4 @@
-"""Our targets pass the kit, and for each of its checks a broken target fails with its sentence."""
+"""Test that our targets pass the kit, and that broken ones fail each check with its message."""
 
 import time
 
@@ -35,7 +35,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def clusters(tmp_path, monkeypatch):
-    """What ``xtra clusters`` would have made, for iGPT."""
+    """Write a file of colour clusters as ``xtra clusters`` does, for iGPT."""
     monkeypatch.chdir(tmp_path)
     np.save("clusters.npy", np.random.default_rng(0).uniform(-1, 1, (8, 3)))
 
@@ -87,7 +87,7 @@ class Wide(NextToken):
 
 
 class Classes(NextToken):
-    """Ids up to 9 of 4 classes."""
+    """Returns class ids up to 9 for 4 classes."""
 
     classes = True
 
@@ -121,7 +121,7 @@ class Dropout(NextToken):
 
 
 class Forgets(NextToken):
-    """A drawn projection that no checkpoint keeps."""
+    """Uses a random projection that no checkpoint holds."""
 
     def __init__(self):
         super().__init__()
@@ -137,7 +137,7 @@ class Blurs(NextToken):
 
 
 class AcrossLinks(NextToken):
-    """Its values are local, and their normalisation is not."""
+    """Returns local values, but normalises them over the image."""
 
     def normalise(self, values):
         return values - values.mean((1, 2), keepdim=True)
@@ -172,7 +172,7 @@ class Asks(NextToken):
 
 
 class Rounds(NextToken):
-    """Fails where images are double."""
+    """Fails on images in float64."""
 
     def values(self, images, grid):
         return super().values(images, grid) @ torch.eye(12, device=images.device)

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, and no planted link leads the writing elsewhere."""
+"""Test that files are replaced as a whole or not at all, and that no link is followed."""
 
 import os
 import secrets
@@ -20,7 +20,7 @@ def xtra(*args):
 
 
 def planted(tmp_path, name):
-    """A file of the user, and links to it under the names that are easily guessed."""
+    """A file of the user, and links to it under names that are easy to guess."""
     victim = tmp_path / "victim"
     victim.write_text("mine")
     for suffix in (".part", ".tmp", ".unfinished"):

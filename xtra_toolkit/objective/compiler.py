@@ -170,7 +170,7 @@ class CompiledObjective:
             for group in self.links
         ]
 
-    @torch.inference_mode(False)  # a plan is kept, and training may follow
+    @torch.inference_mode(False)  # training may use the cached plan later
     def __call__(
         self, batch: int, device: torch.device, generator: torch.Generator | None = None
     ) -> Plan:
@@ -189,7 +189,7 @@ class CompiledObjective:
 
     def compile(self, mask: Mask, device: torch.device) -> Plan:
         """Compile a draw of the mask; assertions on the device hold it to the certificate."""
-        if device not in self._on_device:  # once: a copy to a GPU makes the host wait
+        if device not in self._on_device:  # copied once, since a copy to a GPU makes the host wait
             links = [group.to(device) for group in self.links]
             self._on_device[device] = self.structure.to(device), links
         structure, links = self._on_device[device]

@@ -209,6 +209,6 @@ def _pattern(bounds: Bounds, part: int, kv_lengths: Tensor) -> Pattern:
 
 
 @cache
-@torch.inference_mode(False)  # what is first needed there must serve training too
+@torch.inference_mode(False)  # training may use the cached tensor later
 def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, device=device)

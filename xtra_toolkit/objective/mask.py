@@ -112,7 +112,7 @@ class Mask:
             row = int((~self.attention_mask().any(-1)).nonzero()[0, -1])
             raise ValueError(
                 f"{name}: position {row} may attend to nothing, and attention would return "
-                "zeros for it without a word; let it see itself"
+                "zeros for it without a warning; let it see itself"
             )
         return self
 
