@@ -18,6 +18,7 @@ from torch import Tensor
 from xtra_toolkit.evaluation.features import label_of, read_batch
 from xtra_toolkit.evaluation.inference import InferenceTestLoop, InferenceValLoop
 from xtra_toolkit.evaluation.knn_vote import Bank, in_order, vote
+from xtra_toolkit.evaluation.online_head import names_of
 from xtra_toolkit.registry import LOOPS
 from xtra_toolkit.utils.progress import watched
 
@@ -78,8 +79,8 @@ class _Neighbours:
             labels.append(torch.cat([label_of(sample) for sample in samples]).to(feature.device))
         images = len(self.bank_dataloader.dataset)
         bank = Bank(*(in_order(torch.cat(parts), images) for parts in (features, labels)))
-        names = _classes(self.bank_dataloader)
-        self.classes = len(names) if names else int(bank.labels.max()) + 1
+        names = names_of(self.bank_dataloader.dataset)
+        self.classes = len(names) or int(bank.labels.max()) + 1
         self.runner.logger.info(
             f"kNN: a bank of {images} images, {bank.features.shape[1]} values each, "
             f"{self.classes} classes; the {self.k} nearest vote"
@@ -129,8 +130,8 @@ def _check(bank: Any, dataloader: Any, k: int) -> None:
             f"kNN with k={k} needs at least that many images in its bank (and one at least), and "
             f"bank_dataloader has {images}: give it the training images, or lower k."
         )
-    bank_classes, classes = _classes(bank), _classes(dataloader)
-    if bank_classes and classes and tuple(bank_classes) != tuple(classes):
+    bank_classes, classes = names_of(bank.dataset), names_of(dataloader.dataset)
+    if bank_classes and classes and bank_classes != classes:
         unshared = sorted(set(bank_classes) ^ set(classes))
         raise ValueError(
             f"The bank has {len(bank_classes)} classes and the images to classify {len(classes)}"
@@ -143,7 +144,3 @@ def _check(bank: Any, dataloader: Any, k: int) -> None:
             f"{type(bank.sampler).__name__} does not give: set bank_dataloader.sampler="
             "dict(type='mmengine.DefaultSampler', shuffle=False)."
         )
-
-
-def _classes(dataloader: Any) -> tuple | None:
-    return (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")

@@ -51,7 +51,7 @@ class Prediction:
 
     def sentence(self, grid: PatchGrid) -> str:
         """Describe sources, targets and the number of tokens read, in image coordinates."""
-        positioned = " which are told where their targets lie," if self.positioned else ""
+        positioned = " which are given the positions of their targets," if self.positioned else ""
         outputs, s = ("output", "s") if len(self.source_positions) == 1 else ("outputs", "")
         text = (
             f"prediction {self.number} (of 0 to {self.count - 1}): the {outputs} at "

@@ -33,13 +33,13 @@ def differences(configs: Iterable[dict]) -> list[tuple[str, list[str]]]:
     columns = [flat(config) for config in configs]
     keys = sorted({key for column in columns for key in column})
     return [
-        (key, [shown(column[key]) if key in column else ABSENT for column in columns])
+        (key, [format_value(column[key]) if key in column else ABSENT for column in columns])
         for key in keys
         if key.split(".")[0] not in IGNORED
         and len({repr(column[key]) if key in column else None for column in columns}) > 1
     ]
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Format a value as one line of text, strings without quotation marks."""
     return value if isinstance(value, str) else written(value)
