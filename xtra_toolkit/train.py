@@ -44,8 +44,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not processes.isdecimal():
             raise SystemExit("--gpus needs the number of processes, as in --gpus 8")
         _torchrun(int(processes), [*argv[:at], *argv[at + 2 :], "--launcher", "pytorch"])
+    if "--brief" in argv:  # of xtra train: the console shows its progress, the file everything
+        argv.remove("--brief")
+        _run_briefly(argv)
+    else:
+        _run(argv)
+
+
+def _run(argv: list[str]) -> None:
     sys.argv = [str(script()), *argv]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _run_briefly(argv: list[str]) -> None:
+    """Run with a quiet console; a failure leaves its sentence in a file, and exits with 1."""
+    from xtra_toolkit.training import console
+
+    console.make_brief()
+    try:
+        _run(argv)
+    except Exception as error:
+        console.report_failure(error, Path(argv[argv.index("--work-dir") + 1]))
+        raise SystemExit(1) from error
 
 
 def _torchrun(processes: int, argv: list[str]) -> NoReturn:

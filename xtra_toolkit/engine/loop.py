@@ -48,13 +48,26 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         runner: MMEngine's runner.
         dataloader: A config. Its sampler is a ``GlobalBatchSampler`` (the default).
         global_batch: Number of images of one optimizer step over all processes.
+        max_iters: Number of steps after which to stop, also in the middle of an epoch.
         **kwargs: Arguments of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``, ...
 
     Raises:
         ValueError: The batch cannot be divided, or another part of the config sets it too.
     """
 
-    def __init__(self, runner: Any, dataloader: dict, global_batch: int, **kwargs: Any):
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: dict,
+        global_batch: int,
+        max_iters: int | None = None,
+        **kwargs: Any,
+    ):
+        if max_iters is not None and max_iters < 1:
+            raise ValueError(
+                f"train_cfg.max_iters={max_iters} was given; it is the number of steps after which "
+                "the run stops, at least 1, or None for all of max_epochs."
+            )
         _refuse_second_counts(runner)
         sampler = _global_batch_sampler(dataloader)
         batch_size = dataloader.get("batch_size", 1)
@@ -70,7 +83,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
                 "a class from xtra_toolkit.data.SeededSamples and yours, in this order."
             )
         self.dataloader = Accumulated(self.dataloader, self.accumulation)
-        self._max_iters = self._max_epochs * len(self.dataloader)
+        whole = self._max_epochs * len(self.dataloader)
+        self._max_iters = min(whole, max_iters or whole)
 
     def run(self) -> nn.Module:
         """Train. The runner has built, loaded and resumed everything before."""
@@ -94,7 +108,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train")
         if self._iter and self._iter == self._epoch * len(self.dataloader):
             self._validate()  # the checkpoint of an epoch is saved before its validation
-        while self._epoch < self._max_epochs and not self.stop_training:
+        while self._iter < self._max_iters and not self.stop_training:
             self.run_epoch()
             self._validate()
         self.runner.call_hook("after_train")
@@ -103,7 +117,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         """Validate if it is due after this epoch and has not been done."""
         self._decide_current_val_interval()
         loop, epoch, info = self.runner.val_loop, self._epoch, self.runner.message_hub
-        due = epoch % self.val_interval == 0 or epoch == self._max_epochs
+        due = epoch % self.val_interval == 0 or epoch == self._max_epochs or self.cut_short
         if loop is None or epoch < self.val_begin or not due:
             return
         if info.get_info("validated_epoch") != epoch:
@@ -118,8 +132,15 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self.dataloader.sampler.set_epoch(self._epoch, start)
         for idx, micro_batches in enumerate(self.dataloader, start):
             self.run_iter(idx, micro_batches)
+            if self._iter >= self._max_iters:
+                break  # AtomicCheckpointHook has saved, as of the middle of an epoch
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1
+        self._epoch += not self.cut_short
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether ``max_iters`` is reached before the end of the current epoch."""
+        return self._max_iters <= self._iter < (self._epoch + 1) * len(self.dataloader)
 
     def run_iter(self, idx: int, data_batch: Iterator) -> None:
         """Take one optimizer step on the micro-batches of a group."""

@@ -8,17 +8,20 @@ CheckpointHook of MMEngine 0.10.7 removes the oldest checkpoint before it writes
 import logging
 import os.path
 import re
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, broadcast_object_list, is_main_process
+from mmengine.dist import barrier, broadcast_object_list, get_world_size, is_main_process
 from mmengine.fileio import register_backend
 from mmengine.hooks import CheckpointHook
 
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.atomic_backend import AtomicBackend, remove_unfinished
 from xtra_toolkit.utils.newest_checkpoint import POINTER, named_in, newest, relative
+
+AGREE = 20  # steps from one question for the time to the next, of several processes
 
 
 def _names_no_deprecated_client(record: logging.LogRecord) -> bool:
@@ -30,15 +33,23 @@ def _names_no_deprecated_client(record: logging.LogRecord) -> bool:
 class AtomicCheckpointHook(CheckpointHook):
     """Write a checkpoint whole, then name it in ``last_checkpoint``, then remove the oldest.
 
-    The arguments are those of CheckpointHook. From its start on, all local files that MMEngine
-    writes in this process are written by :class:`AtomicBackend`, including the best checkpoint and
-    those of FlexibleRunner.
+    From its start on, all local files that MMEngine writes in this process are written by
+    :class:`AtomicBackend`, including the best checkpoint and those of FlexibleRunner.
+
+    Args:
+        minutes: Also save after this many minutes without a checkpoint, within an epoch. 0: never.
+            Several processes ask the first one for the time every 20 steps.
+        **kwargs: Arguments of CheckpointHook.
 
     Raises:
         ValueError: ``--resume`` is given, ``last_checkpoint`` names a checkpoint that is missing or
             damaged, and there is no other.
         OSError: A file cannot be written; the message says what is missing.
     """
+
+    def __init__(self, *args: Any, minutes: float = 30, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.minutes, self._saved_at = minutes, time.monotonic()
 
     def before_run(self, runner: Any) -> None:
         """Write files whole from now on, and choose the checkpoint of ``--resume``."""
@@ -52,6 +63,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Any) -> None:
         """Prepare as MMEngine does; keep one more file while a new one is being written."""
         super().before_train(runner)
+        self._saved_at = time.monotonic()
         self._keep_to_own_files(runner)
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
@@ -59,6 +71,34 @@ class AtomicCheckpointHook(CheckpointHook):
             for folder in {Path(runner.work_dir), Path(self.out_dir)}:
                 for path in remove_unfinished(folder):
                     runner.logger.info(f"Removed {path}, left by a run that was killed.")
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Save as MMEngine does, after ``minutes``, and if ``max_iters`` ends within an epoch."""
+        before = self.last_ckpt
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if self.last_ckpt != before:
+            self._saved_at = time.monotonic()
+        elif self._is_due(runner):
+            self.save_now(runner)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Save at the end of a whole epoch."""
+        if not getattr(runner.train_loop, "cut_short", False):
+            super().after_train_epoch(runner)
+
+    def _is_due(self, runner: Any) -> bool:
+        """Whether to save now, between two epochs; all processes get the same answer."""
+        loop, count = runner.train_loop, runner.iter + 1
+        steps = len(loop.dataloader)
+        if self.by_epoch and count == getattr(loop, "max_iters", None) and count % steps:
+            return True
+        if not self.minutes or count % steps == 0 or (get_world_size() > 1 and count % AGREE):
+            return False
+        due = [time.monotonic() - self._saved_at >= 60 * self.minutes]
+        broadcast_object_list(due)
+        return due[0]
 
     def save_now(self, runner: Any) -> None:
         """Save after this iteration, even in the middle of an epoch. All ranks must call it."""
@@ -70,6 +110,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Any, step: int | str, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        self._saved_at = time.monotonic()
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
             self.keep_ckpt_ids.append(step)  # saved with it: a resumed run removes the surplus

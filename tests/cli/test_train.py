@@ -1,0 +1,147 @@
+"""``xtra train``: what it derives, refuses and writes, and a run from end to end."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers import photographs
+from mmengine.config import Config
+
+from xtra_toolkit.cli import main
+from xtra_toolkit.training.recipe import Numbers
+from xtra_toolkit.training.start import derive, prepare
+
+CONFIGS = Path(__file__).parents[2] / "mmconfigs"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return photographs.write(tmp_path_factory.mktemp("photos"), 36)
+
+
+def test_sizes_and_widths_follow_as_in_the_shipped_configs(photos):
+    for family in ("xtra", "aim", "mae"):
+        for short, name in (("ti", "ti16"), ("s", "s16")):
+            shipped = Config.fromfile(CONFIGS / f"{family}_vit-{name}.py").model
+            base = CONFIGS / f"{family}_vit-b16.py"
+            cfg, _, model = derive(base, Numbers(data=photos, arch=short))
+            assert model.backbone.embed_dims == {"ti": 192, "s": 384}[short]
+            for part, key in (
+                ("neck", "width"),
+                ("neck", "projection"),
+                ("neck", "heads"),
+                ("head", "hidden"),
+            ):
+                assert cfg.model[part].get(key) == shipped[part].get(key), (family, short)
+
+
+def test_crops_follow_the_size(photos):
+    cfg, _, model = derive(CONFIGS / "mae_vit-ti16.py", Numbers(data=photos, size=64))
+    assert model.backbone.grid.tokens == 16
+    assert cfg.train_dataloader.dataset.pipeline[1]["scale"] == 64
+
+
+def test_the_schedule_keeps_its_shares_of_the_run(photos):
+    numbers = Numbers(data=photos, arch="ti", size=128, epochs=100, batch=4)
+    cfg, images, _ = derive(CONFIGS / "xtra_vit-b16.py", numbers)
+    total = 100 * (images // 4)
+    warm, decay = cfg.param_scheduler
+    assert warm.end == decay.begin == round(15 / 800 * total) and decay.end == total
+    assert not warm.by_epoch
+
+
+def test_a_batch_that_nobody_chose_leaves_steps_and_the_rate_follows(photos):
+    cfg, _, _ = derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos, arch="ti"))
+    assert cfg.train_cfg.global_batch == 8  # 36 images, four steps an epoch
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 / 16, rel=1e-2)
+    given, _, _ = derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos, arch="ti", lr=3e-4))
+    assert given.optim_wrapper.optimizer.lr == 3e-4
+
+
+def test_an_option_has_the_last_word(photos):
+    options = ("model.neck.width=384", "default_hooks.logger.interval=7")
+    cfg, _, model = derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos, arch="ti"), options)
+    assert model.neck.width == 384 and cfg.default_hooks.logger.interval == 7
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("optimizer_wrapper.optimizer.lr=1", "Did you mean optim_wrapper"),
+        ("optim_wrapper.optimizer.lrr=1", "Did you mean optim_wrapper.optimizer.lr?"),
+        ("model.mask.block_sise=2", "Did you mean model.mask.block_size?"),
+        ("train_cfg.max_iter=3", "Did you mean train_cfg.max_iters"),
+        ("train_dataloader.batchsize=3", "Did you mean train_dataloader.batch_size"),
+        ("param_scheduler.7.end=3", "param_scheduler is a list of 2"),
+    ],
+)
+def test_unknown_keys_are_refused(photos, option, sentence):
+    with pytest.raises(ValueError, match=r".") as refused:
+        derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos), [option])
+    assert sentence in str(refused.value) and option.partition("=")[0] in str(refused.value)
+
+
+def xtra(*args):
+    return CliRunner().invoke(main, ["train", *map(str, args)])
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--data", "absent"], "Error: --data absent was given, and there is no such folder"),
+        (["--arch", "tiny"], "Error: --arch tiny was given; there are ti, s, b, l, h"),
+        (["--size", "100"], "100"),
+        (["--resume", "--overwrite"], "give one"),
+    ],
+)
+def test_refusals_end_with_a_sentence(photos, tmp_path, args, sentence):
+    data = [] if "--data" in args else ["--data", photos]
+    result = xtra("xtra_vit-b16", *data, "--out", tmp_path / "run", *args)
+    assert result.exit_code and isinstance(result.exception, SystemExit)
+    assert sentence in result.output.splitlines()[-1]
+
+
+def test_a_used_folder_is_refused_overwritten_or_resumed(photos, tmp_path):
+    base, out = CONFIGS / "xtra_vit-ti16.py", tmp_path / "run"
+    small = Numbers(data=photos, size=128)
+    prepare(base, out, small)
+    (out / "epoch_1.pth").touch()
+    with pytest.raises(ValueError, match=r"up to epoch_1.pth. Add --resume .* --overwrite"):
+        prepare(base, out, small)
+    other = Numbers(data=photos, size=128, lr=0.5, batch=4)
+    run = prepare(base, out, other, resume=True)
+    notes = " ".join(run.notes)
+    assert "optim_wrapper.optimizer.lr: " in notes and "not 0.5" in notes
+    assert "train_cfg.global_batch: 8 holds" in notes
+    assert run.cfg.optim_wrapper.optimizer.lr != 0.5 and run.cfg.train_cfg.global_batch == 8
+    prepare(base, out, small, overwrite=True)
+    assert not (out / "epoch_1.pth").exists()
+
+
+def test_three_steps_print_three_losses_and_say_where_everything_is(photos, tmp_path, capfd):
+    args = ["--data", photos, "--size", 128, "--batch", 8, "--out", tmp_path / "run"]
+    result = xtra("xtra_vit-ti16", *args, "-o", "train_cfg.max_iters=3")
+    assert result.exit_code == 0, result.output
+    before, after = result.output.split("checkpoint   ")
+    assert len(before.splitlines()) <= 15 and "certificate  " in before
+    shown = capfd.readouterr()
+    assert [line[:11] for line in shown.out.splitlines() if "loss" in line] == [
+        f"step {n} of 3" for n in (1, 2, 3)
+    ]
+    assert shown.err == ""  # no warnings, no hook table
+    checkpoint = Path(after.splitlines()[0])
+    assert checkpoint.name == "epoch_0_iter_3.pth" and checkpoint.is_file()
+    assert "report.html" in after and "pictures" in after and "next  " in after
+    (scalars,) = (tmp_path / "run").glob("*/vis_data/scalars.json")
+    losses = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert len([line for line in losses if "loss" in line]) == 3
+
+
+def test_a_failure_in_training_ends_with_its_sentence(photos, tmp_path, capfd):
+    args = ["--data", photos, "--size", 128, "--batch", 8, "--lr", "1e30"]
+    result = xtra("xtra_vit-ti16", *args, "--out", tmp_path / "run", "--epochs", 3)
+    assert result.exit_code == 1
+    assert "Training stopped at iteration" in result.output.splitlines()[-1], result.output
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.out + shown.err + result.output

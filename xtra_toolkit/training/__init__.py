@@ -1,0 +1,1 @@
+"""What ``xtra train`` does before and around MMPretrain's training script."""
