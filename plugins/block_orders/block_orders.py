@@ -1,7 +1,7 @@
 """Orders of units for ``Reordered``: spiral, Hilbert, centre-out, quadrants, random, by saliency.
 
-Each is called with (rows, cols, batch, generator) of the units and returns (units,) or
-(batch, units) whole numbers: which unit comes when, numbered in raster order.
+Each order is called with (rows, cols, batch, generator), the units as a grid, and returns (units,)
+or (batch, units) integers: the unit, numbered in raster order, that comes at each place.
 """
 
 from pathlib import Path
@@ -16,10 +16,10 @@ from xtra_toolkit.registry import ORDERS
 
 @ORDERS.register_module()
 class Spiral(UnitOrder):
-    """From the top left corner along the edge, inwards; or from the centre outwards.
+    """Go from the top left corner along the edges inwards, or from the centre outwards.
 
     Args:
-        outwards: begin in the centre.
+        outwards: Whether to begin in the centre.
     """
 
     random = False
@@ -28,20 +28,20 @@ class Spiral(UnitOrder):
         self.outwards = outwards
 
     def __call__(self, rows: int, cols: int, batch: int = 1, generator: object = None) -> Tensor:
-        left, path = torch.arange(rows * cols).view(rows, cols), []
-        while left.numel():
-            path.append(left[0])
-            left = left[1:].T.flip(0)  # what is left, a quarter turned
+        remaining, path = torch.arange(rows * cols).view(rows, cols), []
+        while remaining.numel():
+            path.append(remaining[0])
+            remaining = remaining[1:].T.flip(0)  # rotate by a quarter turn
         order = torch.cat(path)
         return order.flip(0) if self.outwards else order
 
 
 @ORDERS.register_module()
 class Hilbert(UnitOrder):
-    """Hilbert's curve: neighbours in the order are neighbours on the image.
+    """Follow Hilbert's curve: neighbours in the order are neighbours in the image.
 
     Raises:
-        ValueError: a grid of units that is no square with a power of two a side.
+        ValueError: The grid of units is not a square whose side is a power of two.
     """
 
     random = False
@@ -49,42 +49,40 @@ class Hilbert(UnitOrder):
     def __call__(self, rows: int, cols: int, batch: int = 1, generator: object = None) -> Tensor:
         if rows != cols or rows & (rows - 1):
             raise ValueError(
-                f"Hilbert's curve fills squares of 2, 4, 8, 16 ... units a side; given: "
+                f"Hilbert's curve needs a square of 1, 2, 4, 8, 16 ... units a side; given: "
                 f"{rows}×{cols} units"
             )
-        curve = torch.zeros(1, 1, dtype=torch.long)  # when each place is visited
-        while len(curve) < rows:
-            n = curve.numel()
-            first, last = curve.T, curve.flip(0, 1).T + 3 * n
-            curve = torch.cat(
-                [torch.cat([first, last], 1), torch.cat([curve + n, curve + 2 * n], 1)]
-            )
-        return curve.flatten().argsort()
+        rank = torch.zeros(1, 1, dtype=torch.long)  # at which place of the order each unit comes
+        while len(rank) < rows:
+            n = rank.numel()
+            top = torch.cat([rank.T, rank.flip(0, 1).T + 3 * n], 1)
+            rank = torch.cat([top, torch.cat([rank + n, rank + 2 * n], 1)])
+        return rank.flatten().argsort()
 
 
 @ORDERS.register_module()
 class CentreOut(UnitOrder):
-    """By distance from the centre, the nearest first (SemAIM); ties in raster order."""
+    """Sort by distance from the centre, the nearest first (SemAIM); ties are in raster order."""
 
     random = False
 
     def __call__(self, rows: int, cols: int, batch: int = 1, generator: object = None) -> Tensor:
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-        # twice the distance, squared: whole numbers, so that ties are ties
-        far = (2 * y - rows + 1) ** 2 + (2 * x - cols + 1) ** 2
-        return far.flatten().argsort(stable=True)
+        # the square of twice the distance is an integer, so equal distances compare equal
+        distance = (2 * y - rows + 1) ** 2 + (2 * x - cols + 1) ** 2
+        return distance.flatten().argsort(stable=True)
 
 
 @ORDERS.register_module()
 class RandomOrder(UnitOrder):
-    """A random order, one for the batch or one for each image (SAIM, RandSAC).
+    """Draw a random order, one for the batch or one for each image (SAIM, RandSAC).
 
-    With 2×2 units, as of ``BlockCausal`` with blocks of half the grid, these are D-iGPT's
+    With 2×2 units, that is ``BlockCausal`` with blocks of half the grid, the units are D-iGPT's
     quadrants (arXiv 2312.02147).
 
     Args:
-        per_image: orders differ between images; then the target must be told to the source:
-            ``NextBlock(positioned=True)``.
+        per_image: Whether each image has its own order. The decoder must then be told which
+            position it predicts: ``NextBlock(positioned=True)``.
     """
 
     random = True
@@ -102,14 +100,14 @@ class RandomOrder(UnitOrder):
 
 @ORDERS.register_module()
 class BySaliency(UnitOrder):
-    """The most salient units first, by a map that you supply, the same for all images.
+    """Put the most salient units first, by a given map that is the same for all images.
 
     Args:
-        map: a .npy file of shape (rows, cols) of the units, larger means earlier; for instance
-            the mean attention of a trained encoder over your images.
+        map: A .npy file of shape (rows, cols), one value for each unit; larger values come earlier.
+            An example is the mean attention of a trained encoder over your images.
 
     Raises:
-        ValueError: the file is absent, or of another shape than the units.
+        ValueError: There is no such file, or its array has another shape than the units.
     """
 
     random = False
@@ -118,7 +116,7 @@ class BySaliency(UnitOrder):
         if not Path(map).is_file():
             raise ValueError(
                 f"BySaliency found no file at {str(Path(map).resolve())!r}; it must be a .npy "
-                "array of (rows, cols) of the units"
+                "array of shape (rows, cols), one value for each unit"
             )
         self.saliency = torch.from_numpy(np.load(map))
 

@@ -1,7 +1,7 @@
-"""Targets of chosen frequencies: any target, of a filtered image.
+"""Targets that filter the image by frequency before another target takes its values from it.
 
-SAIM (arXiv 2212.01610) predicts blurred pixels; XTRA (arXiv 2411.15648) holds that low frequencies
-are what a representation learns from. This puts the question as a number.
+SAIM (arXiv 2212.01610) predicts blurred pixels, and XTRA (arXiv 2411.15648) argues that a
+representation learns from low frequencies. These targets let you measure it.
 
 Shape legend: B images, C channels, H and W pixels.
 """
@@ -20,55 +20,58 @@ from xtra_toolkit.targets import WrappedTarget
 
 
 class Filtered(WrappedTarget):
-    """Base: another target's links, of images that went through a filter.
+    """Base class: the links of another target, whose values come from filtered images.
 
-    The whole image is filtered, then cut into tokens: a token's values hold light of its
-    neighbours, of those that the sources saw too. No pixel of the target itself is seen any more
-    than without the filter, and the certificate is the inner target's; that the values depend on
-    pixels of other tokens (``local = False``) is said in it.
+    The whole image is filtered and then cut into tokens, so the values of a token also depend on
+    its neighbours, including those that the prediction may attend to. The prediction attends to
+    the target's own pixels no more than without the filter: the certificate is the inner target's,
+    and it says that the values depend on pixels of other tokens (``local = False``).
 
     Args:
-        target: config of the target that says what predicts what (NextBlock, MaskedPatches, ...);
-            its ``normalise`` comes after the filter.
+        target: Config of the target that says what predicts what (NextBlock, MaskedPatches, ...).
+            Its ``normalise`` is applied after the filter.
     """
 
     local = False
 
     def transfer(self, frequency: Tensor) -> Tensor:
-        """How much of each frequency passes, in cycles per pixel (0.5: the Nyquist frequency)."""
+        """Return the gain at each frequency, in cycles per pixel (Nyquist frequency: 0.5)."""
         raise NotImplementedError
 
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
-        """Of the inner target; ValueError where the filter leaves nothing to predict."""
+        """Return the links of the inner target; ValueError if the filter leaves only the mean."""
         height, width = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
         if not self.transfer(frequencies(height, width)).flatten()[1:].any():
             raise ValueError(
                 f"{type(self).__name__} leaves only the mean of an image of {height}×{width} px; "
-                f"its slowest wave has {0.5 / max(height, width):g} cycles per pixel"
+                f"its lowest frequency is {0.5 / max(height, width):g} cycles per pixel"
             )
         return super().links(mask, grid)
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
-        """(B, C, H, W) to what is predicted, (B, N, V) in raster order."""
+        """Return what is predicted of images (B, C, H, W), as (B, N, V) in raster order."""
         return super().values(self.filter(images), grid)
 
     def filter(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) filtered, the image mirrored at its edges; never in half precision."""
+        """Filter images (B, C, H, W), mirrored at the edges; never in half precision."""
         device = "cpu" if images.is_meta else images.device.type
         with torch.autocast(device, enabled=False):
-            like = images.dtype, images.device
-            rows, cols = (dct(n, *like) for n in images.shape[-2:])
+            rows, cols = (dct(n, images.dtype, images.device) for n in images.shape[-2:])
             gain = self.transfer(frequencies(*images.shape[-2:], images.device)).to(images.dtype)
             return rows.T @ (rows @ images @ cols.T * gain) @ cols
 
 
 @MODELS.register_module()
 class LowPass(Filtered):
-    """Waves of at most ``cutoff`` pass as they are, all others not at all.
+    """Keep the frequencies up to ``cutoff`` and remove all others.
 
     Args:
-        target: see :class:`Filtered`.
-        cutoff: in cycles per pixel: 1/16 keeps waves of 16 pixels and longer.
+        target: See :class:`Filtered`.
+        cutoff: The highest frequency that is kept, in cycles per pixel. 1/16 keeps waves of 16
+            pixels and longer.
+
+    Raises:
+        ValueError: The cutoff is not above 0 and at most 0.5.
     """
 
     def __init__(self, target: dict, cutoff: float):
@@ -81,26 +84,29 @@ class LowPass(Filtered):
         self.cutoff = cutoff
 
     def transfer(self, frequency: Tensor) -> Tensor:
-        """1 up to the cutoff, then 0."""
+        """Return 1 up to the cutoff, and 0 above it."""
         return frequency <= self.cutoff
 
 
 @MODELS.register_module()
 class HighPass(LowPass):
-    """What :class:`LowPass` takes away: the control of its experiment."""
+    """Keep only what :class:`LowPass` removes, as the control of an experiment with it."""
 
     def transfer(self, frequency: Tensor) -> Tensor:
-        """0 up to the cutoff, then 1."""
+        """Return 0 up to the cutoff, and 1 above it."""
         return frequency > self.cutoff
 
 
 @MODELS.register_module()
 class Blur(Filtered):
-    """A Gaussian blur, as SAIM's: no edge in frequency, and no ringing in space.
+    """Blur by a Gaussian as SAIM does. Its gain falls smoothly, so the image does not ring.
 
     Args:
-        target: see :class:`Filtered`.
-        sigma: of the Gaussian, in pixels.
+        target: See :class:`Filtered`.
+        sigma: Standard deviation of the Gaussian in pixels.
+
+    Raises:
+        ValueError: ``sigma`` is not above 0.
     """
 
     def __init__(self, target: dict, sigma: float):
@@ -110,22 +116,22 @@ class Blur(Filtered):
         self.sigma = sigma
 
     def transfer(self, frequency: Tensor) -> Tensor:
-        """The Gaussian's Fourier transform."""
+        """Return the Fourier transform of the Gaussian."""
         return torch.exp(-2 * (math.pi * self.sigma * frequency) ** 2)
 
 
 @lru_cache(maxsize=16)
 def frequencies(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """(H, W): cycles per pixel of each wave of :func:`dct`, in whatever direction."""
-    down, across = (torch.arange(n, device=device) / (2 * n) for n in (height, width))
-    return torch.hypot(down[:, None], across[None, :])
+    """Return the frequency of each coefficient of :func:`dct`, (H, W), in cycles per pixel."""
+    vertical, horizontal = (torch.arange(n, device=device) / (2 * n) for n in (height, width))
+    return torch.hypot(vertical[:, None], horizontal[None, :])
 
 
 @lru_cache(maxsize=16)
 def dct(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, n): the orthonormal DCT-II; row k is a wave of k / 2n cycles per pixel."""
-    at = torch.arange(n, device=device)
-    phase = at[:, None] * (2 * at + 1) % (4 * n)  # whole numbers: exact at any size
+    """Return the orthonormal DCT-II, (n, n); row k is a wave of k / 2n cycles per pixel."""
+    index = torch.arange(n, device=device)
+    phase = index[:, None] * (2 * index + 1) % (4 * n)  # integers, so exact at any size
     waves = (phase.to(dtype) * (math.pi / (2 * n))).cos() * math.sqrt(2 / n)
     waves[0] *= math.sqrt(0.5)
     return waves

@@ -1,4 +1,4 @@
-"""I-JEPA and data2vec: a teacher's features of what is hidden, as a mask and a target.
+"""I-JEPA and data2vec: predict a teacher's features of the masked tokens.
 
 I-JEPA: arXiv 2301.08243, facebookresearch/ijepa at 52c1ae9. data2vec: arXiv 2202.03555.
 """
@@ -18,17 +18,18 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 @MASKS.register_module()
 class MultiBlock(MaskFactory):
-    """Some tokens are shown, and each of several blocks is predicted in a sequence of its own.
+    """Predict several blocks of each image from the same context, each in its own sequence.
 
-    One pass of the encoder over the context serves all blocks (``Mask.copies``). Where the
-    original draws the size of blocks for each batch and cuts contexts to the smallest of it, sizes
-    are fixed here, and the context is drawn from what lies in no block.
+    One pass of the encoder over the context serves all blocks (``Mask.masks_per_image``). The
+    original draws the size of the blocks for each batch and cuts all contexts to the smallest of
+    the batch. Here the sizes are fixed, and the context is drawn from the tokens outside all
+    blocks.
 
     Args:
-        block_size: tokens along each side of a block, or (height, width). The paper's blocks hold
+        block_size: Tokens along each side of a block, or (height, width). The paper's blocks hold
             15 to 20 % of the image.
-        blocks: of each image.
-        context: shown tokens. Default: all that are left even where no blocks overlap.
+        blocks: Number of blocks of each image.
+        context: Number of visible tokens. Default: as many as are left if no blocks overlap.
     """
 
     random = True
@@ -42,28 +43,28 @@ class MultiBlock(MaskFactory):
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         g = mask_rng(generator)
-        n, shape = self.shown_tokens(grid), (batch, self.blocks)
+        num_context, shape = self.num_context_tokens(grid), (batch, self.blocks)
         (h, w), device = self.block_size, g.device
         top, left = (
             g.randint(0, side - size + 1, shape).T[..., None]  # (blocks, batch, 1)
             for side, size in ((grid.rows, h), (grid.cols, w))
         )
-        at = torch.arange(h * w, device=device)
-        blocks = (top + at // w) * grid.cols + left + at % w  # (blocks, batch, h * w)
+        offset = torch.arange(h * w, device=device)
+        blocks = (top + offset // w) * grid.cols + left + offset % w  # (blocks, batch, h * w)
         noise = g.rand(batch, grid.tokens)
-        noise = noise.scatter(1, blocks.transpose(0, 1).flatten(1), 2.0)  # no context there
-        context = noise.argsort(dim=1, stable=True)[:, :n].sort(1).values
+        noise = noise.scatter(1, blocks.transpose(0, 1).flatten(1), 2.0)  # sort blocks last
+        context = noise.argsort(dim=1, stable=True)[:, :num_context].sort(1).values
         order = torch.cat([context.repeat(self.blocks, 1), blocks.flatten(0, 1)], 1)
-        visible = torch.arange(order.shape[1], device=device) < n
+        visible = torch.arange(order.shape[1], device=device) < num_context
         step = torch.zeros(order.shape[1], dtype=torch.long, device=device)
         return Mask(order, step, visible=visible, context=visible, masks_per_image=self.blocks)
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """The whole image."""
+        """Return full attention over the whole image."""
         return Bidirectional()(grid)
 
-    def shown_tokens(self, grid: PatchGrid) -> int:
-        """Tokens of the context; ValueError where the blocks leave too few."""
+    def num_context_tokens(self, grid: PatchGrid) -> int:
+        """Return the number of context tokens; ValueError if the blocks leave too few."""
         grid.no_extra("MultiBlock")
         h, w = self.block_size
         left = grid.tokens - self.blocks * h * w
@@ -79,14 +80,14 @@ class MultiBlock(MaskFactory):
 
 @MODELS.register_module()
 class LatentPatches(MaskedPatches):
-    """Each hidden token's output predicts the teacher's feature of it, layer-normed.
+    """Predict the teacher's layer-normed feature of each masked token.
 
-    The teacher is the running average of the encoder over steps, on the whole image; the hook
-    ``UpdateTeacher`` moves it.
+    The teacher is the exponential moving average of the encoder's weights and is run on the whole
+    image. The hook ``UpdateTeacher`` updates it.
 
     Args:
-        layers: the mean of that many of the teacher's last layers: 1, its output (I-JEPA); more,
-            without the final norm (data2vec: 6).
+        layers: Number of the teacher's last layers whose mean is predicted. 1: its output, with
+            the final norm (I-JEPA). More: without the final norm (data2vec: 6).
     """
 
     pixels = False
@@ -95,10 +96,14 @@ class LatentPatches(MaskedPatches):
 
     def __init__(self, layers: int = 1):
         super().__init__(normalise=False)
-        self.layers = layers
+        self.layers, self.teacher = layers, None
 
     def bind(self, backbone: nn.Module) -> None:
-        """Called by the pretrainer, with its encoder."""
+        """Make the teacher, a copy of the encoder; the pretrainer calls this.
+
+        Raises:
+            ValueError: The encoder does not have so many layers.
+        """
         if not 1 <= self.layers <= backbone.num_layers:
             raise ValueError(
                 f"LatentPatches(layers={self.layers}) was given, and the encoder has "
@@ -110,55 +115,54 @@ class LatentPatches(MaskedPatches):
         self.teacher.module.final_norm = self.layers == 1
 
     def train(self, mode: bool = True) -> "LatentPatches":
-        """The teacher stays in evaluation mode."""
+        """Set the mode of the target; the teacher stays in evaluation mode."""
         super().train(mode)
-        if hasattr(self, "teacher"):
+        if self.teacher is not None:
             self.teacher.eval()
         return self
 
     def width(self, grid: PatchGrid) -> int:
-        """Of a feature."""
+        """Return the width of a feature."""
         return self.teacher.module.embed_dims
 
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
-        """(B, C, height, width) to the teacher's features, (B, N, D)."""
+        """Return the teacher's features of images (B, C, height, width), as (B, N, D)."""
         feature = torch.stack(self.teacher.module(images)).mean(0)
         return F.layer_norm(feature, feature.shape[-1:])
 
 
 @HOOKS.register_module()
 class UpdateTeacher(Hook):
-    """Moves the teacher after each optimizer step, ``teacher = m teacher + (1 - m) encoder``.
+    """Update the teacher after each optimizer step: ``teacher = m * teacher + (1 - m) * encoder``.
 
     Args:
-        begin, end: m is ``begin`` at the first step and grows linearly towards ``end``, which it
-            would reach one step after the last.
+        begin, end: The momentum m is ``begin`` at the first step and grows linearly; it would
+            reach ``end`` one step after the last.
     """
 
     def __init__(self, begin: float = 0.996, end: float = 1.0):
         self.begin, self.end = begin, end
 
     def before_train(self, runner) -> None:  # noqa: ANN001
-        """A new teacher is the encoder; a resumed one is what the checkpoint holds."""
-        target, encoder = self.parts(runner)
+        """Copy the encoder into a new teacher; a resumed teacher comes from the checkpoint."""
+        target, encoder = self._target_and_encoder(runner)
         if target.teacher.steps == 0:
             target.teacher.update_parameters(encoder)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:  # noqa: ANN001
-        """Called once an optimizer step by GlobalBatchLoop."""
-        target, encoder = self.parts(runner)
-        done = runner.iter / max(1, runner.max_iters)
-        target.teacher.momentum = 1 - (self.begin + done * (self.end - self.begin))
+        """Update the teacher. GlobalBatchLoop calls this once after each optimizer step."""
+        target, encoder = self._target_and_encoder(runner)
+        progress = runner.iter / max(1, runner.max_iters)
+        target.teacher.momentum = 1 - (self.begin + progress * (self.end - self.begin))
         target.teacher.update_parameters(encoder)
 
     @staticmethod
-    def parts(runner) -> tuple:  # noqa: ANN001
-        """The target and the encoder."""
+    def _target_and_encoder(runner) -> tuple[LatentPatches, nn.Module]:  # noqa: ANN001
         model = unwrap_model(runner.model)
-        if not hasattr(model.target_generator, "teacher"):
-            name = type(model.target_generator).__name__
+        target = model.target_generator
+        if not isinstance(target, LatentPatches):
             raise ValueError(
-                f"UpdateTeacher moves a target's teacher, and {name} has none; take "
-                "target_generator=dict(type='xtra_toolkit.LatentPatches')"
+                f"UpdateTeacher updates a target's teacher, and {type(target).__name__} has none; "
+                "take target_generator=dict(type='xtra_toolkit.LatentPatches')"
             )
-        return model.target_generator, model.backbone
+        return target, model.backbone

@@ -118,7 +118,7 @@ def test_the_originals_numbers(golden):
 def test_blocks_lie_in_the_image_and_no_context_in_a_block():
     grid, factory = PatchGrid(8, 12), latent_targets.MultiBlock((3, 4), blocks=4)
     mask = factory(grid, 16, torch.Generator().manual_seed(1)).check(grid)
-    n = factory.shown_tokens(grid)
+    n = factory.num_context_tokens(grid)
     assert n == 96 - 48 and mask.order.shape == (4 * 16, n + 12) and mask.masks_per_image == 4
     blocks = mask.order[:, n:].view(4, 16, 3, 4)
     assert (blocks.diff(dim=-1) == 1).all() and (blocks.diff(dim=-2) == 12).all()
@@ -181,7 +181,7 @@ def test_the_momentum_grows_towards_its_end():
         hook.after_train_iter(runner, step)
         assert 1 - model.target_generator.teacher.momentum == pytest.approx(momentum)
     runner = SimpleNamespace(model=SimpleNamespace(target_generator=object()))
-    with pytest.raises(ValueError, match="moves a target's teacher, and object has none"):
+    with pytest.raises(ValueError, match="updates a target's teacher, and object has none"):
         hook.before_train(runner)
 
 

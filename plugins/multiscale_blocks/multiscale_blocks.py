@@ -1,6 +1,6 @@
-"""Blocks of several sizes: along the sequence (MultiscaleBlocks), and in time (NestedBlocks).
+"""Blocks of several sizes: along the sequence (MultiscaleBlocks), or over time (NestedBlocks).
 
-Fixed blocks are XTRA's (arXiv 2411.15648), which names other block sizes as a direction to go.
+XTRA (arXiv 2411.15648) has blocks of one size, and names varying block sizes as future work.
 """
 
 from bisect import bisect_right
@@ -21,20 +21,21 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 @MASKS.register_module()
 class MultiscaleBlocks(MaskFactory):
-    """Cells in raster order, each cut into blocks of its own size: a quadtree of the image.
+    """Cut each cell of the image, in raster order, into blocks of its own size, as in a quadtree.
 
-    attend = block(k) <= block(q). Cells are blocks of the largest size; the sizes are spread over
-    them evenly, so ``sizes=[8, 4, 2]`` goes from coarse to fine, ``[2, 4, 8]`` from fine to coarse.
+    attend = block(k) <= block(q). Cells are blocks of the largest size. The sizes are spread evenly
+    over the cells, so ``sizes=[8, 4, 2]`` goes from coarse to fine, ``[2, 4, 8]`` from fine to
+    coarse.
 
     Args:
-        sizes: tokens along each side of a block, in the order of the sequence, at most one for
-            each cell; sorted, each must divide the next.
+        sizes: Tokens along each side of a block, in the order of the sequence, at most one size
+            for each cell. Each size must divide the next larger one.
     """
 
     random = False
 
     def __init__(self, sizes: Sequence[int]):
-        self.sizes = nesting(type(self).__name__, sizes)
+        self.sizes = check_sizes(type(self).__name__, sizes)
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
@@ -47,68 +48,72 @@ class MultiscaleBlocks(MaskFactory):
                 f"MultiscaleBlocks was given {len(self.sizes)} sizes, and {grid} has {len(cells)} "
                 f"cell(s) of {side}×{side} tokens; each size needs a cell"
             )
-        share = [self.sizes[i * len(self.sizes) // len(cells)] for i in range(len(cells))]
+        cell_sizes = [self.sizes[i * len(self.sizes) // len(cells)] for i in range(len(cells))]
         blocks = [
-            cell[part]
-            for cell, size in zip(cells, share, strict=True)
-            for part in inner.blocks(size)
+            cell[block]
+            for cell, size in zip(cells, cell_sizes, strict=True)
+            for block in inner.blocks(size)
         ]
         lengths = torch.tensor([len(block) for block in blocks])
         step = torch.arange(len(blocks)).repeat_interleave(lengths)
         return Mask(torch.cat(blocks), step, unit=step)
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """The encoder keeps its blocks when probed."""
+        """Return the same mask: the encoder keeps its blocks when it is probed."""
         return self(grid)
 
 
 @MASKS.register_module()
 class NestedBlocks(MaskFactory):
-    """Block-causal with blocks of one size at a time, inside units that stay the same.
+    """Block-causal mask whose block size changes during training, while its units stay the same.
 
-    attend = block(k) <= block(q). What is predicted together is a block of the largest size, in
-    every stage; who may look inside it changes with the stage. A stage is set by
-    :class:`BlockSizeCurriculum`; without it, and in probing, the last one holds.
+    attend = block(k) <= block(q). In every stage, a block of the largest size is predicted
+    together; which of its tokens attend to each other depends on the stage.
+    :class:`BlockSizeCurriculum` sets the stage. Without it, and when the encoder is probed, the
+    last stage is used.
 
     Args:
-        sizes: tokens along each side of a block, one a stage, in any direction; sorted, each must
-            divide the next.
+        sizes: Tokens along each side of a block, one size for each stage, rising or falling. Each
+            size must divide the next larger one.
     """
 
-    random = True  # of the objective: not the same each time; all stages are certified
+    random = True  # two calls may differ, as the stage may have changed
 
     def __init__(self, sizes: Sequence[int]):
-        self.sizes = nesting(type(self).__name__, sizes)
+        self.sizes = check_sizes(type(self).__name__, sizes)
         self.stage = len(self.sizes) - 1
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
-        return self.of(grid, self.stage)
+        return self.of_stage(grid, self.stage)
 
-    def of(self, grid: PatchGrid, stage: int) -> Mask:
-        """The mask of a stage."""
+    def of_stage(self, grid: PatchGrid, stage: int) -> Mask:
+        """Return the mask of a stage."""
         grid.no_extra("NestedBlocks")
-        order, numbers = nested(grid, self.sizes)
+        order, numbers = nested_order(grid, self.sizes)
         return Mask(order, numbers[self.sizes[stage]], unit=numbers[max(self.sizes)])
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """What the encoder was trained with in the end."""
-        return self.of(grid, len(self.sizes) - 1)
+        """Return the mask of the last stage, with which training ends."""
+        return self.of_stage(grid, len(self.sizes) - 1)
 
     def extremes(self, grid: PatchGrid) -> list[Mask]:
-        """Every stage, for the certificate."""
-        return [self.of(grid, stage) for stage in range(len(self.sizes))]
+        """Return the masks of all stages, so that each is certified."""
+        return [self.of_stage(grid, stage) for stage in range(len(self.sizes))]
 
 
 @HOOKS.register_module()
 class BlockSizeCurriculum(Hook):
-    """Goes through the sizes of :class:`NestedBlocks` during training.
+    """Step through the sizes of :class:`NestedBlocks` during training.
 
-    The stage follows from the epoch alone, so a resumed run is in the right one.
+    The stage follows from the epoch alone, so a resumed run continues in the right stage.
 
     Args:
-        milestones: epochs, counted from 0, at which the next size begins.
+        milestones: Epochs, counted from 0, at which the next size begins.
+
+    Raises:
+        ValueError: The milestones do not increase, or the first is below 1.
     """
 
     def __init__(self, milestones: Sequence[int]):
@@ -120,7 +125,7 @@ class BlockSizeCurriculum(Hook):
             )
 
     def before_train(self, runner: Any) -> None:
-        """Refuse a model without these stages, or a run that ends before the last of them."""
+        """Raise a ValueError if the mask has other stages, or the run ends before the last one."""
         mask = self._mask(runner)
         sizes = mask.sizes if isinstance(mask, NestedBlocks) else ()
         if len(sizes) != len(self.milestones) + 1:
@@ -133,29 +138,29 @@ class BlockSizeCurriculum(Hook):
             raise ValueError(
                 f"BlockSizeCurriculum: the last size begins at epoch {self.milestones[-1]}, and "
                 f"training has {runner.max_epochs}; the encoder would be probed with blocks that "
-                "it never saw"
+                "it was never trained with"
             )
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Sets the stage of this epoch."""
+        """Set the stage of this epoch."""
         mask, stage = self._mask(runner), bisect_right(self.milestones, runner.epoch)
         if stage != mask.stage:
             size = mask.sizes[stage]
-            runner.logger.info(f"from here on blocks of {size}×{size} tokens see themselves whole")
+            runner.logger.info(f"The block size is {size}×{size} tokens from this epoch on.")
         mask.stage = stage
 
     @staticmethod
     def _mask(runner: Any) -> Any:
-        model = unwrap_model(runner.model)
-        return model.objective.mask
+        return unwrap_model(runner.model).objective.mask
 
 
 @cache
-def nested(grid: PatchGrid, sizes: tuple[int, ...]) -> tuple[Tensor, dict[int, Tensor]]:
-    """One order in which the blocks of every size lie together, and their numbers along it.
+def nested_order(grid: PatchGrid, sizes: tuple[int, ...]) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return an order in which the tokens of each block are consecutive, for blocks of every size.
 
     Returns:
-        (N,) tokens; for each size, (N,) the number of the block at each position.
+        The token at each position, (N,); for each size, the number of the block at each position,
+        (N,).
     """
     blocks = {}
     for size in sizes:
@@ -165,12 +170,15 @@ def nested(grid: PatchGrid, sizes: tuple[int, ...]) -> tuple[Tensor, dict[int, T
     order = torch.arange(grid.tokens, device="cpu")
     for size in sorted(blocks):  # a stable sort keeps the finer order inside the coarser blocks
         order = order[blocks[size][order].argsort(stable=True)]
-    along = {size: block[order] for size, block in blocks.items()}
-    return order, {s: b.unique_consecutive(return_inverse=True)[1] for s, b in along.items()}
+    numbers = {
+        size: block[order].unique_consecutive(return_inverse=True)[1]
+        for size, block in blocks.items()
+    }
+    return order, numbers
 
 
-def nesting(mask: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The sizes of a mask; ValueError unless each divides the next larger."""
+def check_sizes(mask: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of a mask; ValueError unless each divides the next larger one."""
     rising = sorted(set(sizes))
     if not rising or rising[0] < 1 or any(big % small for small, big in pairwise(rising)):
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Sliding window: a token sees itself and the few before it (Longformer, arXiv 2004.05150)."""
+"""Sliding window: a token attends to itself and to the last few before it.
+
+Longformer, arXiv 2004.05150.
+"""
 
 import torch
 
@@ -9,18 +12,19 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class SlidingWindow(MaskFactory):
-    """Raster order; each token sees the last ``window`` tokens, its own included.
+    """Attend, in raster order, to the last ``window`` tokens, including the token itself.
 
-    attend = q - window < k <= q. This is no ordered partition (what a token saw, a later one does
-    not see), so it is given as a predicate. Layers carry light further: through L of them a
-    token is reached by the last L * (window - 1) + 1.
+    attend = q - window < k <= q. This is no ordered partition, because a later token does not
+    attend to everything that an earlier one attends to; so the rule is given as a predicate.
+    Stacked layers reach further: L layers reach the last L * (window - 1) + 1 tokens.
 
     Args:
-        window: tokens that one token sees; a row of the grid above, and all between, is one more
-            than the grid's columns.
+        window: Number of tokens that a token attends to. To reach the token above it, the window
+            must hold one more token than the grid has columns.
 
     Raises:
-        ValueError: a window that holds nothing, or a class token, which has no place in it.
+        ValueError: The window is smaller than 1, or the grid has a class token, which this mask
+            does not support.
     """
 
     random = False
@@ -40,5 +44,5 @@ class SlidingWindow(MaskFactory):
         return Mask(raster, raster, attend=lambda q, k: (k <= q) & (k > q - self.window))
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """The encoder keeps its window when probed."""
+        """Return the same mask: the encoder keeps its window when it is probed."""
         return self(grid)

@@ -244,7 +244,7 @@ def test_a_mask_in_a_file_cannot_call_anything(tmp_path, inside):
         ),
         (
             lambda: Checkpoint.of(ORIGINAL).layout("jax"),
-            "unknown layout 'jax'; valid layouts: pretrainer, encoder, classifier, mmpretrain",
+            "unknown layout 'jax'; valid layouts: pretrainer, encoder, classifier, mmpretrain, ",
         ),
         (
             lambda: Checkpoint.of(
