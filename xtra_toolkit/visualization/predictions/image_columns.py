@@ -76,27 +76,28 @@ def mask_cells(plan: Plan, grid: PatchGrid, batch: int) -> tuple[np.ndarray, str
     Returns:
         An image (B, H, W, 4) RGBA, and a legend of the colours.
     """
-    sights, units, first = [], [], 0
+    num_visible, units, num_predictions = [], [], 0
     for group in plan.groups:
-        targets = group.tokens.shape[1:]
-        sights.append(sight(plan, group.source_positions)[..., None].expand(-1, *targets))
-        unit = torch.arange(targets[0], device=group.tokens.device) + first
-        units.append(unit[None, :, None].expand(1, *targets))
-        first += targets[0]
-    numbers = [[x.float() for x in group] for group in (sights, units)]
-    when, unit = (on_grid(plan, x, grid, batch)[..., 0].cpu() for x in numbers)
-    seen, steps = encoded(plan, grid, batch).cpu(), when[~when.isnan()].unique()
-    index = torch.searchsorted(steps, when.nan_to_num())
+        shape = group.tokens.shape[1:]
+        visible = count_visible(plan, group.source_positions)
+        num_visible.append(visible[..., None].expand(-1, *shape))
+        unit = torch.arange(shape[0], device=group.tokens.device) + num_predictions
+        units.append(unit[None, :, None].expand(1, *shape))
+        num_predictions += shape[0]
+    numbers = [[x.float() for x in group] for group in (num_visible, units)]
+    order, unit = (on_grid(plan, x, grid, batch)[..., 0].cpu() for x in numbers)
+    seen, steps = encoded(plan, grid, batch).cpu(), order[~order.isnan()].unique()
+    index = torch.searchsorted(steps, order.nan_to_num())
     colours = [STEPS(i / (1.2 * max(1, len(steps) - 1))) for i in range(len(steps))]
     colours += [to_rgba(GREY), (0, 0, 0, 0)]  # context; neither encoded nor predicted
-    index[when.isnan()] = len(steps)
-    index[when.isnan() & ~seen] = len(steps) + 1
+    index[order.isnan()] = len(steps)
+    index[order.isnan() & ~seen] = len(steps) + 1
     rgba = (torch.tensor(colours) * 255).byte()[index]
     shades = "dark: predicted" if len(steps) == 1 else "dark to light: the order"
     return cells(rgba, unit.nan_to_num(-1), grid), f"grey: context, never predicted\n{shades}"
 
 
-def sight(plan: Plan, sources: Tensor) -> Tensor:
+def count_visible(plan: Plan, sources: Tensor) -> Tensor:
     """Return (B or 1, G), the number of positions that each prediction may see.
 
     Under a mask with a predicate it is the position of its last source, counted from 1.

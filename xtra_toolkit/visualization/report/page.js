@@ -1,4 +1,4 @@
-// A slider over steps: each film shows its last picture up to the step. Without it, films scroll.
+// Add a slider over steps: each film then shows its last picture up to the step, instead of scrolling.
 for (const time of document.querySelectorAll(".time")) {
   const frames = [...time.querySelectorAll("[data-step]")];
   const steps = [...new Set(frames.map(frame => +frame.dataset.step))].sort((a, b) => a - b);
