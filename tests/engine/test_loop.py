@@ -193,9 +193,11 @@ def test_a_resume_in_the_first_epoch_with_another_global_batch_is_a_sentence(tmp
 
 def test_a_batch_that_does_not_divide_is_a_sentence():
     assert accumulation_of(2048, 1, 64) == 32 and accumulation_of(2048, 8, 256) == 1
-    with pytest.raises(ValueError, match=r"=24 is no multiple of 2 .* x 5 .*1, 2, 3, 4, 6, 12\."):
+    with pytest.raises(
+        ValueError, match=r"=24 is not a multiple of 2 .* x 5 .*1, 2, 3, 4, 6, 12\."
+    ):
         accumulation_of(24, 2, 5)
-    with pytest.raises(ValueError, match=r"=8 is no multiple of 2 .* x 8 .*divide: 1, 2, 4\."):
+    with pytest.raises(ValueError, match=r"=8 is not a multiple of 2 .* x 8 .*divide: 1, 2, 4\."):
         accumulation_of(8, 2, 8)
     with pytest.raises(ValueError, match=r"among 72 processes.*global batch of 2016"):
         accumulation_of(2048, 72, 4)
@@ -207,10 +209,13 @@ STOCK = dict(type="DefaultSampler", shuffle=True)
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (dict(batch_size=3), r"=8 is no multiple of 1 .* x 3 .*divide: 1, 2, 4, 8"),
+        (dict(batch_size=3), r"=8 is not a multiple of 1 .* x 3 .*divide: 1, 2, 4, 8"),
         (dict(train_dataloader=dict(sampler=STOCK)), r"DefaultSampler.*GlobalBatchSampler"),
         (dict(train_dataloader=dict(batch_sampler=STOCK)), r"and no batch_sampler"),
-        (dict(train_dataloader=dict(dataset=Plain())), r"Plain takes no keys.*SeededSamples"),
+        (
+            dict(train_dataloader=dict(dataset=Plain())),
+            r"Plain does not accept keys.*SeededSamples",
+        ),
         (dict(optim_wrapper=dict(accumulative_counts=2)), r"accumulative_counts=2 beside"),
         (dict(auto_scale_lr=dict(enable=True, base_batch_size=8)), r"auto_scale_lr\.enable=False"),
         (dict(train_cfg=dict(global_batch=64)), r"44 images were found, and a global batch"),

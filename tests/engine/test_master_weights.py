@@ -262,7 +262,7 @@ def test_groups_and_schedules_are_adamws():
 
 def test_other_optimizers_are_refused():
     (model,) = lines(1)
-    with pytest.raises(ValueError, match=r"for AdamW, and the optimizer is SGD.*AutocastOptim"):
+    with pytest.raises(ValueError, match=r"need AdamW, and the optimizer is SGD.*AutocastOptim"):
         MasterWeightsOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="without amsgrad; leave out"):
         wrapper(model, dict(amsgrad=True))

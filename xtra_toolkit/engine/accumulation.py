@@ -1,4 +1,4 @@
-"""Gradient accumulation: the number of micro-batches of a step, and a loader grouped by steps."""
+"""Gradient accumulation: count the micro-batches of a step, and group a data loader by steps."""
 
 import time
 from collections.abc import Iterator
@@ -11,13 +11,22 @@ from torch.utils.data import DataLoader
 
 
 def accumulation_of(global_batch: int, world_size: int, batch_size: int) -> int:
-    """Return how many micro-batches of ``batch_size`` images each process accumulates."""
+    """Return the number of micro-batches that each process accumulates in a step.
+
+    Args:
+        global_batch: Number of images of an optimizer step, over all processes.
+        world_size: Number of processes.
+        batch_size: Number of images of a micro-batch.
+
+    Raises:
+        ValueError: The global batch cannot be divided so.
+    """
     if global_batch % (world_size * batch_size) == 0:
         return global_batch // (world_size * batch_size)
     share, rest = divmod(global_batch, world_size)
     sizes = [size for size in range(1, share + 1) if share % size == 0]
     raise ValueError(
-        f"train_cfg.global_batch={global_batch} is no multiple of {world_size} (processes) x "
+        f"train_cfg.global_batch={global_batch} is not a multiple of {world_size} (processes) x "
         f"{batch_size} (train_dataloader.batch_size). "
         + (
             f"No batch size divides it among {world_size} processes: take another number of "
@@ -29,24 +38,28 @@ def accumulation_of(global_batch: int, world_size: int, batch_size: int) -> int:
 
 
 def mean_logs(logs: list[dict]) -> dict[str, torch.Tensor]:
-    """Average each value over the micro-batches of a step and over all processes."""
+    """Return the mean of each value over the micro-batches of a step and over all processes."""
     mean = {key: torch.stack([log[key] for log in logs]).mean() for key in logs[0]}
     all_reduce_dict(mean, op="mean")
     return mean
 
 
 class Accumulated:
-    """A data loader whose items are steps; an item yields the micro-batches of a step lazily.
+    """Group the micro-batches of a data loader: each item iterates lazily over those of one step.
 
-    Attributes of the inner loader can be read and set, because hooks use its sampler and data set.
-    ``waited`` is the number of seconds spent waiting for its micro-batches so far.
+    Attributes of the loader are read and set through this object, since hooks use its sampler and
+    data set. ``waited`` counts the seconds that were spent waiting for micro-batches.
+
+    Args:
+        loader: The data loader.
+        accumulation: Number of micro-batches of a step.
     """
 
     def __init__(self, loader: DataLoader, accumulation: int):
         self.__dict__.update(loader=loader, accumulation=accumulation)
         self.waited = 0.0
 
-    __class__ = property(lambda self: DataLoader)  # to isinstance, as FlexibleRunner asks
+    __class__ = property(lambda self: DataLoader)  # FlexibleRunner checks it by isinstance
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -64,10 +77,10 @@ class Accumulated:
 
     def _timed(self, batches: Iterator) -> Iterator:
         while True:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            self.waited += time.perf_counter() - begun
+            self.waited += time.perf_counter() - start
             yield batch

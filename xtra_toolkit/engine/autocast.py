@@ -15,23 +15,23 @@ from xtra_toolkit.registry import OPTIM_WRAPPERS
 class AutocastOptimWrapper(OptimWrapper):
     """Run the forward pass under bfloat16 autocast if the model is on one of ``devices``.
 
-    On other devices it runs in float32; MMEngine's ``AmpOptimWrapper`` refuses the CPU. bfloat16
-    has the range of float32, so no loss scaler is needed. Weights, gradients and optimizer state
-    stay float32.
+    On other devices it runs in float32, since MMEngine's ``AmpOptimWrapper`` refuses the CPU.
+    bfloat16 has the range of float32, so no loss scaler is needed. Weights, gradients and the state
+    of the optimizer stay float32.
 
     Args:
-        dtype: ``'bfloat16'``, or ``'float32'`` for no autocast.
-        devices: Types of devices to autocast on. Add ``'cpu'`` to autocast there too.
-        **kwargs: Arguments of MMEngine's ``OptimWrapper``, for example ``clip_grad``.
+        dtype: ``'bfloat16'``, or ``'float32'`` to run without autocast.
+        devices: Types of the devices with autocast. Add ``'cpu'`` to use autocast on the CPU too.
+        **kwargs: Arguments of MMEngine's ``OptimWrapper``, such as ``clip_grad``.
 
     Raises:
-        ValueError: The dtype is another one; float16 would need a loss scaler.
+        ValueError: The dtype is another one. float16 would need a loss scaler.
     """
 
     def __init__(self, dtype: str = "bfloat16", devices: Sequence[str] = ("cuda",), **kwargs: Any):
         if dtype == "float16":
             raise ValueError(
-                "AutocastOptimWrapper has no loss scaler, and float16 needs one: take "
+                "AutocastOptimWrapper has no loss scaler, and float16 needs one: set "
                 "dtype='bfloat16', or MMEngine's optim_wrapper.type='AmpOptimWrapper'."
             )
         if dtype not in ("bfloat16", "float32"):
@@ -44,7 +44,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Return MMEngine's context, which delays gradient synchronisation, with autocast."""
+        """Enter MMEngine's context, which delays the synchronisation of gradients, and autocast."""
         device = next(model.parameters()).device.type
         enabled = self.dtype == "bfloat16" and device in self.devices
         with (

@@ -1,4 +1,4 @@
-"""``compile=True``: torch.compile of a model's loss, forward and backward.
+"""Compile the loss of a model, forward and backward, where the config sets ``compile=True``.
 
 MMEngine compiles ``train_step``, and with it the hooks on the data and the update of the optimizer.
 torch.compile cannot trace the ``ConfigDict`` that ``paramwise_cfg`` leaves in each parameter group,
@@ -15,7 +15,7 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 def compile_loss(runner: Any) -> None:
     """Compile ``loss`` of the runner's model in place of its whole ``train_step``.
 
-    Validation and feature extraction stay uncompiled: they would compile anew for their own mode
+    Validation and feature extraction stay uncompiled: they would be compiled again for their mode
     and batch sizes.
 
     Args:
@@ -25,7 +25,7 @@ def compile_loss(runner: Any) -> None:
     options = runner.cfg.get("compile")
     if not options:
         return
-    vars(runner.model).pop("train_step", None)  # that which MMEngine's Runner has compiled
+    vars(runner.model).pop("train_step", None)  # MMEngine's Runner has compiled it
     model = unwrap_model(runner.model)
     arguments = options if isinstance(options, dict) else {}
     model.loss = torch.compile(model.loss, **arguments)

@@ -1,9 +1,9 @@
-"""A training loop whose iteration is one global batch, on any number of processes.
+"""Train with one global batch in each iteration, on any number of processes.
 
     train_cfg = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=800, global_batch=2048)
 
-``global_batch = processes × batch_size × accumulation``. The number of processes and their batch
-size depend on the machine; the loop computes the accumulation. Iterations, schedules, logs and
+global_batch = processes × batch_size × accumulation. The number of processes and their batch size
+depend on the machine; the loop computes the accumulation. Iterations, schedules, logs and
 checkpoints count optimizer steps, so they are the same on one GPU and on many.
 """
 
@@ -32,43 +32,32 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 @LOOPS.register_module()
 class GlobalBatchLoop(EpochBasedTrainLoop):
-    """MMEngine's epoch loop, counting in global batches.
+    """Epoch loop of MMEngine that counts in global batches.
 
     Hooks receive the first micro-batch of a step as ``data_batch``, and the mean over the step as
-    ``outputs``. A checkpoint from the middle of an epoch resumes with the images not seen yet.
+    ``outputs``. A checkpoint from the middle of an epoch resumes with the images not yet used.
 
-    All random generators are seeded anew for each micro-batch, from the seed, the step and the
-    position of the micro-batch in the global batch. So a resumed run draws the same numbers as an
-    uninterrupted one (for example in drop path), although MMEngine 0.10.7 saves no random state.
-    This also holds on another number of processes if ``batch_size`` stays the same. A loss that
-    divides by the number of predictions, as AIM's does, divides by their number in the global batch
-    (``counting`` of the model).
+    All generators are seeded again for each micro-batch, from the seed, the step and the position
+    of the micro-batch in the global batch. A resumed run therefore draws the same random numbers as an
+    uninterrupted one, for instance in drop path, though MMEngine 0.10.7 saves no random state. This
+    holds on another number of processes too, if ``batch_size`` stays the same. A loss that divides
+    by the number of predictions, such as AIM's, divides by that of the global batch (see
+    ``counting`` of the model).
 
     Args:
-        runner: MMEngine's runner.
-        dataloader: A config. Its sampler is a ``GlobalBatchSampler`` (the default).
-        global_batch: Number of images of one optimizer step over all processes.
-        max_iters: Number of steps after which to stop, also in the middle of an epoch.
-        **kwargs: Arguments of ``EpochBasedTrainLoop``: ``max_epochs``, ``val_interval``, ...
+        runner: The runner of MMEngine.
+        dataloader: Config of the data loader. Its sampler must be a ``GlobalBatchSampler``, which
+            is the default.
+        global_batch: Number of images of one optimizer step, over all processes.
+        **kwargs: Arguments of ``EpochBasedTrainLoop``, such as ``max_epochs`` and ``val_interval``.
 
     Raises:
-        ValueError: The batch cannot be divided, or another part of the config sets it too.
+        ValueError: The global batch cannot be divided, or another part of the config sets the
+            accumulation or scales the learning rate.
     """
 
-    def __init__(
-        self,
-        runner: Any,
-        dataloader: dict,
-        global_batch: int,
-        max_iters: int | None = None,
-        **kwargs: Any,
-    ):
-        if max_iters is not None and max_iters < 1:
-            raise ValueError(
-                f"train_cfg.max_iters={max_iters} was given; it is the number of steps after which "
-                "the run stops, at least 1, or None for all of max_epochs."
-            )
-        _refuse_second_counts(runner)
+    def __init__(self, runner: Any, dataloader: dict, global_batch: int, **kwargs: Any):
+        _refuse_conflicting_options(runner)
         sampler = _global_batch_sampler(dataloader)
         batch_size = dataloader.get("batch_size", 1)
         self.global_batch = global_batch
@@ -77,8 +66,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         super().__init__(runner, dataloader, **kwargs)
         if not getattr(self.dataloader.dataset, "takes_keys", False):
             raise ValueError(
-                f"The data set {type(self.dataloader.dataset).__name__} takes no keys (seed, "
-                "epoch, index). Use xtra_toolkit.ImageFolder, wrap a registered data set as "
+                f"The data set {type(self.dataloader.dataset).__name__} does not accept keys "
+                "(seed, epoch, index). Use xtra_toolkit.ImageFolder, wrap a registered data set as "
                 "dict(type='xtra_toolkit.SeededDataset', dataset='mmpretrain.CUB', ...), or derive "
                 "a class from xtra_toolkit.data.SeededSamples and yours, in this order."
             )
@@ -87,13 +76,13 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self._max_iters = min(whole, max_iters or whole)
 
     def run(self) -> nn.Module:
-        """Train. The runner has built, loaded and resumed everything before."""
+        """Train the model. The runner has built, loaded and resumed everything before."""
         _refuse_missing_hooks(self.runner)
         _refuse_activation_checkpointing(self.runner)
-        self._continue()
+        self._resume_data_order()
         wrapper = self.runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
-            raise ValueError("GlobalBatchLoop accumulates for one optimizer; here are several.")
+            raise ValueError("GlobalBatchLoop needs one optimizer, and the config has several.")
         wrapper._accumulative_counts = self.accumulation
         counts = (steps * self.accumulation for steps in (self._iter, self._max_iters))
         wrapper.initialize_count_status(self.runner.model, *counts)
@@ -104,7 +93,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def _train(self) -> None:
-        """Run the epochs, and make up for a validation that was cut off."""
+        """Run the epochs as MMEngine does, and repeat a validation that was interrupted."""
         self.runner.call_hook("before_train")
         if self._iter and self._iter == self._epoch * len(self.dataloader):
             self._validate()  # the checkpoint of an epoch is saved before its validation
@@ -121,11 +110,13 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         if loop is None or epoch < self.val_begin or not due:
             return
         if info.get_info("validated_epoch") != epoch:
-            info.update_info("validated_epoch", epoch)  # saved by none before it is true
+            info.update_info(
+                "validated_epoch", epoch
+            )  # set here, so that no checkpoint before this has it
             loop.run()
 
     def run_epoch(self) -> None:
-        """Run an epoch, or the rest of it after a resume."""
+        """Run an epoch, or the rest of it after resuming."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         start = self._iter - self._epoch * len(self.dataloader)
@@ -143,13 +134,15 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         return self._max_iters <= self._iter < (self._epoch + 1) * len(self.dataloader)
 
     def run_iter(self, idx: int, data_batch: Iterator) -> None:
-        """Take one optimizer step on the micro-batches of a group."""
+        """Make one optimizer step from its micro-batches."""
         first = next(data_batch)
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=first)
-        place = get_rank() * self.accumulation  # among the micro-batches of the global batch
+        first_number = (
+            get_rank() * self.accumulation
+        )  # of the first micro-batch in the global batch
         logs = []
         with self._counting(idx):
-            for number, batch in enumerate(chain([first], data_batch), place):
+            for number, batch in enumerate(chain([first], data_batch), first_number):
                 seed_step(self.dataloader.sampler.seed, self._epoch, idx, number, 3)
                 logs.append(self._train_step(batch))
         outputs = mean_logs(logs)
@@ -157,7 +150,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self._iter += 1
 
     def describe(self) -> str:
-        """Return one line with the numbers of the run."""
+        """Return a line with batch sizes, steps, epochs and learning rates of the run."""
         optimizer, world = self.runner.optim_wrapper.optimizer, get_world_size()
         peaks = sorted({g.get("initial_lr", g["lr"]) for g in optimizer.param_groups})
         return (
@@ -177,7 +170,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         }
 
     def _counting(self, step: int) -> AbstractContextManager:
-        """Tell the model which random masks the micro-batches of a step will have."""
+        """Let the model count the predictions of all micro-batches of a step in advance."""
         runner = self.runner
         model = unwrap_model(runner.model)
         if self.accumulation == 1 or not isinstance(model, MaskTargetPretrainer):
@@ -188,14 +181,14 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
             [draw_seeds(*key) for key in keys[start : start + size]] for start in starts
         )
 
-    def _continue(self) -> None:
-        """Continue with the data order of the run that is resumed."""
+    def _resume_data_order(self) -> None:
+        """Take over the order of the data from the run that is resumed."""
         steps = len(self.dataloader)
         if not 0 <= self._iter - self._epoch * steps <= steps:
             raise ValueError(
                 f"The checkpoint stopped in epoch {self._epoch} after {self._iter} steps, but an "
                 f"epoch has {steps} steps here. Resume with the images and the global batch it "
-                "was trained with, or start anew from its weights (load_from, resume=False)."
+                "was trained with, or start a new run from its weights (load_from, resume=False)."
             )
         sampler, info = self.dataloader.sampler, self.runner.message_hub
         order = dict(images=fingerprint(sampler.dataset), global_batch=self.global_batch)
@@ -206,8 +199,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         info.update_info("sampler_seed", sampler.seed)
 
 
-def _refuse_second_counts(runner: Any) -> None:
-    """Refuse other settings of accumulation, and a learning rate that follows the machine."""
+def _refuse_conflicting_options(runner: Any) -> None:
+    """Refuse options that set the accumulation or scale the learning rate a second time."""
     wrapper = runner.optim_wrapper
     counts = (
         wrapper.get("accumulative_counts", 1)
@@ -216,33 +209,33 @@ def _refuse_second_counts(runner: Any) -> None:
     )
     if counts != 1:
         raise ValueError(
-            f"optim_wrapper.accumulative_counts={counts} beside GlobalBatchLoop, which finds the "
-            "accumulation from train_cfg.global_batch: leave accumulative_counts out."
+            f"optim_wrapper.accumulative_counts={counts} was given, and GlobalBatchLoop computes "
+            "the accumulation from train_cfg.global_batch: leave accumulative_counts out."
         )
     scale = getattr(runner, "auto_scale_lr", None) or getattr(runner, "_auto_scale_lr", None)
-    if (scale or {}).get("enable"):  # Runner's, or FlexibleRunner's
+    if (scale or {}).get("enable"):  # the name in Runner, and that in FlexibleRunner
         raise ValueError(
             "auto_scale_lr would scale the learning rate with the number of processes, but "
-            "train_cfg.global_batch is the same on any: set auto_scale_lr.enable=False and "
+            "train_cfg.global_batch does not depend on it: set auto_scale_lr.enable=False and "
             "optim_wrapper.optimizer.lr for the global batch."
         )
 
 
 def _refuse_activation_checkpointing(runner: Any) -> None:
-    """Refuse MMEngine's option: it wraps ``forward``, but the encoder is called by ``encode``."""
+    """Refuse MMEngine's option if pretraining calls ``encode``, since it wraps ``forward``."""
     model = unwrap_model(runner.model)
     modules = (getattr(runner, "cfg", None) or {}).get("activation_checkpointing")
     if modules and hasattr(getattr(model, "backbone", None), "encode"):
         raise ValueError(
             f"activation_checkpointing={modules!r} was given. MMEngine wraps the forward method "
-            "of these modules, and pretraining calls the encoder by another one, so it would keep "
-            "all activations without a word. Leave the option out and set model.with_cp=True, "
+            "of these modules, and pretraining calls another method of the encoder, so all "
+            "activations would be kept silently. Leave the option out and set model.with_cp=True, "
             "which recomputes every layer of encoder and decoder in the backward pass."
         )
 
 
 def _global_batch_sampler(dataloader: dict) -> dict:
-    """Return the config of the sampler after checking that it samples global batches."""
+    """Return the config of the sampler, after checking that it is a GlobalBatchSampler."""
     if not isinstance(dataloader, dict):
         raise ValueError(
             f"GlobalBatchLoop needs train_dataloader as a config, not a {type(dataloader).__name__}"
@@ -252,7 +245,7 @@ def _global_batch_sampler(dataloader: dict) -> dict:
     kind = sampler["type"]
     kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
     if kind is None:
-        return sampler  # an unknown name: MMEngine's own message says so when it builds it
+        return sampler  # MMEngine reports the unknown name when it builds the sampler
     if not issubclass(kind, GlobalBatchSampler) or dataloader.get("batch_sampler"):
         raise ValueError(
             f"GlobalBatchLoop cannot train with the sampler {kind.__name__} "
@@ -263,7 +256,7 @@ def _global_batch_sampler(dataloader: dict) -> dict:
 
 
 def _refuse_missing_hooks(runner: Any) -> None:
-    """Refuse to train without the hooks that the target needs (``needs_hooks``)."""
+    """Refuse to train a target without the hooks that it needs (``needs_hooks``)."""
     model = unwrap_model(runner.model)
     if not isinstance(model, MaskTargetPretrainer):
         return
@@ -272,7 +265,7 @@ def _refuse_missing_hooks(runner: Any) -> None:
     absent = [name for name in target.needs_hooks if name not in running]
     if absent:
         raise ValueError(
-            f"{type(target).__name__} needs the hook {absent[0]}, and none runs; add it to "
-            f"custom_hooks, dict(type='xtra_toolkit.{absent[0]}'), beside those that are there (a "
-            "config's custom_hooks replace its base's)"
+            f"{type(target).__name__} needs the hook {absent[0]}, which is not in the config; add "
+            f"dict(type='xtra_toolkit.{absent[0]}') to custom_hooks beside the hooks of its base "
+            "config, which it would replace otherwise"
         )

@@ -6,79 +6,89 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-# Values that are updated at a time: on a CPU what its cache holds, so that the float32 gradient
-# is never in memory; on a GPU so many that launching the kernels costs nothing.
-CHUNK = {"cpu": 2**17}
-LARGE = 2**24
+# Number of values updated at a time, by device type. On a CPU a chunk fits into the cache, so that
+# the float32 gradient is never in memory; on a GPU launching the kernels costs nothing.
+CHUNK_SIZES = {"cpu": 2**17}
+LARGE_CHUNK = 2**24
 
 
 class MasterAdamW(AdamW):
-    """torch's fused AdamW, which also keeps a bfloat16 copy of each parameter up to date.
+    """Fused AdamW of torch that keeps a bfloat16 copy of each parameter up to date.
 
-    It uses a parameter's own gradient, or, if there is none, the gradient of its copy. Parameters
-    and state are those of AdamW in float32, and so are checkpoints.
+    A step uses the gradient of a parameter, or that of its bfloat16 copy if the parameter has none.
+    Parameters, state and checkpoints are those of AdamW, in float32.
     """
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> "MasterAdamW":
-        """Turn an AdamW into one that keeps copies; raise a ValueError if that is not possible."""
+        """Turn an AdamW into a MasterAdamW, in place.
+
+        Raises:
+            ValueError: The optimizer is not an AdamW, or has an option that is not supported.
+        """
         if type(optimizer) is not AdamW:
             raise ValueError(
-                f"bfloat16 weights with float32 masters are for AdamW, and the optimizer is "
+                f"bfloat16 weights with float32 parameters need AdamW, and the optimizer is "
                 f"{type(optimizer).__name__}; set optim_wrapper.optimizer.type=torch.optim.AdamW, "
-                "or take optim_wrapper.type=xtra_toolkit.AutocastOptimWrapper"
+                "or optim_wrapper.type=xtra_toolkit.AutocastOptimWrapper"
             )
-        unserved = [
+        unsupported = [
             name
             for name in ("amsgrad", "maximize", "capturable", "differentiable")
             if any(group[name] for group in optimizer.param_groups)
         ]
-        if unserved:
+        if unsupported:
             raise ValueError(
-                f"bfloat16 weights with float32 masters are for AdamW without {unserved[0]}; "
-                f"leave out optim_wrapper.optimizer.{unserved[0]}"
+                f"bfloat16 weights with float32 parameters do not support {unsupported[0]} of "
+                f"AdamW; leave out optim_wrapper.optimizer.{unsupported[0]}"
             )
         optimizer.__class__ = cls
-        optimizer._patch_step_function()  # torch's hooks of step, for this class's own step too
+        optimizer._patch_step_function()  # so that hooks of step run for this class too
         optimizer.__dict__.update(_no_copies())
         return optimizer
 
     def __getstate__(self) -> dict:
-        """Return torch's state. A deep copy makes its own bfloat16 copies."""
+        """Return the state without the bfloat16 copies; a copied optimizer makes its own."""
         return {**super().__getstate__(), **_no_copies()}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Return the parameters of all groups."""
+        """Iterate over the float32 parameters of all groups."""
         return (p for group in self.param_groups for p in group["params"])
 
     @property
-    def halved(self) -> bool:
-        """Return whether the gradients are still those of the bfloat16 copies."""
-        return any(half.grad is not None for half in self.bf16_copies.values())
+    def has_bf16_gradients(self) -> bool:
+        """Whether any gradient is still on a bfloat16 copy."""
+        return any(bf16_copy.grad is not None for bf16_copy in self.bf16_copies.values())
 
     @property
-    def mixed(self) -> bool:
-        """Return whether a parameter has a gradient of its own besides that of its copy."""
-        return any(p.grad is not None and h.grad is not None for p, h in self.bf16_copies.items())
+    def has_mixed_gradients(self) -> bool:
+        """Whether a parameter and its copy both have one, as with a penalty on the weights."""
+        return any(
+            p.grad is not None and copy.grad is not None for p, copy in self.bf16_copies.items()
+        )
 
     @torch.compiler.disable
     @torch.no_grad()
     def refresh(self) -> None:
-        """Create the copies, and update those of parameters that changed outside of a step.
+        """Make missing bfloat16 copies, and update those whose parameter changed outside of a step.
 
-        Changes in place are noticed; what is written through ``.data`` is not.
+        Changes are found by the version counter of a parameter, which writes through ``.data`` do
+        not raise.
+
+        Raises:
+            ValueError: A parameter that is trained is not float32.
         """
         for p in self.parameters():
             if not p.requires_grad:
-                self.bf16_copies.pop(p, None), self._seen.pop(p, None)  # frozen meanwhile
+                self.bf16_copies.pop(p, None), self._seen.pop(p, None)  # it was frozen meanwhile
                 continue
             if self._seen.get(p) == p._version:
                 continue
             if p not in self.bf16_copies:
                 if p.dtype != torch.float32:
                     raise ValueError(
-                        f"a parameter of shape {tuple(p.shape)} is {p.dtype}; masters are the "
-                        "model's own parameters, and they must be float32"
+                        f"a parameter of shape {tuple(p.shape)} is {p.dtype}; "
+                        "MasterAdamW needs the parameters of the model in float32"
                     )
                 self.bf16_copies[p] = torch.empty_like(p, dtype=torch.bfloat16, requires_grad=True)
             self.bf16_copies[p].detach().copy_(p)
@@ -87,23 +97,23 @@ class MasterAdamW(AdamW):
     @torch.compiler.disable
     @torch.no_grad()
     def collect(self) -> None:
-        """Move the gradients of the copies to the parameters, in float32."""
-        for p, half in self.bf16_copies.items():
-            if half.grad is not None:
-                grad = half.grad.float()
+        """Move the gradients of the bfloat16 copies to the parameters, in float32."""
+        for p, bf16_copy in self.bf16_copies.items():
+            if bf16_copy.grad is not None:
+                grad = bf16_copy.grad.float()
                 p.grad = grad if p.grad is None else p.grad.add_(grad)
-                half.grad = None
+                bf16_copy.grad = None
 
     @torch.compiler.disable
     @torch.no_grad()
     def clip(self, max_norm: float) -> Tensor:
-        """Return the norm of the copies' gradients; the next step scales them to ``max_norm``."""
-        assert not self.mixed, "collect first"
+        """Return the gradient norm of the copies; the next step clips it to ``max_norm``."""
+        assert not self.has_mixed_gradients, "call collect() first"
         squares = [
             grad.dot(grad)
-            for half in self.bf16_copies.values()
-            if half.grad is not None
-            for grad in self._floats(half.grad)
+            for bf16_copy in self.bf16_copies.values()
+            if bf16_copy.grad is not None
+            for grad in self._float_chunks(bf16_copy.grad)
         ]
         norm = torch.stack(squares).sum().sqrt()
         self._divisor = ((norm + 1e-6) / max_norm).clamp(min=1)
@@ -112,55 +122,61 @@ class MasterAdamW(AdamW):
     @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
-        """Update every parameter that has a gradient, and its copy."""
-        assert closure is None, "a closure would have to be called on the halves"
-        if self.mixed:
+        """Update every parameter that has a gradient, and its bfloat16 copy."""
+        assert closure is None, "a closure is not supported"
+        if self.has_mixed_gradients:
             self.collect()
         for group in self.param_groups:
             for p in group["params"]:
-                half = self.bf16_copies.get(p)
-                grad = p.grad if p.grad is not None or half is None else half.grad
+                bf16_copy = self.bf16_copies.get(p)
+                grad = p.grad if p.grad is not None or bf16_copy is None else bf16_copy.grad
                 if grad is not None:
-                    self._update(p, half, grad, group)
+                    self._update(p, bf16_copy, grad, group)
         self._divisor = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Reset the gradients; those of the copies are always set to None."""
+        """Clear the gradients of parameters and copies; those of copies are always set to None."""
         super().zero_grad(set_to_none)
-        for half in self.bf16_copies.values():
-            half.grad = None
+        for bf16_copy in self.bf16_copies.values():
+            bf16_copy.grad = None
 
-    def _update(self, p: nn.Parameter, half: Tensor | None, grad: Tensor, group: dict) -> None:
+    def _update(self, p: nn.Parameter, bf16_copy: Tensor | None, grad: Tensor, group: dict) -> None:
         state = self.state[p]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
         state["step"] += 1
-        hyper = dict(lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"])
-        hyper.update(zip(("beta1", "beta2"), group["betas"], strict=True))
-        hyper.update(amsgrad=False, maximize=False, grad_scale=self._divisor)
+        options = dict(lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"])
+        options.update(zip(("beta1", "beta2"), group["betas"], strict=True))
+        options.update(amsgrad=False, maximize=False, grad_scale=self._divisor)
         steps = [state["step"]]
-        for part, (own, first, second, copy) in zip(
-            self._floats(grad), self._split(p, half), strict=True
+        for grad_chunk, (chunk, exp_avg, exp_avg_sq, copy_chunk) in zip(
+            self._float_chunks(grad), self._split(p, bf16_copy), strict=True
         ):
-            torch._fused_adamw_([own], [part], [first], [second], [], steps, **hyper)
-            if copy is not None:
-                copy.copy_(own)
+            torch._fused_adamw_(
+                [chunk], [grad_chunk], [exp_avg], [exp_avg_sq], [], steps, **options
+            )
+            if copy_chunk is not None:
+                copy_chunk.copy_(chunk)
         self._seen[p] = p._version
 
-    def _split(self, p: nn.Parameter, half: Tensor | None) -> list[tuple]:
-        """Return the parts of a parameter, its averages and its copy; the views are made once."""
+    def _split(self, p: nn.Parameter, bf16_copy: Tensor | None) -> list[tuple]:
+        """Return matching chunks of a parameter, its averages and its copy; views are cached."""
         state = self.state[p]
-        key = p.data_ptr(), state["exp_avg"].data_ptr(), None if half is None else half.data_ptr()
-        if self._parts.get(p, (None,))[0] != key:
-            whole = chunks(p), chunks(state["exp_avg"]), chunks(state["exp_avg_sq"])
-            bf16_copies = [None] * len(whole[0]) if half is None else chunks(half.detach())
-            self._parts[p] = key, list(zip(*whole, bf16_copies, strict=True))
-        return self._parts[p][1]
+        key = (
+            p.data_ptr(),
+            state["exp_avg"].data_ptr(),
+            None if bf16_copy is None else bf16_copy.data_ptr(),
+        )
+        if self._chunks.get(p, (None,))[0] != key:
+            views = chunks(p), chunks(state["exp_avg"]), chunks(state["exp_avg_sq"])
+            copies = [None] * len(views[0]) if bf16_copy is None else chunks(bf16_copy.detach())
+            self._chunks[p] = key, list(zip(*views, copies, strict=True))
+        return self._chunks[p][1]
 
-    def _floats(self, grad: Tensor) -> Iterator[Tensor]:
-        """Yield the parts of a gradient in float32, each in the memory of the one before."""
+    def _float_chunks(self, grad: Tensor) -> Iterator[Tensor]:
+        """Iterate over the chunks of a gradient in float32; each overwrites the one before."""
         parts = chunks(grad)
         if grad.dtype == torch.float32:
             yield from parts
@@ -171,12 +187,12 @@ class MasterAdamW(AdamW):
 
 
 def _no_copies() -> dict:
-    return dict(bf16_copies={}, _seen={}, _parts={}, _divisor=None)
+    return dict(bf16_copies={}, _seen={}, _chunks={}, _divisor=None)
 
 
 def chunks(values: Tensor) -> tuple[Tensor, ...]:
-    """Return a tensor, as it lies in memory, in flat parts."""
-    if not values.is_contiguous():  # a dense one in another order, channels last for instance
+    """Split a dense tensor into flat chunks, in the order of its memory."""
+    if not values.is_contiguous():  # such as channels last
         order = sorted(range(values.ndim), key=values.stride, reverse=True)
         values = values.permute(order)
-    return values.view(-1).split(CHUNK.get(values.device.type, LARGE))
+    return values.view(-1).split(CHUNK_SIZES.get(values.device.type, LARGE_CHUNK))

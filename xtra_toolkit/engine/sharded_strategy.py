@@ -1,10 +1,10 @@
-"""Shard models that do not fit on one GPU: MMEngine's FSDP, corrected so that it resumes.
+"""Sharding for models that do not fit on one GPU: MMEngine's FSDP, able to resume.
 
     runner_type = "xtra_toolkit.ShardedRunner"
     strategy = dict(type="xtra_toolkit.ShardedStrategy")
 
-A checkpoint equals that of an unsharded run, weights and optimizer alike, so either kind of run can
-resume the other's.
+Checkpoints have the format of an unsharded run, weights and optimizer state alike, so a sharded run
+can resume an unsharded one and the other way round.
 """
 
 from typing import Any
@@ -29,26 +29,26 @@ from xtra_toolkit.models.layers import MaskedLayer
 from xtra_toolkit.models.linear import WideLinear
 from xtra_toolkit.registry import STRATEGIES
 
-# The layers of encoder and decoder, and the head's matrices, which are larger than any layer
-POLICY = ModuleWrapPolicy({MaskedLayer, WideLinear})
+# Wrap each layer of encoder and decoder, and the matrices of the head, larger than any layer
+WRAP_POLICY = ModuleWrapPolicy({MaskedLayer, WideLinear})
 
 
 @STRATEGIES.register_module()
 class ShardedStrategy(FSDPStrategy):
-    """Keep a part of weights, gradients and optimizer state on each process.
+    """Keep a part of the weights, gradients and optimizer state in each process.
 
-    The precision is that of the optimizer wrapper, autocast: norms, softmax and loss are float32 as
-    in an unsharded run. FSDP's own MixedPrecision would run them in bfloat16.
+    The precision is set by the optimizer wrapper, through autocast: norms, softmax and loss are in
+    float32 as in an unsharded run. FSDP's own MixedPrecision would compute them in bfloat16.
 
     Args:
-        model_wrapper: Arguments of ``MMFullyShardedDataParallel`` besides those that follow from
-            the machine.
-        **kwargs: Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``: checkpoints are
-            unsharded.
+        model_wrapper: Arguments of ``MMFullyShardedDataParallel``, besides those that depend on the
+            machine.
+        **kwargs: Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``, since checkpoints
+            always hold all weights.
 
     Raises:
-        ValueError: There is no launcher, ``use_orig_params`` is off, or an optimizer wrapper clips
-            by other norms than torch's.
+        ValueError: There is no launcher, ``use_orig_params`` is False, or the optimizer wrapper has
+            its own way to clip gradients.
     """
 
     def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any):
@@ -58,56 +58,62 @@ class ShardedStrategy(FSDPStrategy):
                 "longer the model's: leave it out of strategy.model_wrapper."
             )
         gpu = torch.cuda.is_available()
-        machine = {} if gpu else dict(device_id=torch.device("cpu"))
-        wrapper = dict(auto_wrap_policy=POLICY, **machine) | (model_wrapper or {})
-        # on a CPU torch 2.14 "offloads" without a copy, and gathers exp_avg_sq over exp_avg
-        averages = FullOptimStateDictConfig(offload_to_cpu=gpu, rank0_only=True)
-        whole = dict(
+        device = {} if gpu else dict(device_id=torch.device("cpu"))
+        wrapper = dict(auto_wrap_policy=WRAP_POLICY, **device) | (model_wrapper or {})
+        # on a CPU, torch 2.14 offloads without a copy and overwrites exp_avg by exp_avg_sq
+        optim_config = FullOptimStateDictConfig(offload_to_cpu=gpu, rank0_only=True)
+        state_dict_cfg = dict(
             state_dict_type="FULL_STATE_DICT",
             state_dict_config=FullStateDictConfig(offload_to_cpu=True, rank0_only=True),
-            optim_state_dict_config=averages,
+            optim_state_dict_config=optim_config,
         )
-        super().__init__(model_wrapper=wrapper, state_dict_cfg=whole, **kwargs)
+        super().__init__(model_wrapper=wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
 
     def prepare(self, model: nn.Module | dict, **kwargs: Any) -> Any:
-        """Prepare as MMEngine does, but build the optimizer before wrapping the model."""
+        """Prepare as MMEngine does, but build the optimizer before the model is wrapped."""
         self._optim_wrapper = kwargs.get("optim_wrapper")
         return super().prepare(model, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module) -> OptimWrapper:
-        """Return the wrapper of the unsharded parameters, which clips by the global norm."""
+        """Return the wrapper built from whole parameters; clip by the norm over all processes."""
         wrapper = self._optim_wrapper
         if wrapper.clip_grad_kwargs and wrapper.grad_name == "grad_norm":
-            wrapper.clip_func = lambda _, **how: model.clip_grad_norm_(**how)
+            wrapper.clip_func = lambda _, **kwargs: model.clip_grad_norm_(**kwargs)
         return wrapper
 
     def optim_state_dict(self) -> dict:
-        """Return an unsharded optimizer state on rank 0; elsewhere without its tensors."""
+        """Return the state of an unsharded optimizer; tensors are on the first process only."""
         optimizer = self.optim_wrapper.optimizer
-        whole = FSDP.optim_state_dict(self.model, optimizer)
-        if whole:  # names to numbers
-            whole = FSDP.rekey_optim_state_dict(
-                whole, OptimStateKeyType.PARAM_ID, self.model, optim=optimizer
+        state = FSDP.optim_state_dict(self.model, optimizer)
+        if state:  # from names of parameters to their numbers
+            state = FSDP.rekey_optim_state_dict(
+                state, OptimStateKeyType.PARAM_ID, self.model, optim=optimizer
             )
-        return {**self.optim_wrapper.state_dict(), **whole}
+        return {**self.optim_wrapper.state_dict(), **state}
 
     def load_checkpoint(self, filename: str, **kwargs: Any) -> dict:
-        """Load the file once for each machine, and never whole into a GPU's memory."""
+        """Load a checkpoint on the CPU, mapped into memory once for all processes of a machine."""
         with serialization.patch("load.mmap", is_zipfile(filename)):
             return super().load_checkpoint(filename, **{**kwargs, "map_location": "cpu"})
 
     def load_model_state_dict(self, state_dict: dict, **kwargs: Any) -> None:
-        """Load an unsharded state, and report what does not fit, which MMEngine does not."""
+        """Load the state of an unsharded model, and warn of keys that do not match.
+
+        MMEngine's FSDPStrategy is silent about them.
+        """
         kwargs.pop("revise_keys", None)
         missing, unexpected = self.model.load_state_dict(state_dict, **kwargs)
-        for names, what in ((missing, "are not in the checkpoint"), (unexpected, "fit nowhere")):
+        for names, problem in (
+            (missing, "are not in the checkpoint"),
+            (unexpected, "are not in the model"),
+        ):
             if names:
-                self.logger.warning(f"{len(names)} weights {what}, the first {names[0]!r}.")
+                self.logger.warning(f"{len(names)} weights {problem}, the first {names[0]!r}.")
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load an unsharded optimizer state.
+        """Load the state of an unsharded optimizer.
 
-        MMEngine 0.10.7 passes (state, model, optim) where torch takes (model, optim, state).
+        MMEngine 0.10.7 passes (state, model, optim) where torch expects (model, optim, state).
         """
         optimizer = self.optim_wrapper.optimizer
         named = FSDP.rekey_optim_state_dict(
@@ -117,8 +123,8 @@ class ShardedStrategy(FSDPStrategy):
         self.optim_wrapper.load_state_dict({**state_dict, **parts})
 
     def _setup_distributed(self, *args: Any, **kwargs: Any) -> None:
-        """Start the process group; on a machine without GPUs MMEngine would look for one."""
-        from xtra_toolkit.engine import gloo  # noqa: F401  it replaces that launcher
+        """Join the processes; on a machine without GPUs, through a launcher that needs none."""
+        from xtra_toolkit.engine import gloo  # noqa: F401  it replaces MMEngine's launcher
 
         return super()._setup_distributed(*args, **kwargs)
 
@@ -126,20 +132,23 @@ class ShardedStrategy(FSDPStrategy):
         if not is_distributed():
             raise ValueError(
                 "ShardedStrategy shards over processes, and there is one without a launcher: add "
-                "--launcher pytorch --gpus N, or take the config without sharding."
+                "--launcher pytorch --gpus N, or use the config without sharding."
             )
         if self._optim_wrapper is not None:
-            # paramwise_cfg asks for names and dimensions, and the parts have one dimension
+            # paramwise_cfg needs names and dimensions, which flattened parts do not have
             self._optim_wrapper = super().build_optim_wrapper(self._optim_wrapper, model)
-            refuse_other_norms(self._optim_wrapper)
-        with DefaultScope.overwrite_default_scope("mmengine"):  # MMPretrain's has no functions
+            _refuse_own_clipping(self._optim_wrapper)
+        with DefaultScope.overwrite_default_scope(
+            "mmengine"
+        ):  # MMPretrain's scope has no functions
             return super()._wrap_model(model)
 
 
-def refuse_other_norms(wrapper: OptimWrapper) -> None:
-    """Raise a ValueError if an optimizer wrapper clips, or replaces, its own parameters."""
+def _refuse_own_clipping(wrapper: OptimWrapper) -> None:
+    """Raise a ValueError for an optimizer wrapper that overrides the clipping of gradients."""
     if getattr(type(wrapper), "_clip_grad", None) is not OptimWrapper._clip_grad:
         raise ValueError(
-            f"{type(wrapper).__name__} has its own way with whole parameters, and here each "
-            "process has a part: set optim_wrapper.type=xtra_toolkit.AutocastOptimWrapper."
+            f"{type(wrapper).__name__} clips or replaces whole parameters, and here each "
+            "process holds a part of them: set "
+            "optim_wrapper.type=xtra_toolkit.AutocastOptimWrapper."
         )

@@ -1,4 +1,4 @@
-"""Explain a time-out of the process group instead of waiting without end."""
+"""Report a process of the group that does not answer, instead of waiting without end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,9 @@ from typing import Any
 
 @contextmanager
 def explained_timeouts(runner: Any) -> Iterator[None]:
-    """Turn gloo's time-out into a sentence; NCCL's watchdog ends the process with its own.
+    """Turn the time-out of gloo into a message for the user.
+
+    NCCL needs none: its watchdog ends the process with a message of its own.
 
     Raises:
         TimeoutError: Another process did not answer within ``env_cfg.dist_cfg.timeout``.

@@ -16,7 +16,7 @@ from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, AdamW, Optimizer
 
-from xtra_toolkit.engine.replay import Batch, where_it_began
+from xtra_toolkit.engine.replay import Batch, find_first_non_finite
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.atomic_backend import AtomicBackend
 from xtra_toolkit.utils.delayed_read import OneStepLate, agreed
@@ -150,20 +150,20 @@ class StopOnNonFiniteLoss(Hook):
         if not batches:
             return "The step read no batch through data_preprocessor, so it cannot be replayed."
         try:
-            sentence, batch = where_it_began(runner.model, runner.optim_wrapper, batches)
+            sentence, batch = find_first_non_finite(runner.model, runner.optim_wrapper, batches)
         except Exception as error:  # out of memory, say: what went wrong before is still told
             sentence, batch = f"A replay of the step failed ({error}).", batches[0]
         self._batches = []  # those of the replay
         rank = f"_rank_{get_rank()}" if get_world_size() > 1 else ""
         path = Path(runner.work_dir) / f"nonfinite_iter_{iteration + 1}{rank}.pt"
         with io.BytesIO() as file:
-            torch.save(batch.saved(), file)
+            torch.save(batch.state_dict(), file)
             AtomicBackend().put(file.getvalue(), path)
         return f"{sentence} The batch is in {path}."
 
 
 def gradients(optimizer: Optimizer) -> Iterator[Tensor]:
-    """Yield the gradients of an optimizer, those of MasterAdamW's bfloat16 copies included."""
+    """Iterate over the gradients of parameters and of their bfloat16 copies (MasterAdamW)."""
     bf16_copies = getattr(optimizer, "bf16_copies", {})
     for group in optimizer.param_groups:
         for param in group["params"]:
