@@ -216,7 +216,7 @@ STOCK = dict(type="DefaultSampler", shuffle=True)
             dict(train_dataloader=dict(dataset=Plain())),
             r"Plain does not accept keys.*SeededSamples",
         ),
-        (dict(optim_wrapper=dict(accumulative_counts=2)), r"accumulative_counts=2 beside"),
+        (dict(optim_wrapper=dict(accumulative_counts=2)), r"accumulative_counts=2 was given"),
         (dict(auto_scale_lr=dict(enable=True, base_batch_size=8)), r"auto_scale_lr\.enable=False"),
         (dict(train_cfg=dict(global_batch=64)), r"44 images were found, and a global batch"),
     ],

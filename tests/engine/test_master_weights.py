@@ -111,7 +111,7 @@ def test_within_a_step_weights_are_bfloat16_and_before_and_after_it_the_masters(
 
 @pytest.mark.parametrize("clip", [None, dict(max_norm=1e-3), dict(max_norm=1e-3, norm_type=1)])
 def test_an_update_is_adamws(clip, monkeypatch):
-    monkeypatch.setitem(master_adamw.CHUNK, "cpu", 5)  # 21 weights in 5 parts
+    monkeypatch.setitem(master_adamw.CHUNK_SIZES, "cpu", 5)  # 21 weights in 5 parts
     model, other = lines()
     optim, x = wrapper(model, clip_grad=clip and dict(clip)), torch.randn(5, 7)
     plain = torch.optim.AdamW(other.parameters(), lr=1e-2, fused=True)
@@ -264,7 +264,7 @@ def test_other_optimizers_are_refused():
     (model,) = lines(1)
     with pytest.raises(ValueError, match=r"need AdamW, and the optimizer is SGD.*AutocastOptim"):
         MasterWeightsOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    with pytest.raises(ValueError, match="without amsgrad; leave out"):
+    with pytest.raises(ValueError, match="do not support amsgrad of AdamW; leave out"):
         wrapper(model, dict(amsgrad=True))
     model.double()
     with pytest.raises(ValueError, match=r"shape \(3, 7\) is torch.float64"):

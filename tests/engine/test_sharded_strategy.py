@@ -16,7 +16,7 @@ from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmpretrain.registry import MODELS
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from xtra_toolkit.engine.sharded_strategy import POLICY, refuse_other_norms
+from xtra_toolkit.engine.sharded_strategy import WRAP_POLICY, refuse_own_clipping
 from xtra_toolkit.hooks import StopOnNonFiniteLoss
 from xtra_toolkit.utils.atomic_backend import AtomicBackend
 
@@ -268,15 +268,15 @@ def test_what_cannot_be_sharded_is_refused(options, sentence, photos, tmp_path):
 def test_wrappers_with_norms_of_their_own_are_refused(kind):
     weight = torch.nn.Parameter(torch.zeros(1))
     config = dict(type=f"xtra_toolkit.{kind}", optimizer=torch.optim.AdamW([weight]))
-    with pytest.raises(ValueError, match=f"{kind} has its own way"):
-        refuse_other_norms(OPTIM_WRAPPERS.build(config))
+    with pytest.raises(ValueError, match=f"{kind} clips or replaces whole"):
+        refuse_own_clipping(OPTIM_WRAPPERS.build(config))
 
 
 def test_of_the_full_size_every_layer_is_wrapped():
     config = Config.fromfile(ROOT / "mmconfigs" / "xtra_vit-h14_fsdp.py")
     with torch.device("meta"):
         model = MODELS.build(config.model)
-    chosen = POLICY._run_policy(model, set(), {})
+    chosen = WRAP_POLICY._run_policy(model, set(), {})
     names = {name for name, module in model.named_modules() if module in chosen}
     layers = {f"backbone.layers.{i}" for i in range(32)} | {f"neck.layers.{i}" for i in range(8)}
     assert names == layers | {"head.predictors.0.0", "head.predictors.0.2"}

@@ -38,10 +38,10 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
     ``outputs``. A checkpoint from the middle of an epoch resumes with the images not yet used.
 
     All generators are seeded again for each micro-batch, from the seed, the step and the position
-    of the micro-batch in the global batch. A resumed run therefore draws the same random numbers as an
-    uninterrupted one, for instance in drop path, though MMEngine 0.10.7 saves no random state. This
-    holds on another number of processes too, if ``batch_size`` stays the same. A loss that divides
-    by the number of predictions, such as AIM's, divides by that of the global batch (see
+    of the micro-batch in the global batch. A resumed run therefore draws the same random numbers as
+    an uninterrupted one, for instance in drop path, though MMEngine 0.10.7 saves no random state.
+    This holds on another number of processes too, if ``batch_size`` stays the same. A loss that
+    divides by the number of predictions, such as AIM's, divides by that of the global batch (see
     ``counting`` of the model).
 
     Args:

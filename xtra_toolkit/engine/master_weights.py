@@ -37,8 +37,9 @@ class MasterWeightsOptimWrapper(OptimWrapper):
     groups are those of a float32 run, and each kind of run can resume the other. Within a step
     every parameter is replaced by a bfloat16 copy, which the update writes again; frozen parameters
     are replaced too, except those of the target, so that a teacher stays float32. Activations,
-    including the residual stream, and gradients have the dtype of the copies. Outside of a step, for instance
-    in validation, all is float32. Gradients are accumulated and averaged over processes in float32.
+    including the residual stream, and gradients have the dtype of the copies. Outside of a
+    step, for instance in validation, all is float32. Gradients are accumulated and
+    averaged over processes in float32.
 
     The model must convert its images to the dtype of its weights, as MaskTargetPretrainer does.
     Targets and the loss stay float32.

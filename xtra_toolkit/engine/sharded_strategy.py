@@ -137,14 +137,14 @@ class ShardedStrategy(FSDPStrategy):
         if self._optim_wrapper is not None:
             # paramwise_cfg needs names and dimensions, which flattened parts do not have
             self._optim_wrapper = super().build_optim_wrapper(self._optim_wrapper, model)
-            _refuse_own_clipping(self._optim_wrapper)
+            refuse_own_clipping(self._optim_wrapper)
         with DefaultScope.overwrite_default_scope(
             "mmengine"
         ):  # MMPretrain's scope has no functions
             return super()._wrap_model(model)
 
 
-def _refuse_own_clipping(wrapper: OptimWrapper) -> None:
+def refuse_own_clipping(wrapper: OptimWrapper) -> None:
     """Raise a ValueError for an optimizer wrapper that overrides the clipping of gradients."""
     if getattr(type(wrapper), "_clip_grad", None) is not OptimWrapper._clip_grad:
         raise ValueError(
