@@ -49,6 +49,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         dataloader: Config of the data loader. Its sampler must be a ``GlobalBatchSampler``, which
             is the default.
         global_batch: Number of images of one optimizer step, over all processes.
+        max_iters: Number of steps after which to stop, also in the middle of an epoch.
         **kwargs: Arguments of ``EpochBasedTrainLoop``, such as ``max_epochs`` and ``val_interval``.
 
     Raises:
@@ -56,7 +57,19 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
             accumulation or scales the learning rate.
     """
 
-    def __init__(self, runner: Any, dataloader: dict, global_batch: int, **kwargs: Any):
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: dict,
+        global_batch: int,
+        max_iters: int | None = None,
+        **kwargs: Any,
+    ):
+        if max_iters is not None and max_iters < 1:
+            raise ValueError(
+                f"train_cfg.max_iters={max_iters} was given; it is the number of steps after which "
+                "the run stops, at least 1, or None for all of max_epochs."
+            )
         _refuse_conflicting_options(runner)
         sampler = _global_batch_sampler(dataloader)
         batch_size = dataloader.get("batch_size", 1)
