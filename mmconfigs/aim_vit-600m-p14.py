@@ -5,10 +5,11 @@ Recipe: apple/ml-l3m at e6376a3, configs/aimv1/001_aim_v1_600M.yaml; trunk: appl
     mim train mmpretrain mmconfigs/aim_vit-600m-p14.py
 
 The trunk has 681 M parameters; the paper's tables call it 600M. Cost: 125,000 steps of 4096
-images, the 400 epochs below on ImageNet-1k (312 steps each). Apple trained on DFN-2B+ (2 billion
-images): for other data set max_epochs and the schedule's two ends so that they make 125,000 steps.
-Activation checkpointing, which the original has: model.with_cp=True. Expected (the XTRA paper's,
-which pretraining data it does not say here; not reproduced): 73.5 attentive on ImageNet-1k.
+images, which are the 400 epochs below on ImageNet-1k (312 steps each). Apple trained on DFN-2B+ (2
+billion images). For other data, set max_epochs and both ends of the schedule so that they make
+125,000 steps. For activation checkpointing, as in the original, set model.with_cp=True. Expected:
+73.5 by attentive probe on ImageNet-1k (reported by the XTRA paper, which does not state the
+pretraining data; not reproduced here).
 """
 
 _base_ = ["_base_/runtime.py", "_base_/images_256.py", "_base_/xavier.py"]
@@ -29,7 +30,7 @@ model = dict(
         patch_cfg=dict(norm_cfg=dict(type="mmengine.LN", eps=1e-5)),
         init_cfg=_base_.xavier,
     ),
-    # AIM's head: 12 layers without attention, positions added again
+    # AIM's head: 12 layers without attention; the positions are added again
     neck=dict(
         type="xtra_toolkit.ViTDecoder",
         width=2048,
@@ -40,7 +41,7 @@ model = dict(
         norm_eps=1e-5,
         init_cfg=_base_.xavier,
     ),
-    # targets outside the prefix, counted over the whole batch
+    # the loss is the mean over all targets of the batch that lie outside the prefix
     head=dict(
         type="xtra_toolkit.PredictionHead", loss="mse", reduction="batch", init_cfg=_base_.xavier
     ),
@@ -56,7 +57,7 @@ train_dataloader = dict(
                 crop_ratio_range=(0.4, 1.0),
             ),
             dict(type="xtra_toolkit.RandomFlip", prob=0.5),
-            # MMCV's ColorJitter overflows with NumPy 2 where the hue moves
+            # torchvision's, because MMCV's ColorJitter overflows with NumPy 2 when hue changes
             dict(type="mmpretrain.NumpyToPIL", to_rgb=True),
             dict(
                 type="mmengine.RandomApply",

@@ -5,11 +5,11 @@ Code: openai/image-gpt at c6af2eb; training recipe as in the paper's section 3.
     xtra clusters data/imagenet/train data/clusters.npy
     mim train mmpretrain mmconfigs/igpt_s.py
 
-The objective is iGPT's: a start token (the ViT's class token), token-causal, cross-entropy over the
-next pixel's colour cluster, all 1024 pixels. The network is a plain ViT of its size: a pixel is
-embedded by a projection of its three values, where the original looks its cluster up in a table;
-it has biases, LayerNorm and GELU, where the original has none, a norm without mean, and quick-GELU.
-Cost: 1,000,000 steps of 128 images.
+The objective is iGPT's: a start token (the ViT's class token), a token-causal mask, and the
+cross-entropy over the colour cluster of the next pixel, for all 1024 pixels. The network is a plain
+ViT of the same size. It embeds a pixel by a projection of its three values, whereas the original
+looks up its cluster in a table. It has biases, LayerNorm and GELU, whereas the original has no
+biases, a norm that does not subtract the mean, and quick-GELU. Cost: 1,000,000 steps of 128 images.
 """
 
 _base_ = ["_base_/runtime.py", "_base_/images_256.py"]
@@ -18,7 +18,7 @@ data_preprocessor = dict(
     type="mmpretrain.SelfSupDataPreprocessor", mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True
 )
 
-# the projection of three values as small as the positions, 0.02
+# the patch projection gets the same standard deviation as the positions, 0.02
 init_cfg = [
     dict(type="mmengine.TruncNormal", layer=["Linear", "Conv2d"], std=0.02, bias=0.0),
     dict(type="mmengine.Constant", layer="LayerNorm", val=1.0, bias=0.0),

@@ -4,8 +4,9 @@ Paper: arXiv 2111.06377; code facebookresearch/mae at efb2a80 (PRETRAIN.md).
 
     mim train mmpretrain mmconfigs/mae_vit-b16.py
 
-bfloat16 where the original has float16. Cost: 800 epochs of 1.28 M images at batch 4096, 250,000
-steps. Expected (the paper's, after 1600 epochs, not reproduced here): 68.0 linear on ImageNet-1k.
+The precision is bfloat16; the original's is float16. Cost: 800 epochs of 1.28 M images at batch
+4096, 250,000 steps. Expected (reported by the paper after 1600 epochs, not reproduced here): 68.0
+by linear probe on ImageNet-1k.
 """
 
 _base_ = ["_base_/runtime.py", "_base_/images_256.py", "_base_/xavier.py"]
@@ -52,7 +53,7 @@ train_dataloader = dict(
 
 train_cfg = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=800, global_batch=4096)
 
-# 1.5e-4 for 256 images
+# 1.5e-4 for each 256 images of the batch
 optim_wrapper = dict(optimizer=dict(lr=2.4e-3), clip_grad=None)
 
 param_scheduler = [

@@ -1,15 +1,15 @@
 """ViT-B/16 on ImageNet-1k as in XTRA, arXiv 2411.15648 (CVPR 2025); elad-amrani/xtra at e711fb5.
 
-xtra_vit-b16.py is XTRA, aim_vit-b16.py the AIM that the paper compares with: they differ in the
-mask and the target below. Warm-up, epochs and drop path are those of XTRA's released checkpoint,
-not of its released yaml.
+xtra_vit-b16.py is XTRA, and aim_vit-b16.py is the AIM with which the paper compares it. They differ
+only in the mask and the target below. Warm-up, epochs and drop path are those of XTRA's released
+checkpoint, which differ from its released yaml.
 
     mim train mmpretrain mmconfigs/xtra_vit-b16.py
 
-Own images: --cfg-options train_dataloader.dataset.data_root=/path train_cfg.global_batch=256
-train_dataloader.batch_size=32. Cost: 800 epochs of 1.28 M images at batch 2048, 500,000 steps.
-Expected (the paper's, not reproduced here) on ImageNet-1k, linear and attentive: XTRA 70.2 and
-76.8, AIM 67.4 and 73.5.
+For your own images, add --cfg-options train_dataloader.dataset.data_root=/path
+train_cfg.global_batch=256 train_dataloader.batch_size=32. Cost: 800 epochs of 1.28 M images at
+batch 2048, 500,000 steps. Expected (reported by the paper, not reproduced here) on ImageNet-1k, by
+linear and by attentive probe: XTRA 70.2 and 76.8, AIM 67.4 and 73.5.
 """
 
 _base_ = ["_base_/runtime.py", "_base_/images_256.py"]

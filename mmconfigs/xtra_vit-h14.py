@@ -4,9 +4,10 @@ Paper: arXiv 2411.15648 (CVPR 2025); code elad-amrani/xtra at e711fb5.
 
     mim train mmpretrain mmconfigs/xtra_vit-h14.py
 
-Data: a folder of ImageNet-21k, --cfg-options train_dataloader.dataset.data_root=/path. Cost: 100
-epochs of 13.1 M images at batch 2048, 640,000 steps. Expected (the paper's, not reproduced
-here): 80.9 attentive on ImageNet-1k.
+The data is a folder of ImageNet-21k; name it with --cfg-options
+train_dataloader.dataset.data_root=/path. Cost: 100 epochs of 13.1 M images at batch 2048, 640,000
+steps. Expected (reported by the paper, not reproduced here): 80.9 by attentive probe on
+ImageNet-1k.
 """
 
 _base_ = ["xtra_vit-b16.py"]

@@ -1,6 +1,6 @@
-"""Any folder of images, labelled or not, in XTRA's augmentation at 256 px.
+"""Load any folder of images, labelled or not, with XTRA's augmentation at 256 px.
 
---cfg-options train_dataloader.dataset.data_root=/path/to/images
+Name the folder with --cfg-options train_dataloader.dataset.data_root=/path/to/images.
 """
 
 data_preprocessor = dict(

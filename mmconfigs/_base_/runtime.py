@@ -1,7 +1,7 @@
-"""What every pretraining config shares: hooks, logging, precision, the seed."""
+"""Settings that all pretraining configs share: hooks, logging, precision and the seed."""
 
 default_scope = "mmpretrain"
-custom_imports = dict(imports=["xtra_toolkit"])  # before MMCV, whose warning it silences
+custom_imports = dict(imports=["xtra_toolkit"])  # imported before MMCV, to silence its warning
 
 default_hooks = dict(
     timer=dict(type="xtra_toolkit.Throughput"),
@@ -21,13 +21,13 @@ custom_hooks = [
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl", timeout=600),  # seconds that a process waits for another
+    dist_cfg=dict(backend="nccl", timeout=600),  # seconds that a process waits for the others
 )
 
-# beside MMEngine's local files: tensorboard, wandb, mlflow
+# Backends besides MMEngine's local files, for example tensorboard, wandb or mlflow.
 visualizer = dict(type="xtra_toolkit.Visualizer", vis_backends=[])
 
-# MMEngine's would log val/loss as a mean over the last ten validations
+# MMEngine's default pattern would average val/loss over the last ten validations.
 log_processor = dict(
     type="mmengine.LogProcessor",
     mean_pattern=r"^(?!val/|probe/).*(loss|time|data_time|grad_norm)",
@@ -38,7 +38,7 @@ load_from = None
 resume = False
 randomness = dict(seed=0)
 
-# AdamW as in XTRA: no weight decay on one-dimensional parameters; position tables are decayed.
+# AdamW as in XTRA: no weight decay on one-dimensional parameters, but on position embeddings.
 optim_wrapper = dict(
     type="xtra_toolkit.AutocastOptimWrapper",
     optimizer=dict(

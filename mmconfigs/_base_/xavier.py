@@ -1,4 +1,4 @@
-"""How MAE and AIM initialise: xavier-uniform, the patch convolution as the matrix that it is."""
+"""Initialise as MAE and AIM do: xavier-uniform, with the patch convolution as a linear layer."""
 
 xavier = [
     dict(type="mmengine.Xavier", layer="Linear", distribution="uniform"),

@@ -1,7 +1,7 @@
-"""The paper's ablation setting: 100 epochs, warm-up 10, decoder 384 wide, no drop path.
+"""The paper's ablation setting: 100 epochs, 10 of warm-up, decoder width 384, no drop path.
 
-elad-amrani/xtra at e711fb5, config/ablations/baseline.yaml; its batch is 114 images on each of
-its GPUs, whose number is not stated, so the global batch is the main recipe's.
+Source: elad-amrani/xtra at e711fb5, config/ablations/baseline.yaml. It has 114 images on each GPU
+and does not state the number of GPUs, so the global batch here is that of the main recipe.
 """
 
 _base_ = ["../xtra_vit-b16.py"]

@@ -1,4 +1,4 @@
-"""Blocks of 1×1 token: token-causal, next token (block_1x16x16.yaml)."""
+"""Blocks of 1×1 token, that is token-causal with the next token (block_1x16x16.yaml)."""
 
 _base_ = ["baseline.py"]
 

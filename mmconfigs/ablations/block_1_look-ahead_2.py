@@ -1,4 +1,4 @@
-"""Token-causal, the next two tokens, a head each (block_2x16x16.yaml)."""
+"""Token-causal, the next two tokens, with one head for each (block_2x16x16.yaml)."""
 
 _base_ = ["block_1.py"]
 

@@ -1,4 +1,4 @@
-"""Blocks of 2×2 tokens, the next two blocks, a head each (block_2x32x32.yaml)."""
+"""Blocks of 2×2 tokens, the next two blocks, with one head for each (block_2x32x32.yaml)."""
 
 _base_ = ["block_2.py"]
 

@@ -1,4 +1,4 @@
-"""Blocks of 4×4 tokens, the next two blocks, a head each (block_2x64x64.yaml)."""
+"""Blocks of 4×4 tokens, the next two blocks, with one head for each (block_2x64x64.yaml)."""
 
 _base_ = ["baseline.py"]
 

@@ -1,4 +1,4 @@
-"""Fixed random block orders, one drawn a batch (pesudo_random.yaml, as it is spelt there)."""
+"""Fixed random block orders, one drawn for each batch (pesudo_random.yaml, spelt so there)."""
 
 _base_ = ["baseline.py"]
 

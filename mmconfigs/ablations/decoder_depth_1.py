@@ -1,4 +1,4 @@
-"""A decoder of 1 layer(s) (depth_1.yaml)."""
+"""A decoder of 1 layer (depth_1.yaml)."""
 
 _base_ = ["baseline.py"]
 

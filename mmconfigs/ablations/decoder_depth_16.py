@@ -1,4 +1,4 @@
-"""A decoder of 16 layer(s) (depth_16.yaml)."""
+"""A decoder of 16 layers (depth_16.yaml)."""
 
 _base_ = ["baseline.py"]
 

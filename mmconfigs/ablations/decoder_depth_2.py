@@ -1,4 +1,4 @@
-"""A decoder of 2 layer(s) (depth_2.yaml)."""
+"""A decoder of 2 layers (depth_2.yaml)."""
 
 _base_ = ["baseline.py"]
 

@@ -1,4 +1,4 @@
-"""A decoder of 4 layer(s) (depth_4.yaml)."""
+"""A decoder of 4 layers (depth_4.yaml)."""
 
 _base_ = ["baseline.py"]
 

@@ -1,4 +1,4 @@
-"""Linear segmentation with a frozen ViT-B/16 at 256 px: your images, your segmentation maps.
+"""Linear segmentation with a frozen ViT-B/16 at 256 px, on your images and segmentation maps.
 
     mim train mmpretrain mmconfigs/benchmarks/segmentation.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-b16/epoch_800.pth \
@@ -6,18 +6,19 @@
         model.num_classes=21
 
     /path/train/images/x.jpg         any image
-    /path/train/annotations/x.png    of its size: a class number a pixel, from 0; 255 for none
+    /path/train/annotations/x.png    of the same size: class number (from 0) of each pixel, or 255
 
-BatchNorm and a 1x1 convolution (as DINOv2) on the feature maps after layers 4, 6, 8 and 12,
-which have one size, the grid's. mIoU on the maps in their full size. For ADE20K say
-reduce_zero_label=True in both LoadSegMap; model.backbone.frozen_stages=-1 trains the encoder too.
+Pixels of class 255 are ignored. The head is a BatchNorm and a 1x1 convolution (as in DINOv2) on the
+feature maps after layers 4, 6, 8 and 12, which all have the size of the grid. mIoU is computed at
+the full size of the maps. For ADE20K, set reduce_zero_label=True in both LoadSegMap. To train the
+encoder too, set model.backbone.frozen_stages=-1.
 
-The encoder's mask comes out of the checkpoint, and under a causal one dense features are not
-equally informed: a block knows nothing of those behind it, the first one least of all. To read
-the same weights with full attention, which they were not trained for, add
+The encoder's mask is read from the checkpoint. Under a causal mask, a block does not attend to
+later blocks, so features of early blocks depend on less of the image. To use the weights with full
+attention, for which they were not trained, add
 model.backbone.mask.type=xtra_toolkit.Bidirectional model.backbone.change_mask=True.
 
-The paper reports no segmentation; the recipe is ours, not tuned.
+The paper reports no segmentation; this recipe is our own and is not tuned.
 """
 
 _base_ = ["../_base_/runtime.py"]

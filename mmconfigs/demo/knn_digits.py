@@ -1,12 +1,12 @@
-"""xtra_digits.py with kNN accuracy for its validation: an online probe that trains nothing.
+"""xtra_digits.py with kNN accuracy as validation, a probe during training that needs no training.
 
     mim train mmpretrain mmconfigs/demo/knn_digits.py
 
-or, of a checkpoint:
+or, for a checkpoint:
 
     mim test mmpretrain mmconfigs/demo/knn_digits.py -C work_dirs/xtra_digits/epoch_20.pth
 
-The same three assignments turn the validation of any pretraining config into kNN.
+The same three assignments add kNN validation to any pretraining config.
 """
 
 _base_ = ["xtra_digits.py"]

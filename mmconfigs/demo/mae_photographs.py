@@ -1,4 +1,4 @@
-"""MAE beside xtra_photographs.py: another mask line, another target line, a plain head."""
+"""MAE, to compare with xtra_photographs.py: another mask, another target and a linear head."""
 
 _base_ = ["xtra_photographs.py"]
 

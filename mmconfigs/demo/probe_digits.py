@@ -3,9 +3,8 @@
     mim train mmpretrain mmconfigs/demo/probe_digits.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_digits/epoch_20.pth
 
-MMPretrain's avg_featmap (mean pool after the final norm, normed once more), BatchNorm without
-affine, linear. The encoder's mask comes out of
-the checkpoint.
+The probe is MMPretrain's avg_featmap (the mean after the final norm, normalised again), a BatchNorm
+without parameters and a linear layer. The encoder's mask is read from the checkpoint.
 """
 
 _base_ = ["xtra_digits.py"]

@@ -57,7 +57,7 @@ val_dataloader = dict(
 val_evaluator = dict(type="xtra_toolkit.PretrainLoss")
 val_cfg = dict()
 
-# a step an epoch: there are few photographs, and any number of crops
+# one step is an epoch, because there are few photographs and any number of crops
 train_cfg = dict(
     type="xtra_toolkit.GlobalBatchLoop", max_epochs=2000, global_batch=32, val_interval=200
 )

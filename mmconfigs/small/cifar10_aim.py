@@ -1,4 +1,4 @@
-"""AIM without a prefix beside cifar10_xtra.py: the mask and the target change, nothing else."""
+"""AIM without a prefix: cifar10_xtra.py with another mask and another target."""
 
 _base_ = ["cifar10_xtra.py"]
 

@@ -1,4 +1,4 @@
-"""MAE beside cifar10_xtra.py: the same encoder; projection and head are single linear layers."""
+"""MAE with the encoder of cifar10_xtra.py; projection and head are single linear layers."""
 
 _base_ = ["cifar10_xtra.py"]
 

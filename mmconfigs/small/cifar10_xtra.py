@@ -41,7 +41,7 @@ train_dataloader = dict(
 
 train_cfg = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=2, global_batch=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
-# warm-up is a tenth of the run
+# a tenth of the run is warm-up
 param_scheduler = [
     dict(type="mmengine.LinearLR", start_factor=0.1, end=0.2, convert_to_iter_based=True),
     dict(type="mmengine.CosineAnnealingLR", begin=0.2, end=2, convert_to_iter_based=True),

@@ -1,4 +1,4 @@
-"""AIM without a prefix beside fashion_xtra.py: two lines change."""
+"""AIM without a prefix: fashion_xtra.py with another mask and another target."""
 
 _base_ = ["fashion_xtra.py"]
 

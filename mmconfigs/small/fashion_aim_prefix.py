@@ -1,4 +1,4 @@
-"""AIM with a prefix drawn for each image, beside fashion_aim.py."""
+"""AIM with a prefix drawn for each image: fashion_aim.py with another mask."""
 
 _base_ = ["fashion_aim.py"]
 

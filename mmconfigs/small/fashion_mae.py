@@ -1,4 +1,4 @@
-"""MAE beside fashion_xtra.py: the same encoder; projection and head are single linear layers."""
+"""MAE with the encoder of fashion_xtra.py; projection and head are single linear layers."""
 
 _base_ = ["fashion_xtra.py"]
 

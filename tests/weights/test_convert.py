@@ -232,7 +232,7 @@ def test_a_mask_in_a_file_cannot_call_anything(tmp_path, inside):
     [
         (lambda: Checkpoint.of({"conv.weight": torch.ones(1)}), "no encoder was found.*'conv.wei"),
         (lambda: Checkpoint.of({}), "no encoder was found.*None"),
-        (lambda: Checkpoint.of(vit().state_dict()), r"does not tell .* name it \(--mask\)"),
+        (lambda: Checkpoint.of(vit().state_dict()), r"does not tell .* name it with --mask"),
         (lambda: Checkpoint.of(of_mask(BLOCKS), MASKS["token"]), "says that its mask is .*Block"),
         (
             lambda: Checkpoint.of(ORIGINAL, dict(BLOCKS, block_size=3)),

@@ -1,24 +1,26 @@
-"""Attentive probe of a frozen ViT-B/16, as XTRA's (arXiv 2411.15648), all rates in one run.
+"""Attentive probe of a frozen ViT-B/16 as in XTRA (arXiv 2411.15648), all rates in one run.
 
-The mean of the last 6 layers' outputs without the final norm, BatchNorm without parameters, one
-learned query with 16 heads, linear; 7 learning rates. Of the original's config/eval/xtra_b/
-in1k_att at e711fb5: batch 1024 x 4, 100 epochs, 10 of warm-up, AdamW with decay 0.1, gradients
-clipped at 3. For AIM's: model.head.probe.bias=False, and as many heads as the trunk has.
+The probe takes the mean of the last 6 layers' outputs without the final norm, followed by a
+BatchNorm without parameters, attention by one learned query with 16 heads, and a linear layer. It
+is trained with 7 learning rates. Source: config/eval/xtra_b/in1k_att of the original at e711fb5:
+batch 1024 x 4, 100 epochs, 10 of warm-up, AdamW with weight decay 0.1, gradients clipped at 3. For
+AIM's probe, set model.head.probe.bias=False and as many heads as the trunk has.
 
-A data set plugs in like this (mmconfigs/benchmarks/attentive/imagenet.py):
+To use it with a data set, write (as in mmconfigs/benchmarks/attentive/imagenet.py):
 
     _base_ = ["../_base_/attentive.py", "../_base_/data/imagenet.py"]
     model = dict(head=dict(num_classes=_base_.num_classes))
 
-where the data config defines train_dataloader, val_dataloader and num_classes, and nothing that
-stands here (val_evaluator and val_cfg do). It may change train_cfg.global_batch, model.head.rates
-and param_scheduler in the same way.
+The data config must define train_dataloader, val_dataloader and num_classes, and nothing that is
+defined here or in probe.py (such as val_evaluator and val_cfg). The config that combines both may
+also change train_cfg.global_batch, model.head.rates and param_scheduler.
 
     mim train mmpretrain mmconfigs/benchmarks/attentive/imagenet.py --cfg-options \
         model.backbone.init_cfg.checkpoint=epoch_800.pth
 
-All rates are reported, accuracy/top1 is the best and accuracy/best_lr its rate. To predict with
-that probe: model.head.predict_rate=1e-3. Another mask than the encoder was trained with:
+The accuracy is reported for all rates; accuracy/top1 is the best one and accuracy/best_lr its rate.
+To predict with the probe of one rate, set model.head.predict_rate=1e-3. To use another mask than
+the encoder was trained with, set
 model.backbone.change_mask=True model.backbone.mask.type=xtra_toolkit.Bidirectional.
 """
 

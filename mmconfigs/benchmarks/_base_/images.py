@@ -1,10 +1,10 @@
-"""Pipelines and loaders that all benchmarks share, at 256 px, as XTRA-B/16 is probed.
+"""Pipelines and loaders that all benchmarks share, at the 256 px at which XTRA-B/16 is probed.
 
-Training: timm's rand-m9-mstd0.5-inc1 with random erasing of 0.25, in MMPretrain's transforms: the
-same operations as the original's timm (elad-amrani/xtra at e711fb5), on other draws.
-``crop_pipeline`` is the plain crop and flip of the linear probe. Validation: shorter side 300,
-centre crop 256. In every pipeline step 1 decides the size, and in validation step 2 as well. The
-paper's mean over 15 benchmarks is of XTRA-H/14 at 224 px:
+Training uses timm's rand-m9-mstd0.5-inc1 with random erasing of 0.25, by MMPretrain's transforms:
+the operations are those of the original (elad-amrani/xtra at e711fb5), the random draws are not.
+``crop_pipeline`` is the crop and flip of the linear probe. Validation resizes the shorter side to
+300 and crops the centre to 256. Step 1 of each pipeline sets the size, and in validation step 2
+too. The paper's mean over 15 benchmarks is of XTRA-H/14 at 224 px, which needs:
 
     --cfg-options model.backbone.arch=huge model.backbone.img_size=224
         model.backbone.patch_size=14 model.backbone.frozen_stages=32 model.head.in_channels=1280
@@ -19,7 +19,7 @@ BGR_MEAN = [103.53, 116.28, 123.675]
 BGR_STD = [57.375, 57.12, 58.395]
 
 load = dict(type="xtra_toolkit.LoadImage")
-read = dict(type="xtra_toolkit.ReadImage")  # the crop decodes
+read = dict(type="xtra_toolkit.ReadImage")  # RandomResizedCrop decodes the image
 crop_and_flip = [
     dict(
         type="xtra_toolkit.RandomResizedCrop",

@@ -1,9 +1,10 @@
-"""What the attentive and the linear probe share. See attentive.py for how to use it.
+"""Settings that the attentive and the linear probe share. See attentive.py for how to use them.
 
-Another encoder, XTRA-H/14 for instance: model.backbone.arch=huge model.backbone.frozen_stages=32
-model.backbone.img_size=224 model.backbone.patch_size=14 model.head.in_channels=1280.
+To probe another encoder, for instance XTRA-H/14, set model.backbone.arch=huge
+model.backbone.frozen_stages=32 model.backbone.img_size=224 model.backbone.patch_size=14
+model.head.in_channels=1280.
 
-BatchNorm takes its statistics from train_dataloader.batch_size images; the original from 1024.
+BatchNorm takes its statistics from train_dataloader.batch_size images, in the original from 1024.
 """
 
 _base_ = ["../../_base_/runtime.py"]
@@ -16,7 +17,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         to_rgb=True,
     ),
-    # its attention mask comes out of the checkpoint
+    # the attention mask is read from the checkpoint
     backbone=dict(
         type="xtra_toolkit.MaskedViT",
         arch="base",
@@ -40,13 +41,13 @@ train_cfg = dict(
 val_cfg = dict(type="xtra_toolkit.InferenceValLoop")
 val_evaluator = dict(type="xtra_toolkit.SweepAccuracy")
 
-# the rates stand in model.head.rates; optimizer.lr reaches none of the probes
+# the learning rates are model.head.rates; optimizer.lr has no effect on the probes
 optim_wrapper = dict(
     type="xtra_toolkit.SweepOptimWrapper",
     constructor="xtra_toolkit.SweepOptimWrapperConstructor",
     clip_grad=dict(max_norm=3.0),
 )
-# every rate starts at a tenth of itself, as the original's files say, and ends at 1e-5
+# each rate warms up from a tenth of its value, as in the original, and decays to 1e-5
 param_scheduler = [
     dict(type="mmengine.LinearLR", start_factor=0.1, end=10, convert_to_iter_based=True),
     dict(
@@ -59,5 +60,5 @@ param_scheduler = [
 ]
 
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
-# no StopOnNonFiniteLoss: one rate that diverges does not touch the others
+# no StopOnNonFiniteLoss: a probe whose rate diverges does not affect the others
 custom_hooks = [dict(type="xtra_toolkit.SafeResume")]

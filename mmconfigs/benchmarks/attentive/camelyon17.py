@@ -1,4 +1,4 @@
-"""Attentive probe on Camelyon17. What lies where on disk: ../_base_/data/camelyon17.py."""
+"""Attentive probe on Camelyon17. Folder layout: ../_base_/data/camelyon17.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/camelyon17.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on Stanford Cars. What lies where on disk: ../_base_/data/cars.py."""
+"""Attentive probe on Stanford Cars. Folder layout: ../_base_/data/cars.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/cars.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on CIFAR-10. What lies where on disk: ../_base_/data/cifar10.py."""
+"""Attentive probe on CIFAR-10. Folder layout: ../_base_/data/cifar10.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/cifar10.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on Describable Textures. What lies where on disk: ../_base_/data/dtd.py."""
+"""Attentive probe on Describable Textures. Folder layout: ../_base_/data/dtd.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/dtd.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on EuroSAT. What lies where on disk: ../_base_/data/eurosat.py."""
+"""Attentive probe on EuroSAT. Folder layout: ../_base_/data/eurosat.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/eurosat.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on fMoW. What lies where on disk: ../_base_/data/fmow.py."""
+"""Attentive probe on fMoW. Folder layout: ../_base_/data/fmow.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/fmow.py"]
 

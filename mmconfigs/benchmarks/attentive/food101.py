@@ -1,4 +1,4 @@
-"""Attentive probe on Food-101. What lies where on disk: ../_base_/data/food101.py."""
+"""Attentive probe on Food-101. Folder layout: ../_base_/data/food101.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/food101.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on ImageNet-1k. What lies where on disk: ../_base_/data/imagenet.py."""
+"""Attentive probe on ImageNet-1k. Folder layout: ../_base_/data/imagenet.py."""
 
 _base_ = ["../_base_/attentive.py", "../_base_/data/imagenet.py"]
 

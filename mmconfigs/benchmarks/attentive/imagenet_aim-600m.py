@@ -3,8 +3,9 @@
     mim train mmpretrain mmconfigs/benchmarks/attentive/imagenet_aim-600m.py --cfg-options \
         model.backbone.init_cfg.checkpoint=aim.pth
 
-A checkpoint of mmconfigs/aim_vit-600m-p14.py, or Apple's through xtra convert. With Apple's head
-(xtra convert --head aim_head.pth --to classifier) mim test -C classifier.pth reads it whole.
+The checkpoint is one of mmconfigs/aim_vit-600m-p14.py, or Apple's after xtra convert. Converted
+with Apple's head (xtra convert --head aim_head.pth --to classifier), it can be tested without
+training: mim test -C classifier.pth.
 """
 
 _base_ = ["imagenet.py"]

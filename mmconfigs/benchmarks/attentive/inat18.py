@@ -1,4 +1,4 @@
-"""Attentive probe on iNaturalist 2018. What lies where on disk: ../_base_/data/inat18.py."""
+"""Attentive probe on iNaturalist 2018. Folder layout: ../_base_/data/inat18.py."""
 
 _base_ = ["../_base_/attentive.py", "../_base_/data/inat18.py"]
 

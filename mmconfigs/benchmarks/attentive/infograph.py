@@ -1,4 +1,4 @@
-"""Attentive probe on Infograph. What lies where on disk: ../_base_/data/infograph.py."""
+"""Attentive probe on Infograph. Folder layout: ../_base_/data/infograph.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/infograph.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on iWildCam. What lies where on disk: ../_base_/data/iwildcam.py."""
+"""Attentive probe on iWildCam. Folder layout: ../_base_/data/iwildcam.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/iwildcam.py"]
 

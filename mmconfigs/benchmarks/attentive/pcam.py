@@ -1,4 +1,4 @@
-"""Attentive probe on PatchCamelyon. What lies where on disk: ../_base_/data/pcam.py."""
+"""Attentive probe on PatchCamelyon. Folder layout: ../_base_/data/pcam.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/pcam.py"]
 

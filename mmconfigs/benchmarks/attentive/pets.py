@@ -1,4 +1,4 @@
-"""Attentive probe on Oxford-IIIT Pet. What lies where on disk: ../_base_/data/pets.py."""
+"""Attentive probe on Oxford-IIIT Pet. Folder layout: ../_base_/data/pets.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/pets.py"]
 

@@ -1,4 +1,4 @@
-"""Attentive probe on RxRx1. What lies where on disk: ../_base_/data/rxrx1.py."""
+"""Attentive probe on RxRx1. Folder layout: ../_base_/data/rxrx1.py."""
 
 _base_ = ["../_base_/attentive_transfer.py", "../_base_/data/rxrx1.py"]
 

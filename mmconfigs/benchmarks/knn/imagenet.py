@@ -2,20 +2,20 @@
 
     mim test mmpretrain mmconfigs/benchmarks/knn/imagenet.py -C work_dirs/xtra_vit-b16/epoch_800.pth
 
-A pretraining checkpoint as it is; decoder and head are listed as unexpected keys and left out.
-The encoder's mask comes out of the checkpoint. The feature is the mean of the patch tokens
-after the final norm. For the class token of an encoder that has one, set
+The checkpoint is that of a pretraining; its decoder and head are listed as unexpected keys and
+ignored. The encoder's mask is read from the checkpoint. The feature is the mean of the patch
+tokens after the final norm. To use the class token of an encoder that has one, set
 model.backbone.with_cls_token=True model.backbone.out_type=cls_token.
 
-Own images, a sub-folder for each class: --cfg-options
+For your own images, in a sub-folder for each class, add --cfg-options
 test_cfg.bank_dataloader.dataset.data_root=/path/train test_dataloader.dataset.data_root=/path/val.
-Without a config: xtra probe CHECKPOINT FOLDER, and xtra features for the features themselves.
+To do this without a config: xtra probe CHECKPOINT FOLDER. To write the features: xtra features.
 Protocol: DINO (arXiv 2104.14294). The paper reports no kNN accuracy of XTRA.
 """
 
 _base_ = ["../../_base_/runtime.py", "../_base_/images.py"]
 
-optim_wrapper = None  # nothing is trained
+optim_wrapper = None  # there is no training
 
 images = dict(type="xtra_toolkit.ImageFolder", with_label=True, pipeline=_base_.val_pipeline)
 

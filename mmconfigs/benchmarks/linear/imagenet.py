@@ -1,4 +1,4 @@
-"""Linear probe on ImageNet-1k. What lies where on disk: ../_base_/data/imagenet.py."""
+"""Linear probe on ImageNet-1k. Folder layout: ../_base_/data/imagenet.py."""
 
 _base_ = ["../_base_/linear.py", "../_base_/data/imagenet.py"]
 

@@ -3,7 +3,7 @@
     mim train mmpretrain mmconfigs/benchmarks/linear/imagenet_mae-b16.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/mae_vit-b16/epoch_800.pth
 
-The probe reads the patch tokens, as for the others.
+The probe uses the patch tokens, as for the other encoders.
 """
 
 _base_ = ["imagenet.py"]

@@ -3,8 +3,8 @@
     mim train mmpretrain mmconfigs/benchmarks/linear/imagenet_xtra-h14.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-h14/epoch_100.pth
 
-Of the original's config/eval/xtra_h/in1k_linear at e711fb5. It differs from XTRA-B's linear probe
-(imagenet.py) in more than the encoder: weight decay is 0.1 instead of 0, and the images are
+Source: config/eval/xtra_h/in1k_linear of the original at e711fb5. It differs from XTRA-B's linear
+probe (imagenet.py) not only in the encoder: weight decay is 0.1 instead of 0, and the images are
 augmented as for the attentive probe, by RandAugment and random erasing.
 """
 

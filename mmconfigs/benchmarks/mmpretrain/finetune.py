@@ -3,7 +3,7 @@
     mim train mmpretrain mmconfigs/benchmarks/mmpretrain/finetune.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-b16/epoch_800.pth
 
-The encoder keeps the mask of its checkpoint while it is tuned.
+The encoder keeps the mask of its checkpoint during fine-tuning.
 """
 
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py"]

@@ -3,9 +3,10 @@
     mim train mmpretrain mmconfigs/benchmarks/mmpretrain/linear.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-b16/epoch_800.pth
 
-Protocol: mean of the normed patch tokens, normed once more (avg_featmap), BatchNorm without affine,
-linear, LARS: not the paper's, which is ../linear/imagenet.py. An encoder with a class token
-(MAE) keeps MMPretrain's own sizes and reads the token: mae_linear.py.
+Protocol: the mean of the patch tokens after the final norm, normalised again (avg_featmap), a
+BatchNorm without parameters, a linear layer, LARS. It is not the paper's protocol, which is
+../linear/imagenet.py. For an encoder with a class token (MAE), use mae_linear.py, which keeps
+MMPretrain's image size and uses the token.
 """
 
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k.py"]

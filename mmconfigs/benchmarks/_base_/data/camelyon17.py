@@ -1,14 +1,14 @@
 """Camelyon17 of WILDS: 2 classes, train (302,436) to val, another hospital (34,904).
 
-From wilds.stanford.edu. As the archive of WILDS unpacks; `xtra dataset camelyon17
-data/camelyon17_v1.0` writes the lists.
+Source: wilds.stanford.edu. Unpack the archive of WILDS; `xtra dataset camelyon17
+data/camelyon17_v1.0` then writes the lists.
 
     data/camelyon17_v1.0
     ├── metadata.csv
     ├── patches/patient_004_node_4/*.png, ...
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

@@ -1,14 +1,14 @@
 """Stanford Cars: 196 classes, train (8,144) to test (8,041).
 
 The archives were published at ai.stanford.edu/~jkrause/cars. The other published layout,
-car_ims/ with cars_annos.mat, is read as well.
+car_ims/ with cars_annos.mat, is supported too.
 
     data/cars
     ├── cars_train/*.jpg
     ├── cars_test/*.jpg
     └── devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

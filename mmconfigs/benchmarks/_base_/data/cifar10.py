@@ -1,12 +1,12 @@
 """CIFAR-10: 10 classes, train (50,000) to test (10,000).
 
-From www.cs.toronto.edu/~kriz/cifar.html, as the archive cifar-10-python.tar.gz unpacks;
-MMPretrain checks the MD5 sums. Images of 32 px are enlarged to the encoder's size.
+Source: www.cs.toronto.edu/~kriz/cifar.html. Unpack the archive cifar-10-python.tar.gz;
+MMPretrain checks the MD5 sums. Images of 32 px are resized to the encoder's size.
 
     data/cifar10
     └── cifar-10-batches-py/data_batch_1 to data_batch_5, test_batch, batches.meta
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]
@@ -22,7 +22,7 @@ data = dict(
     expects="cifar-10-batches-py/ with data_batch_1 to data_batch_5, test_batch, batches.meta, "
     "as published",
 )
-in_memory = dict(type="xtra_toolkit.RGBToBGR")  # instead of reading a file
+in_memory = dict(type="xtra_toolkit.RGBToBGR")  # the images are in memory, so no file is read
 train_dataloader = dict(
     **_base_.train_loader,
     dataset=dict(**data, split="train", pipeline=[in_memory, *_base_.train_pipeline[1:]]),

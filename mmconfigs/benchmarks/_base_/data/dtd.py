@@ -1,13 +1,13 @@
 """Describable Textures: 47 classes, train and val (3,760) to test (1,880).
 
-From robots.ox.ac.uk/~vgg/data/dtd. As the archive dtd-r1.0.1.tar.gz unpacks; the first of its
-ten splits.
+Source: robots.ox.ac.uk/~vgg/data/dtd. Unpack the archive dtd-r1.0.1.tar.gz. The first of its ten
+splits is used.
 
     data/dtd
     ├── images/banded/*.jpg, ... 47 folders
     └── imdb/imdb.mat
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

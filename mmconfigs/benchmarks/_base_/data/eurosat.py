@@ -1,15 +1,15 @@
 """EuroSAT, RGB: 10 classes, train (21,600) to test (2,700).
 
-From github.com/phelber/eurosat. As EuroSAT.zip unpacks, ten folders of 64 px JPEGs; there is no
-official split. `xtra dataset eurosat FOLDER` writes one: file numbers of a class that end in 0
-are for validation, those that end in 5 are left out, as many as the split of the Hugging Face
-copy that XTRA takes (tanganke/eurosat) has, but not the same images.
+Source: github.com/phelber/eurosat. EuroSAT.zip unpacks into ten folders of 64 px JPEGs. There is no
+official split; `xtra dataset eurosat FOLDER` writes one: images whose number in the class ends in 0
+are for validation, and those whose number ends in 5 are left out. The split has as many images as
+that of the Hugging Face copy that XTRA uses (tanganke/eurosat), but not the same ones.
 
     data/eurosat
     ├── AnnualCrop/*.jpg, ... 10 folders
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

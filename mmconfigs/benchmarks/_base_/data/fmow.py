@@ -1,15 +1,15 @@
 """fMoW of WILDS: 62 classes, train, before 2013 (76,863), to val, 2013 to 2015 (19,915).
 
-From wilds.stanford.edu (Functional Map of the World). As the archive of WILDS unpacks; `xtra
-dataset fmow data/fmow_v1.1` writes the lists. XTRA takes the train and val of a Hugging Face
-copy (danielz01/fMoW), whose relation to WILDS' is not known here.
+Source: wilds.stanford.edu (Functional Map of the World). Unpack the archive of WILDS; `xtra
+dataset fmow data/fmow_v1.1` then writes the lists. XTRA uses the train and val of a Hugging Face
+copy (danielz01/fMoW); how these relate to the splits of WILDS is not known.
 
     data/fmow_v1.1
     ├── rgb_metadata.csv
     ├── images/rgb_img_*.png
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

@@ -1,12 +1,12 @@
 """Food-101: 101 classes, train (75,750) to test (25,250).
 
-From data.vision.ee.ethz.ch/cvl/datasets_extra/food-101. As the archive food-101.tar.gz unpacks.
+Source: data.vision.ee.ethz.ch/cvl/datasets_extra/food-101. Unpack the archive food-101.tar.gz.
 
     data/food-101
     ├── images/apple_pie/*.jpg, ... 101 folders
     └── meta/train.txt, test.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

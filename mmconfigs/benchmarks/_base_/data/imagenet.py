@@ -1,6 +1,6 @@
 """ImageNet-1k: 1000 classes, train (1,281,167) to val (50,000).
 
-From image-net.org. The class names are the WordNet ids of the folders, in alphabetical order.
+Source: image-net.org. The class names are the WordNet ids of the folders, in alphabetical order.
 
     data/imagenet
     ├── train
@@ -10,7 +10,7 @@ From image-net.org. The class names are the WordNet ids of the folders, in alpha
         ├── n01440764/*.JPEG
         └── ... 1000 folders
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

@@ -1,7 +1,7 @@
 """iNaturalist 2018: 8,142 species, train (437,513) to val (24,426).
 
-From github.com/visipedia/inat_comp/tree/master/2018. As train_val2018.tar.gz, train2018.json
-and val2018.json unpack; then `xtra dataset inat18 data/inat18` writes train.txt and val.txt.
+Source: github.com/visipedia/inat_comp/tree/master/2018. Unpack train_val2018.tar.gz, train2018.json
+and val2018.json; then `xtra dataset inat18 data/inat18` writes train.txt and val.txt.
 Labels are the category ids.
 
     data/inat18
@@ -9,7 +9,7 @@ Labels are the category ids.
     ├── train2018.json, val2018.json
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

@@ -1,12 +1,12 @@
 """Infograph, of DomainNet: 345 classes, train (36,023) to test (15,582).
 
-From ai.bu.edu/M3SDA. As infograph.zip unpacks, with its two lists beside it.
+Source: ai.bu.edu/M3SDA. Unpack infograph.zip, and put its two lists beside it.
 
     data/infograph
     ├── infograph/aircraft_carrier/*.jpg, ... 345 folders
     └── infograph_train.txt, infograph_test.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

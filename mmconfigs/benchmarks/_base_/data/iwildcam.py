@@ -1,14 +1,14 @@
 """iWildCam 2020 of WILDS: 182 classes, train (129,809) to val, other camera traps (14,961).
 
-From wilds.stanford.edu. As the archive of WILDS unpacks; `xtra dataset iwildcam
-data/iwildcam_v2.0` writes the lists.
+Source: wilds.stanford.edu. Unpack the archive of WILDS; `xtra dataset iwildcam
+data/iwildcam_v2.0` then writes the lists.
 
     data/iwildcam_v2.0
     ├── metadata.csv
     ├── train/*.jpg (all splits)
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

@@ -1,15 +1,15 @@
 """PatchCamelyon: 2 classes, train (262,144) to valid (32,768).
 
-From github.com/basveeling/pcam. The four HDF5 files of train and valid, unpacked; `xtra dataset
-pcam data/pcam` writes their 96 px images as PNG files (it needs h5py: pip install
-xtra_toolkit[benchmarks]).
+Source: github.com/basveeling/pcam. Unpack the four HDF5 files of train and valid; `xtra dataset
+pcam data/pcam` then writes their 96 px images as PNG files. It needs h5py: pip install
+xtra_toolkit[benchmarks].
 
     data/pcam
     ├── camelyonpatch_level_2_split_train_x.h5, ..._train_y.h5, ..._valid_x.h5, ..._valid_y.h5
     ├── train/*.png, val/*.png
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

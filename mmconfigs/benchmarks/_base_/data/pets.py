@@ -1,13 +1,12 @@
 """Oxford-IIIT Pet: 37 breeds, trainval (3,680) to test (3,669).
 
-From robots.ox.ac.uk/~vgg/data/pets. As the archives images.tar.gz and annotations.tar.gz
-unpack.
+Source: robots.ox.ac.uk/~vgg/data/pets. Unpack the archives images.tar.gz and annotations.tar.gz.
 
     data/pets
     ├── images/*.jpg
     └── annotations/trainval.txt, test.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]

@@ -1,6 +1,6 @@
 """RxRx1 of WILDS: 1,139 classes, train (40,612) to val, other experiments (9,854).
 
-From wilds.stanford.edu. As the archive of WILDS unpacks; `xtra dataset rxrx1 data/rxrx1_v1.0`
+Source: wilds.stanford.edu. Unpack the archive of WILDS; `xtra dataset rxrx1 data/rxrx1_v1.0` then
 writes the lists.
 
     data/rxrx1_v1.0
@@ -8,7 +8,7 @@ writes the lists.
     ├── images/HEPG2-01/Plate1/*.png, ...
     └── train.txt, val.txt
 
-This layout follows the public documentation; it was never run on the real data here.
+This layout follows the public documentation; it has not been tested on the real data.
 """
 
 _base_ = ["../images.py"]
