@@ -21,7 +21,7 @@ release = xtra_toolkit.__version__
 
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/api/*.rst", "plugins/**.md", "tests/golden/*.md"]
-exclude_patterns = [".*", "build", "work_dirs", "xtra_toolkit", "mmconfigs"]
+exclude_patterns = [".*", "build", "work_dirs", "xtra_toolkit", "mmconfigs", "docs/api/modules.rst"]
 html_theme = "furo"
 html_title = f"{project} {release}"
 
@@ -35,28 +35,43 @@ extensions = [
 myst_heading_anchors = 3
 apidoc_modules = [dict(path="../xtra_toolkit", destination="docs/api")]
 apidoc_module_first = True
+apidoc_automodule_options = ["members", "show-inheritance"]
 apidoc_exclude_patterns = ["../xtra_toolkit/templates"]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"special-members": "__call__", "ignore-module-all": True}
 autodoc_typehints = "description"
 
-CONTENTS = {  # of the pages that have sub-pages; by the caption in the list on the left
+CONTENTS = {  # of the pages that have sub-pages: the captions in the list on the left, and the pages
     "README": {
-        "Learn": "docs/concepts docs/guide docs/objectives",
-        "Use": "docs/pretrain docs/evaluate docs/checkpoints docs/monitor docs/cluster docs/speed",
-        "Extend": "docs/plugins plugins/README docs/api/modules CONTRIBUTING",
-        "Check": "docs/verification docs/differences docs/compare tests/golden/README",
-        "Project": "CHANGELOG SECURITY",
+        "Learn": ["docs/concepts", "docs/guide", "docs/objectives"],
+        "Use": [f"docs/{p}" for p in "pretrain evaluate checkpoints monitor cluster speed".split()],
+        "Extend": [
+            "docs/plugins",
+            "plugins/README",
+            "CONTRIBUTING",
+            "API reference <docs/api/xtra_toolkit>",
+        ],
+        "Check": ["docs/verification", "docs/differences", "docs/compare", "tests/golden/README"],
+        "Project": ["CHANGELOG", "SECURITY"],
     },
-    "plugins/README": {"Plugins": "*/README"},
+    "plugins/README": {"Plugins": ["*/README"]},
 }
 
 
 def add_contents(app: Sphinx, name: str, source: list[str]) -> None:
     """Add a table of contents to a page; in the file itself, GitHub would show it as text."""
     for caption, pages in CONTENTS.get(name, {}).items():
-        options = f":hidden:\n:caption: {caption}\n" + (":glob:\n" if "*" in pages else "")
-        source[0] += f"\n```{{toctree}}\n{options}\n" + pages.replace(" ", "\n") + "\n```\n"
+        lines = [
+            "",
+            "```{toctree}",
+            ":hidden:",
+            ":glob:",
+            f":caption: {caption}",
+            *pages,
+            "```",
+            "",
+        ]
+        source[0] += "\n".join(lines)
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:

@@ -90,7 +90,7 @@ def draw_masks() -> None:
         order_panel(above, view)
         above.set_title(title)
         attention_panel(below, view.sequence)
-        below.set_xlabel("may see position")
+        below.set_xlabel("may attend to position")
     axes[1, 0].set_ylabel("position")
     figure.tight_layout()
     figure.savefig(HERE / "masks.png", dpi=160)
