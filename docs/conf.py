@@ -41,10 +41,17 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"special-members": "__call__", "ignore-module-all": True}
 autodoc_typehints = "description"
 
-CONTENTS = {  # of the pages that have sub-pages: the captions in the list on the left, and the pages
+CONTENTS = {  # for each page with sub-pages, the captions and pages of the list on the left
     "README": {
         "Learn": ["docs/concepts", "docs/guide", "docs/objectives"],
-        "Use": [f"docs/{p}" for p in "pretrain evaluate checkpoints monitor cluster speed".split()],
+        "Use": [
+            "docs/pretrain",
+            "docs/evaluate",
+            "docs/checkpoints",
+            "docs/monitor",
+            "docs/cluster",
+            "docs/speed",
+        ],
         "Extend": [
             "docs/plugins",
             "plugins/README",
