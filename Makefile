@@ -23,7 +23,7 @@ compare: .venv/.installed
 	$(BIN)/xtra compare $(CONFIGS) --data $(DATA) --budget $(BUDGET) $(ARGS)
 
 test: .venv/.installed lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -q -m slow

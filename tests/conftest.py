@@ -16,9 +16,12 @@ def pytest_configure(config):
     """Before a test module imports torch: the CUDA driver reads the variable once."""
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:  # one thread each, and what the tests start likewise
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1 if workers > 1 else min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)
