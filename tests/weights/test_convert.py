@@ -128,7 +128,7 @@ def test_blocks_of_one_token_are_token_causal():
 
 def test_an_encoder_alone_of_the_original_needs_its_mask_named():
     state = {name: value for name, value in ORIGINAL.items() if name.startswith("enc.")}
-    with pytest.raises(ValueError, match=r"does not tell its encoder's mask \(an original XTRA's"):
+    with pytest.raises(ValueError, match=r"tell its encoder's mask \(that of an original XTRA"):
         Checkpoint.of(state)
     checkpoint = Checkpoint.of(state, BLOCKS)
     assert checkpoint.layout("encoder")["state_dict"].keys() == {
