@@ -1,4 +1,4 @@
-# Everything runs in .venv, which the first target that needs it makes.
+# All targets run in .venv, which is made when a target first needs it.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,8 +14,8 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/xtra demo
 
-# DATA is cifar10 (downloaded), a folder with train/CLASS and test/CLASS, or the idx files of
-# Fashion-MNIST; CONFIGS are the objectives to compare, ARGS further options of xtra compare
+# DATA is cifar10 (downloaded), a folder with train/CLASS and test/CLASS, or a folder with the idx
+# files of Fashion-MNIST. CONFIGS are the configs to compare, ARGS are options of xtra compare.
 DATA ?= cifar10
 BUDGET ?= 2h
 CONFIGS ?= $(addprefix mmconfigs/small/cifar10_,xtra.py aim.py mae.py)
@@ -31,7 +31,7 @@ test-slow: .venv/.installed
 test-gpu: .venv/.installed
 	$(BIN)/python -m pytest -q -m gpu
 
-# kills, signals, copies and damage; ends with a table of what was lost
+# Test what is lost by killed processes, signals, copies and damaged files; prints a table.
 test-faults: .venv/.installed
 	$(BIN)/python -m pytest -q -m faults
 

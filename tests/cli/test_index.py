@@ -121,7 +121,7 @@ def test_what_cannot_be_listed_is_refused(tmp_path):
     assert result.exit_code == 1 and "No images in" in result.output
     Image.new("RGB", (2, 2)).save(tmp_path / "empty" / "a\nb.png")
     result = xtra(tmp_path / "empty")
-    assert result.exit_code == 1 and "1 files cannot stand on a line" in result.output
+    assert result.exit_code == 1 and "1 file names contain a line break" in result.output
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a\nb.png"]
 
 

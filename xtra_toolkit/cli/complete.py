@@ -1,4 +1,4 @@
-"""``xtra complete``: images that a pretrainer continues, or reconstructs."""
+"""``xtra complete``: draw images that a pretrained model continues or reconstructs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +70,7 @@ def complete(
 
 
 def errors(images: tuple[Path, ...], panels: list) -> Iterator[str]:
-    """What was predicted of each image, against its truth."""
+    """Yield lines with the error of each image's predictions."""
     shown, *predicted, truth = panels
     yield "mean squared error of what was not shown, of pixels as the model takes them:"
     for panel in predicted:

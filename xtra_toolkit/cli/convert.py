@@ -1,4 +1,4 @@
-"""``xtra convert``: checkpoints in and out."""
+"""``xtra convert``: convert checkpoints of other repositories to ours, and ours to stock ViTs."""
 
 import importlib
 import json
@@ -15,14 +15,14 @@ SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class MaskConfig(click.ParamType):
-    """A mask by its name, or its config as JSON."""
+    """A mask, given by its name or as a config in JSON."""
 
     name = "mask"
 
     def convert(
         self, value: str | dict, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict:
-        """'TokenCausal' or '{"type": "BlockCausal", "block_size": 4}' to a config."""
+        """Turn 'TokenCausal' or '{"type": "BlockCausal", "block_size": 4}' into a config."""
         try:
             mask = json.loads(value) if value.startswith("{") else dict(type=value)
             kind = str(mask["type"])
@@ -33,19 +33,19 @@ class MaskConfig(click.ParamType):
                 param,
                 ctx,
             )
-        # a config has no default scope to look in
+        # a config has no default scope, so a bare name gets ours
         return mask if "." in kind else dict(mask, type=f"xtra_toolkit.{kind}")
 
 
 class Channels(click.ParamType):
-    """Numbers of the channels, separated by commas."""
+    """One number for each channel, separated by commas."""
 
     name = "numbers"
 
     def convert(
         self, value: str | list, param: click.Parameter | None, ctx: click.Context | None
     ) -> list[float]:
-        """'0.5,0.5,0.5' to three numbers; one for grey images."""
+        """Turn '0.5,0.5,0.5' into three numbers, or '0.5' into one for grey images."""
         try:
             numbers = value if isinstance(value, list) else [float(v) for v in value.split(",")]
         except ValueError:
@@ -65,12 +65,12 @@ class Channels(click.ParamType):
     default="pretrainer",
     show_default=True,
     help="pretrainer: everything, for load_from. encoder: a MaskedViT. classifier: with AIM's "
-    "probe head. mmpretrain, timm: a stock ViT, which knows no mask.",
+    "probe head. mmpretrain, timm: a stock ViT, which has no mask.",
 )
 @click.option(
     "--mask",
     type=MaskConfig(),
-    help="The encoder's mask, where SOURCE does not tell: a name, or JSON like "
+    help="The encoder's mask, if SOURCE does not tell it: a name, or JSON like "
     '\'{"type": "BlockCausal", "block_size": 4}\'.',
 )
 @click.option(
@@ -78,32 +78,34 @@ class Channels(click.ParamType):
     nargs=2,
     type=click.IntRange(1),
     metavar="HEIGHT WIDTH",
-    help="Of the images in pixels, where SOURCE does not tell and they are no squares; for AIM, "
-    "which stores no positions, where they are not 224 px.",
+    help="Size of the images in pixels, if SOURCE does not tell it and they are not square; for "
+    "AIM, which stores no positions, if they are not 224 px.",
 )
 @click.option(
-    "--heads", type=click.IntRange(1), help="Of the attention, where SOURCE does not tell."
+    "--heads", type=click.IntRange(1), help="Number of heads, if SOURCE does not tell it."
 )
 @click.option(
     "--mean",
     type=Channels(),
-    help="Of the normalisation that the encoder was trained with, where SOURCE does not tell: "
+    help="Mean of the images that the encoder was trained with, if SOURCE does not tell it: "
     "0.5,0.5,0.5, of RGB from 0 to 1.",
 )
-@click.option("--std", type=Channels(), help="The standard deviations, as --mean.")
-@click.option("--head", type=SOURCE, help="The file of AIM's probe head, published apart.")
+@click.option("--std", type=Channels(), help="Standard deviation, as --mean.")
+@click.option(
+    "--head", type=SOURCE, help="File of AIM's probe head, which is published separately."
+)
 @click.option(
     "--full-attention",
     is_flag=True,
-    help="Write for a stock ViT though the encoder was trained with a mask: full attention is "
-    "meant. TARGET's metadata keeps it.",
+    help="Allow a stock ViT, which has full attention, for an encoder that was trained with a "
+    "mask. TARGET's metadata records it.",
 )
 @click.option("--force", is_flag=True, help="Overwrite TARGET.")
 @click.option(
     "--import",
     "plugins",
     multiple=True,
-    help="A module that registers the mask, where a plugin's was used and is not installed.",
+    help="A module that registers the mask, if it belongs to a plugin that is not installed.",
 )
 def convert(
     source: Path,
@@ -127,8 +129,8 @@ def convert(
     .safetensors. Only tensors are read: nothing in the file is executed.
 
     TARGET is a .pth file that MMEngine and torch.load(weights_only=True) read, or .safetensors,
-    which timm, our configs and commands read too. The encoder's mask travels in it: what SOURCE
-    tells, else full attention for timm's, PrefixCausal for AIM's and RandomShown with a ratio of
+    which timm, our configs and commands read too. It holds the encoder's mask: the one that SOURCE
+    tells, or else full attention for timm's, PrefixCausal for AIM's and RandomShown with a ratio of
     0.75 for MAE's. MMPretrain's benchmark configs take it as init_cfg=dict(type='Pretrained',
     checkpoint=TARGET, prefix='backbone.').
 
@@ -136,11 +138,11 @@ def convert(
     patch_cfg=dict(norm_cfg=dict(type='LN', eps=1e-6)), ...), MAE's into one with_cls_token=True.
 
     timm reads an encoder strictly with timm.create_model('vit_base_patch16_224', img_size=256,
-    class_token=False, global_pool='', num_classes=0, checkpoint_path=TARGET), and AIM's with
-    qkv_bias=False, proj_bias=False, embed_norm_layer='layernorm' besides.
+    class_token=False, global_pool='', num_classes=0, checkpoint_path=TARGET). AIM's also needs
+    qkv_bias=False, proj_bias=False, embed_norm_layer='layernorm'.
 
-    The conversion was tested on the names and the numbers of the original code, run with drawn
-    weights: no released checkpoint was at hand.
+    The conversion was tested against the names and outputs of the original code with random
+    weights; it was not tested on released checkpoints.
     """
     if target.exists() and not force:
         raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
@@ -154,8 +156,8 @@ def convert(
     with progress(f"reading {source.name}"):
         state = read_state(source)
         if head is not None:
-            state = joined(state, read_state(head))
-    checkpoint = Checkpoint.of(state, mask, img_size, heads, normalised(mean, std))
+            state = merge_states(state, read_state(head))
+    checkpoint = Checkpoint.of(state, mask, img_size, heads, image_record(mean, std))
     content = checkpoint.layout(layout, full_attention)
     with progress(f"writing {target.name}"):
         save(content, target)
@@ -164,7 +166,7 @@ def convert(
         f"{target}: {len(content['state_dict'])} tensors, layout {layout}, {checkpoint.grid}, "
         f"{attends}" + (f"; {checkpoint.note}" if checkpoint.note else "")
     )
-    images, told = checkpoint.images, checkpoint.encoder_record is not None
+    images = checkpoint.images
     click.echo(
         "normalisation: " + (normalisation(images) if images else "not known (--mean, --std)")
     )
@@ -173,12 +175,12 @@ def convert(
             "timm's default for its model may be another: timm.create_model(..., "
             f"pretrained_cfg_overlay=dict({normalisation(images)}))"
         )
-    if layout not in STOCK and not told:
+    if layout not in STOCK and checkpoint.encoder_record is None:
         click.echo("its number of heads is not known, which xtra_toolkit.load needs (--heads)")
 
 
-def normalised(mean: list[float] | None, std: list[float] | None) -> dict | None:
-    """The record of a normalisation, None where none was named."""
+def image_record(mean: list[float] | None, std: list[float] | None) -> dict | None:
+    """Return the record of how images are normalised; None if neither option was given."""
     if mean is None and std is None:
         return None
     if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
@@ -187,8 +189,8 @@ def normalised(mean: list[float] | None, std: list[float] | None) -> dict | None
     return dict(scaled, order="RGB" if len(mean) == 3 else "gray")
 
 
-def joined(state: dict, head: dict) -> dict:
-    """The weights of two files; a usage error where both hold the same parameter."""
+def merge_states(state: dict, head: dict) -> dict:
+    """Merge the weights of two files; a usage error if both hold the same parameter."""
     both = sorted(state.keys() & head.keys())
     if both:
         raise click.UsageError(f"SOURCE and --head both hold {both[0]!r}; SOURCE alone has a head")
@@ -196,7 +198,7 @@ def joined(state: dict, head: dict) -> dict:
 
 
 def save(content: dict, target: Path) -> None:
-    """Write as the suffix says; beside TARGET first, which may be SOURCE and still mapped."""
+    """Write the format of the suffix, first to a temporary file, as TARGET may be SOURCE."""
     import torch
     from safetensors.torch import save_file
 

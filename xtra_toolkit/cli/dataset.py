@@ -1,4 +1,4 @@
-"""``xtra dataset``: the lists of images of a benchmark, from its published metadata."""
+"""``xtra dataset``: write the lists of images of a benchmark from its published metadata."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def dataset(name: str, source: Path, force: bool) -> None:
     A line is an image's path below SOURCE and its label; mmconfigs/benchmarks reads them. The
     benchmarks that are not named here need no lists. pcam also writes its images, as PNG files.
 
-    The readers follow the public documentation; they were never run on the real data.
+    The readers follow the public documentation; they have not been tested on the real data.
     """
     with quiet_imports():
         from xtra_toolkit.evaluation.published_datasets import READERS
@@ -40,7 +40,7 @@ def dataset(name: str, source: Path, force: bool) -> None:
 
 
 def check(samples: list[tuple[str, str, int]], source: Path) -> None:
-    """Refuse a split without images, and lists that name absent ones."""
+    """Raise a ValueError if a split has no images, or if images of the lists are missing."""
     for split in ("train", "val"):
         if split not in {part for part, _, _ in samples}:
             raise ValueError(f"The metadata in {source} names no image of the split {split!r}.")

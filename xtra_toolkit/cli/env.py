@@ -1,4 +1,4 @@
-"""``xtra env``: what to paste into a bug report."""
+"""``xtra env``: print what a bug report needs."""
 
 import platform
 from collections import defaultdict
@@ -17,7 +17,7 @@ SHAPE = (2, 256, 12, 64)
 
 @click.command()
 def env() -> None:
-    """Print what belongs into a bug report.
+    """Print what a bug report needs.
 
     Versions, devices, which attention back end serves which training inputs on this machine and
     why not, what auto takes, and the plugins.
@@ -28,7 +28,7 @@ def env() -> None:
 
 
 def versions() -> Iterator[str]:
-    """Of everything that decides a number."""
+    """Return the versions of everything that affects numerical results."""
     import torch
 
     yield f"python        {platform.python_version()}, {platform.platform()}"
@@ -41,7 +41,7 @@ def versions() -> Iterator[str]:
 
 
 def devices() -> Iterator[str]:
-    """CUDA devices with compute capability and memory; the CPU's threads."""
+    """Return the CUDA devices with compute capability and memory, and the CPU's threads."""
     import torch
 
     yield f"CPU           {torch.get_num_threads()} threads"
@@ -52,7 +52,7 @@ def devices() -> Iterator[str]:
 
 
 def backends() -> Iterator[str]:
-    """For training inputs of each kind and precision: what auto takes, who serves, why not."""
+    """Return which attention back ends support each mask and precision, and which auto selects."""
     import torch
 
     from xtra_toolkit.attention import BACKENDS, choose, processor
@@ -75,7 +75,7 @@ def backends() -> Iterator[str]:
 
 
 def training_inputs(device: str) -> dict[str, tuple]:
-    """By name: q (B, N, heads, dim) that needs a gradient, and a pattern."""
+    """Return, by name, queries (B, N, heads, dim) that need a gradient, and a pattern."""
     import torch
 
     from xtra_toolkit.attention import Pattern
@@ -98,7 +98,7 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
 
 def plugins() -> Iterator[str]:
-    """Installed plugins, and why one failed."""
+    """Return the installed plugins, and the error of each that failed to load."""
     import xtra_toolkit.installed_plugins  # noqa: F401, loads them
     from xtra_toolkit.plugins import FAILED, installed
 

@@ -1,4 +1,4 @@
-"""``xtra index``: the list of a folder's images, so that no training has to look for them."""
+"""``xtra index``: list the images of a folder, so that training does not search for them."""
 
 import os
 from collections.abc import Callable
@@ -24,15 +24,16 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
 def index(folder: Path, out: Path | None, with_label: bool, shards: bool, force: bool) -> None:
     """List the images below FOLDER once, for every process of every training.
 
-    A line is a path below FOLDER, and the number of its class where --with-label. The order is
-    that in which ImageFolder finds them, so that a training with the list sees the same images at
-    each step as one without. Use it with
+    A line is a path below FOLDER, with the number of its class if --with-label is given. The order
+    is that of ImageFolder, so training with the list takes the same images in each step as training
+    without it. Use it with
 
     \b
     --cfg-options train_dataloader.dataset.data_root=FOLDER
                   train_dataloader.dataset.ann_file=index.txt
 
-    where ann_file is below FOLDER, or an absolute path. Run it again when images come or go.
+    where ann_file is below FOLDER, or an absolute path. Run it again when images are added or
+    removed.
 
     With --shards, FOLDER holds webdataset's tar files, not compressed, and a line is an image's
     place in one of them; use it with train_dataloader.dataset.type=xtra_toolkit.Shards.
@@ -53,7 +54,7 @@ def index(folder: Path, out: Path | None, with_label: bool, shards: bool, force:
     split = [line for line in lines if line.splitlines() != [line]]
     if split:
         raise ValueError(
-            f"{len(split)} files cannot stand on a line, the first is {split[0]!r}: rename them."
+            f"{len(split)} file names contain a line break, the first is {split[0]!r}: rename them."
         )
     with replacing(target) as file:
         file.writelines(os.fsencode(line) + b"\n" for line in lines)

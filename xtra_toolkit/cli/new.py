@@ -1,4 +1,4 @@
-"""``xtra new``: a working plugin to start from."""
+"""``xtra new``: write a working plugin to start from."""
 
 import importlib.util
 import keyword
@@ -14,25 +14,25 @@ SKELETONS = Path(__file__).parents[1] / "templates"
 
 @click.group()
 def new() -> None:
-    """Write a plugin that works, to be changed into yours: code, test, config, README."""
+    """Write a working plugin that you can change into yours: code, test, config, README."""
 
 
 @new.command()
 @click.argument("name")
 def mask(name: str) -> None:
-    """A mask in the new folder NAME: what may be seen, in which order."""
+    """Write a mask into the new folder NAME: which tokens attend to which, in which order."""
     write("mask", name)
 
 
 @new.command()
 @click.argument("name")
 def target(name: str) -> None:
-    """A target in the new folder NAME: what is predicted, from where."""
+    """Write a target into the new folder NAME: what is predicted, and from where."""
     write("target", name)
 
 
 def write(kind: str, name: str) -> None:
-    """Copy a skeleton into the folder ``name``, under that name; ValueError where it is taken."""
+    """Copy a template into a new folder under its name; ValueError if the name is taken."""
     cls = "".join(part.title() for part in name.split("_"))
     check(name, cls)
     Path(name).mkdir()
@@ -44,7 +44,7 @@ def write(kind: str, name: str) -> None:
 
 
 def check(name: str, cls: str) -> None:
-    """ValueError unless a module and a class may be called so."""
+    """Raise a ValueError unless the name is valid and free, for the module and for the class."""
     if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise ValueError(
             f"{name!r} was given; the name becomes a Python module, so it must be of lower-case "

@@ -1,4 +1,4 @@
-"""``xtra report``: runs as a page, finished benchmark runs as the paper's table."""
+"""``xtra report``: show runs on a page, and finished benchmark runs as the paper's table."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
 
 
 def write_page(runs: list, path: Path) -> None:
-    """Says what is on it and where it is, beside the table, whose file standard output may be."""
+    """Write the page, and say so on standard error, as standard output may hold the table."""
     from xtra_toolkit.visualization.report import (
         facts,
         page,  # matplotlib is slow to import

@@ -1,4 +1,4 @@
-"""``xtra show``: what a pretraining config does, printed and drawn."""
+"""``xtra show``: print and draw what a pretraining config does."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def show(
 
 
 def check_picture(out: Path) -> None:
-    """A usage error where no picture can be written, before anything is computed."""
+    """Raise a usage error if the picture cannot be written, before anything is computed."""
     if out.suffix not in SUFFIXES:
         raise click.UsageError(f"{out}: name a file that ends in {', '.join(SUFFIXES)}")
     if not out.absolute().parent.is_dir():
