@@ -37,7 +37,7 @@ def config():
 
 
 def spectrum(images):
-    """Of each image, and the frequency of each of its waves, by scipy."""
+    """Compute the spectrum of each image, and the frequency of each coefficient, by scipy."""
     waves = torch.tensor(dctn(images.numpy(), axes=(-2, -1), norm="ortho"))
     down, across = torch.arange(32) / 64, torch.arange(24) / 48
     return waves, (down[:, None] ** 2 + across[None] ** 2).sqrt()
@@ -60,13 +60,13 @@ def test_low_and_high_pass_add_up_to_the_image(images):
 
 @pytest.mark.parametrize(("period", "gain"), [(16, 1), (8, 0)])
 def test_one_wave_passes_whole_or_not_at_all(period, gain):
-    """Of 16 and of 8 pixels, against a cutoff of one in ten; half a pixel off the edge."""
+    """Filter waves of 16 and of 8 pixels with a cutoff of 1/10 cycle per pixel."""
     wave = torch.cos(2 * math.pi / period * (torch.arange(32) + 0.5)).expand(1, 3, 24, 32)
     torch.testing.assert_close(LowPass(INNER, 0.1).filter(wave), gain * wave, rtol=0, atol=1e-5)
 
 
 def test_the_blur_is_torchvisions_away_from_the_edges(images):
-    """Which mirror differently; torchvision's kernel ends at 6 sigma here, sampled."""
+    """Compare away from the edges, where torchvision mirrors differently (kernel of 6 sigma)."""
     ours = Blur(INNER, 1.25).filter(images)
     theirs = gaussian_blur(images, [15, 15], [1.25, 1.25])
     torch.testing.assert_close(ours[..., 8:-8, 8:-8], theirs[..., 8:-8, 8:-8], rtol=0, atol=1e-3)
@@ -103,7 +103,7 @@ def test_any_target_keeps_its_links_and_predicts_the_filtered_image(mask, inner,
 
 
 def test_a_filtered_target_holds_light_of_its_neighbours_and_stays_unseen():
-    """Both are measured: what moves the goal, and what moves the prediction."""
+    """Measure which pixels change the target, and which change the prediction."""
     model = MODELS.build(config())
     model.init_weights()
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
@@ -156,7 +156,7 @@ def test_filters_that_leave_nothing():
 
 @pytest.mark.parametrize("kind", [dict(type="LowPass"), dict(type="HighPass"), dict(type="Blur")])
 def test_they_keep_the_contract_of_a_target(kind):
-    """But for one thing, said by local = False: a token's values hold its neighbours' light."""
+    """Check the contract with local = False: a token's values depend on its neighbours."""
     knob = dict(sigma=2) if kind["type"] == "Blur" else dict(cutoff=0.1)
     target = kind | knob | dict(target=dict(type="xtra_toolkit.NextBlock"))
     check_target(target, dict(type="xtra_toolkit.BlockCausal", block_size=2))

@@ -50,7 +50,7 @@ def test_as_wide_as_the_image_it_is_token_causal():
 
 
 class Back(NextToken):
-    """The last position predicts the token so many before it, which most masks show it."""
+    """A target whose last position predicts the token that is ``tokens`` before it."""
 
     def __init__(self, tokens):
         super().__init__()
@@ -62,7 +62,7 @@ class Back(NextToken):
 
 @pytest.mark.parametrize(("depth", "reach"), [((1, 1), 4), ((2, 1), 6), ((2, 3), 10)])
 def test_the_certificate_follows_it_as_deep_as_the_layers(depth, reach):
-    """Two tokens a layer; the target just out of reach is no leak."""
+    """Each layer reaches two tokens back; a target just out of reach does not leak."""
     with pytest.raises(ValueError, match="which reaches it through the layers"):
         certify_objective(SlidingWindow(3), Back(reach), GRID, depth)
     certify_objective(SlidingWindow(3), Back(reach + 1), GRID, depth)

@@ -73,10 +73,10 @@ def test_objects_of_any_class_are_stepped_over(tmp_path, stranger):
     same(read_state(saved(tmp_path / "x.ckpt", content)))
 
 
-PLACES = [dict(state_dict=STATE), dict(module=STATE), dict(model=STATE), STATE]
+CONTENTS = [dict(state_dict=STATE), dict(module=STATE), dict(model=STATE), STATE]
 
 
-@pytest.mark.parametrize("content", PLACES)
+@pytest.mark.parametrize("content", CONTENTS)
 def test_lightning_deepspeed_mae_and_plain_files(tmp_path, content):
     same(read_state(saved(tmp_path / "x.pt", content)))
 
