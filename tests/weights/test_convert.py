@@ -32,13 +32,13 @@ WRAPPED = dict(
 
 
 def ours(mask, target="token", **backbone):
-    """The checkpoint of a pretrainer of ours, with its model."""
+    """Return a pretrainer's checkpoint and its model."""
     model = randomise(pretrainer(mask, target, **backbone))
     return Checkpoint.of(model.state_dict()), model
 
 
 def vit(kind="xtra_toolkit.MaskedViT", **args):
-    """An encoder of the golden shape."""
+    """Return an encoder of the shape of the golden values."""
     shape = dict(arch=arch(), img_size=64, patch_size=8, with_cls_token=False, out_type="raw")
     model = MODELS.build(dict(type=kind, **{**shape, **args}))
     model.eval()  # MMPretrain's returns nothing
@@ -46,7 +46,7 @@ def vit(kind="xtra_toolkit.MaskedViT", **args):
 
 
 def timm_vit(class_token=False, **args):
-    """The same of timm's."""
+    """Return timm's encoder of the same shape."""
     return timm.models.VisionTransformer(
         img_size=64,
         patch_size=8,

@@ -29,7 +29,7 @@ FACEBOOK = (
 
 @pytest.fixture(scope="module")
 def theirs():
-    """A small MAE of MMPretrain's, positions by its init_weights, all else drawn."""
+    """Return a small MAE of MMPretrain: positions by its init_weights, other weights random."""
     model = MODELS.build(
         dict(
             type="mmpretrain.MAE",
@@ -62,7 +62,7 @@ def theirs():
 
 
 def facebooks(model):
-    """The same weights under the names of facebookresearch/mae."""
+    """Return the same weights under the names of facebookresearch/mae."""
     state = {}
     for name, value in model.state_dict().items():
         for old, new in FACEBOOK:
@@ -77,7 +77,7 @@ def column_first(table):
 
 
 def encoder(state, **args):
-    """An encoder of the shape of the fixture, all of a layout's state in it."""
+    """Return an encoder of the fixture's shape that has loaded the whole state of a layout."""
     shape = dict(arch=arch(), img_size=64, patch_size=8, with_cls_token=True)
     vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", **shape, **args))
     state = {name.removeprefix("backbone."): value for name, value in state.items()}

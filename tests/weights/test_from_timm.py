@@ -38,7 +38,7 @@ KINDS = {
 
 
 def timms(seed=0, **args):
-    """A small ViT of timm's, drawn."""
+    """Return a small ViT of timm with random weights."""
     model = timm.models.VisionTransformer(**TIMM, **args)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def timms(seed=0, **args):
 
 
 def ours(checkpoint, **args):
-    """An encoder with all of the checkpoint's in it."""
+    """Return an encoder that has loaded the whole checkpoint."""
     shape = dict(arch=arch(), img_size=64, patch_size=8, out_type="raw")
     vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", **{**shape, **args}))
     state = checkpoint.layout("encoder")["state_dict"]
@@ -57,7 +57,7 @@ def ours(checkpoint, **args):
 
 
 def features(model):
-    """What goes into the classifier: all tokens, or where the norm is behind it their mean."""
+    """Return the classifier's input: all tokens, or their mean if the norm follows the pooling."""
     x = model.forward_features(IMAGES)
     return model.forward_head(x, pre_logits=True) if model.global_pool == "avg" else x
 

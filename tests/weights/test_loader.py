@@ -29,7 +29,7 @@ VIT = dict(
 
 
 class Calls:
-    """Unpickled by the book, it makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder, function=os.mkdir):
         self.call = function, (str(folder),)
@@ -40,7 +40,7 @@ class Calls:
 
 @pytest.fixture(params=[False, True], ids=["default", "torch told to execute"])
 def trap(tmp_path, monkeypatch, request):
-    """A checkpoint and the folder that it would make."""
+    """Return a checkpoint, and the folder that it would create if it were executed."""
     if request.param:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     file, trace = tmp_path / "stranger.pth", tmp_path / "trace"
@@ -73,7 +73,7 @@ def test_load_from_is_refused_with_a_sentence(trap):
 
 @pytest.mark.parametrize("name", ["https://example.org/stranger.pth", "torchvision://stranger"])
 def test_a_download_is_refused_with_a_sentence(trap, tmp_path, monkeypatch, name):
-    """torch takes what it has downloaded before, so that the test needs no network."""
+    """Load a file that torch finds in its download cache, so that no network is needed."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     cache = tmp_path / "home" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_a_run_refuses_it_and_leaves_the_file(trap, tmp_path, resume):
 
 
 def test_other_objects_than_tensors_are_refused_and_convert_is_named(tmp_path):
-    """They could be read without harm, but a run that resumes needs them whole."""
+    """Refuse other objects: skipping them would be safe, but a resumed run needs them."""
     torch.save(dict(state_dict={}, args=argparse.Namespace(lr=1)), tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"GLOBAL argparse\.Namespace .*xtra convert takes"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
@@ -163,7 +163,7 @@ def test_safetensors_is_written_and_knows_its_mask(tmp_path, layout):
 
 
 def test_a_torchscript_archive_is_called_one(tmp_path):
-    """torch's own message advises to execute it."""
+    """Check that the message does not repeat torch's advice to execute the file."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pth")
     for read in (CheckpointLoader.load_checkpoint, read_state):
         with pytest.raises(ValueError, match=r"x\.pth is a TorchScript archive") as caught:

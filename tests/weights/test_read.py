@@ -1,4 +1,4 @@
-"""Reading strangers' checkpoints: the tensors come out, and nothing is executed."""
+"""Tests of reading untrusted checkpoints: tensors are read, and nothing is executed."""
 
 import argparse
 import collections
@@ -31,7 +31,7 @@ class Stage(enum.Enum):
 
 
 class Calls:
-    """Unpickled, it would call a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, *args):
         self.call = function, args
