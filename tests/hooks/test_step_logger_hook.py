@@ -29,3 +29,27 @@ def test_a_run_of_one_step_an_epoch_logs_every_fourth_and_the_last(tmp_path):
 
 def test_epochs_do_not_begin_the_count_anew(tmp_path):
     assert steps(tmp_path, images=24) == [*range(4, 31, 4), 30]
+
+
+def test_lines_of_a_running_validation_show_no_former_result(tmp_path):
+    val = dict(
+        val_dataloader=dict(
+            dataset=Digits("test", indices=12, pipeline=PIPELINE),
+            batch_size=4,
+            num_workers=0,
+            collate_fn=dict(type="default_collate"),
+            sampler=dict(type="DefaultSampler", shuffle=False),
+        ),
+        val_evaluator=dict(type="xtra_toolkit.PretrainLoss"),
+        val_cfg=dict(),
+    )
+    dataset = Digits("train", indices=8, pipeline=PIPELINE)
+    loop = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=2, global_batch=8, val_interval=1)
+    logger = dict(type="xtra_toolkit.StepLogger", interval=1)
+    hooks = dict(logger=logger, checkpoint=SAVE)
+    changes = dict(train_cfg=loop, default_hooks=hooks, log_level="INFO", **val)
+    run(tmp_path, "XTRA", dataset=dataset, **changes)
+    (file,) = tmp_path.glob("*/*.log")
+    lines = [line for line in file.read_text().splitlines() if "Epoch(val)" in line]
+    assert len(lines) == 2 * 3  # two before the last batch, and the results
+    assert ["val/loss" in line for line in lines] == [False, False, True] * 2

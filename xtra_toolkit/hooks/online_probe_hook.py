@@ -29,6 +29,9 @@ from xtra_toolkit.utils.delayed_read import OneStepLate
 from xtra_toolkit.utils.preserve_state import untouched
 from xtra_toolkit.utils.unwrap import unwrap_model
 
+MOST = 20  # updates from one look to the next, where nobody chose
+LOOKS = 500  # of a run, where nobody chose
+LINEAR = "probe/linear_top1"
 RECENT = 20  # batches that the training accuracy is taken over
 
 
@@ -55,11 +58,12 @@ class OnlineProbe(Hook):
     left alone.
 
     One look takes 0.10 of a step of XTRA-B/16 and 0.39 of a step of MAE-B/16 (2 CPU cores, bf16).
-    That is 0.5 and 2 % of the training by default, and less with gradient accumulation. For a run
-    of a few hundred steps set ``interval=1``.
+    That is 0.5 and 2 % of the training with ``interval=20``, and less with gradient accumulation.
 
     Args:
-        interval: Number of updates from one look to the next.
+        interval: Number of updates from one look to the next. Default: a five-hundredth of the run,
+            at least 1 and at most 20. With the default no figure of the head is logged before it
+            has looked 20 times, because a head that has hardly learned says nothing about features.
         bank: Number of training images that vote in kNN. They are evenly spread over the data set
             and not augmented; their features are extracted anew in each validation. 0: no kNN.
         k, temperature: Parameters of the votes, see :class:`KNNValLoop`.
@@ -73,13 +77,14 @@ class OnlineProbe(Hook):
 
     def __init__(
         self,
-        interval: int = 20,
+        interval: int | None = None,
         bank: int = 10_000,
         k: int = 20,
         temperature: float = 0.07,
         lr: float | None = None,
         num_classes: int | None = None,
     ):
+        self.chosen, interval = interval, MOST if interval is None else interval
         if interval < 1 or k < 1 or (lr is not None and lr <= 0) or (bank and bank < k):
             raise ValueError(
                 f"OnlineProbe(interval={interval}, k={k}, lr={lr}, bank={bank}) was given; "
@@ -98,6 +103,8 @@ class OnlineProbe(Hook):
         """Skip other models, and restore a resumed head, since a validation may come first."""
         self._off = not isinstance(unwrap_model(runner.model), BaseSelfSupervisor)
         self._resumed = bool(runner.iter)
+        if self.chosen is None:
+            self.interval = max(1, min(MOST, runner.max_iters // LOOKS))
         self._saved = self._saved if runner.iter else None  # load_from brings one too
         if self._saved and not self._off:
             classes, width = self._saved["head"]["linear.weight"].shape
@@ -146,6 +153,9 @@ class OnlineProbe(Hook):
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Add the accuracies to the metrics of validation before they are logged."""
         found = self.validation.end(runner) if self.head is not None else {}
+        best = [getattr(hook, "save_best", None) for hook in runner.hooks]
+        if self._is_early() and not any(LINEAR in str(name) for name in best):
+            found.pop(LINEAR, None)
         if found:  # the report compares accuracies among equally many classes
             found["probe/classes"] = self.head.linear.out_features
         for name, value in found.items():
@@ -224,10 +234,16 @@ class OnlineProbe(Hook):
             )
         return within(labels, classes)
 
+    def _is_early(self) -> bool:
+        """Whether the head has learned too little for a figure, where nobody chose the interval."""
+        return self.chosen is None and len(self._recent) < RECENT
+
     def _report(self, runner: Any, known: tuple | None) -> None:
         if known is None or not known[0][2]:
             return
         self._recent.append(known[0])
+        if self._is_early():
+            return
         right, loss, count = map(sum, zip(*self._recent, strict=True))
         runner.message_hub.update_scalar("train/probe/train_top1", 100 * right / count)
         runner.message_hub.update_scalar("train/probe/loss", loss / count)

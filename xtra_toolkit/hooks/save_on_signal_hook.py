@@ -32,7 +32,8 @@ class SaveOnSignal(Hook):
     saved, further signals are ignored until the process has ended.
 
     Args:
-        signals: Names of signals. Slurm sends SIGTERM when it pre-empts a job.
+        signals: Names of signals. Slurm sends SIGTERM when it pre-empts a job. SIGINT is Ctrl-C; a
+            second one ends the run at once, without saving.
         exit_code: Exit code of the process. The default, 75, is EX_TEMPFAIL of sysexits.h.
 
     Raises:
@@ -41,7 +42,9 @@ class SaveOnSignal(Hook):
 
     priority = "LOWEST"  # and last of these: the other hooks have ended their iteration
 
-    def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1"), exit_code: int = 75):
+    def __init__(
+        self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1", "SIGINT"), exit_code: int = 75
+    ):
         self.signals = [signal.Signals[name] for name in signals]
         self.exit_code = exit_code
         self._heard = 0
@@ -108,6 +111,8 @@ class SaveOnSignal(Hook):
             signal.signal(*self._former.popitem())
 
     def _hear(self, number: int, frame: Any) -> None:
+        if number == self._heard == signal.SIGINT:
+            raise KeyboardInterrupt
         self._heard = number
 
     def _leave(self, number: int, frame: Any) -> None:

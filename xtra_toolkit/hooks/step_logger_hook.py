@@ -13,7 +13,9 @@ class StepLogger(LoggerHook):
 
     MMEngine's LoggerHook starts to count anew in each epoch, and in epochs of at most ``interval``
     steps it logs the last step of each. So a run of one step an epoch would log every step. A
-    resumed run logs at the same steps as a run that was not stopped.
+    resumed run logs at the same steps as a run that was not stopped. A line of a running validation
+    shows its progress, and one line at its end has the results; MMEngine's lines show those of the
+    validation before.
 
     Args:
         **kwargs: Arguments of MMEngine's ``LoggerHook``; ``ignore_last`` has no effect.
@@ -28,3 +30,13 @@ class StepLogger(LoggerHook):
         values, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         runner.logger.info(text)
         runner.visualizer.add_scalars(values, step=runner.iter + 1, file_path=self.json_log_path)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Log how far a validation is, if it is not at its end."""
+        done = batch_idx + 1
+        if done % self.interval or done == len(runner.val_dataloader):
+            return
+        _, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "val")
+        runner.logger.info(text.partition("val/loss")[0].rstrip())
