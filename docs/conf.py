@@ -40,6 +40,7 @@ apidoc_exclude_patterns = ["../xtra_toolkit/templates"]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"special-members": "__call__", "ignore-module-all": True}
 autodoc_typehints = "description"
+autodoc_preserve_defaults = True
 
 CONTENTS = {  # for each page with sub-pages, the captions and pages of the list on the left
     "README": {
@@ -89,6 +90,8 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
 
 def escape(app: Sphinx, what: str, name: str, obj: object, options: dict, lines: list[str]) -> None:
     """Escape a lone ``*`` and a last ``_``, which are no markup in docstrings: (*size, 3), add_."""
+    if what == "attribute":
+        lines.insert(0, "")  # or napoleon takes what stands before a colon for a type
     for i, line in enumerate(lines):
         parts = re.split(r"(``.+?``|`[^`]+`_*)", line)  # code and links stay
         for j in range(0, len(parts), 2):
