@@ -12,9 +12,10 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
 def demo(out: Path) -> None:
     """Train the same small network with few labels, pretrained and from scratch.
 
-    Pretrains a small AIM on 1,297 handwritten digits without their labels. Then fine-tunes it with 10, 30 and 100 labels a class, three draws of each, beside the same network
-    from random weights and beside a logistic regression on the pixels. Prints tables and saves a
-    plot. It downloads nothing; a demo that was stopped goes on where it was.
+    Pretrains a small AIM on 1,297 handwritten digits without their labels. Then fine-tunes it with
+    10, 30 and 100 labels a class, three draws of each, beside the same network from random weights
+    and beside a logistic regression on the pixels. Prints tables and saves a plot. It downloads
+    nothing; a demo that was stopped goes on where it was.
     """
     with quiet_imports():
         from mmengine.config import Config
