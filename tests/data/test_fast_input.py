@@ -18,7 +18,7 @@ from xtra_toolkit.data import seeding as seeded
 from xtra_toolkit.data.image_reading import decoding
 from xtra_toolkit.data.image_reading.decoding import Jpeg
 from xtra_toolkit.data.image_reading.resampling import resize
-from xtra_toolkit.data.transforms.crop import SPARE
+from xtra_toolkit.data.transforms.crop import MIN_OVERSAMPLING
 
 BICUBIC = Image.Resampling.BICUBIC
 SIZE = (256, 256)
@@ -115,7 +115,10 @@ def test_large_photographs_are_decoded_at_a_reduced_scale():
     )
     factors = [crop._factor(draw(crop, (0, epoch, 0), file.shape)) for epoch in range(20)]
     assert set(factors) == {1, 2} and factors.count(2) >= 8
-    assert crop._factor((0, 0, round(256 * SPARE * 8), round(256 * SPARE * 8))) == 8
+    assert (
+        crop._factor((0, 0, round(256 * MIN_OVERSAMPLING * 8), round(256 * MIN_OVERSAMPLING * 8)))
+        == 8
+    )
     assert crop._factor((0, 0, 500, 375)) == 1
     assert file.decode(4).shape == (375, 500, 3)
 
@@ -252,7 +255,7 @@ def test_exif_turns_the_crop(tmp_path, orientation, factor):
     found = Jpeg.of(file)
     assert found.shape == loaded.shape[:2]
     assert difference(found.decode(), loaded) < 2
-    side = int(min(loaded.shape[:2]) / (factor * SPARE))
+    side = int(min(loaded.shape[:2]) / (factor * MIN_OVERSAMPLING))
     crop = RandomResizedCrop(side, crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(0.1, 10))
     box = (0, 0, *loaded.shape[:2])
     crop.rand_crop_params = lambda img: box

@@ -1,4 +1,4 @@
-"""Sample global batches: the same images in the same step, on one process or on many."""
+"""Sample global batches, with the same images in the same step on any number of processes."""
 
 import copy
 from collections.abc import Iterator, Sized
@@ -13,18 +13,22 @@ from xtra_toolkit.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(Sampler):
-    """Yield keys (seed, epoch, index, step), for data sets with ``SeededSamples``.
+    """Yield keys (seed, epoch, index, step) for data sets with ``SeededSamples``.
 
-    An epoch of N images has N // global_batch full batches, cut from one permutation that depends
-    on seed and epoch only; the remaining images may be drawn in another epoch. Rank r of W takes
-    the r-th of W contiguous shares of each global batch.
+    An epoch of N images has N // global_batch full batches, taken from a permutation that depends
+    on seed and epoch only. The remaining images are left out of this epoch. Rank r of W takes the
+    r-th of W contiguous shares of each global batch.
 
     Args:
         dataset: Any object with a length.
-        global_batch: Number of images of an optimizer step over all processes. ``GlobalBatchLoop``
-            fills it in from ``train_cfg.global_batch``.
+        global_batch: Number of images of an optimizer step, over all processes.
+            ``GlobalBatchLoop`` sets it from ``train_cfg.global_batch``.
         shuffle: Whether to permute the images.
-        seed: The same on all processes; MMEngine fills it in. None: it is drawn once for all.
+        seed: Seed of all processes, set by MMEngine. None: one seed is drawn for all processes.
+
+    Raises:
+        ValueError: ``global_batch`` is missing, cannot be shared equally by the processes, or is
+            larger than the data set.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class GlobalBatchSampler(Sampler):
         self.share = global_batch // self.world_size
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the permutation, and how many of its global batches were already used."""
+        """Set the epoch, and the number of its global batches that are skipped."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
@@ -54,19 +58,19 @@ class GlobalBatchSampler(Sampler):
         return self.steps * self.share
 
     def __iter__(self) -> Iterator[Key]:
-        """Yield the keys of the epoch that is set now, even if another is set before the end."""
+        """Yield the keys of the present epoch, even if another is set before the end."""
         self._order()  # the copy shares the permutation
         now = copy.copy(self)
         return (key for step in range(now.start, now.steps) for key in now.keys(step))
 
     def keys(self, step: int) -> list[Key]:
-        """Return this process's share of a step of the epoch, in order."""
+        """Return the keys of this process in a step of the epoch."""
         start = step * self.global_batch + self.rank * self.share
         share = self._order()[start : start + self.share].tolist()
         return [(self.seed, self.epoch, index, step) for index in share]
 
     def _order(self) -> torch.Tensor:
-        """Return the order of the images of the epoch, computed once an epoch."""
+        """Return the order of the images, computed once an epoch."""
         key = self.seed, self.epoch
         if self._kept is None or self._kept[0] != key:
             self._kept = key, self._permutation()

@@ -1,7 +1,7 @@
-"""Make augmentation depend on (seed, epoch, index) and on nothing else.
+"""Make the augmentation of a sample depend on its key (seed, epoch, index) only.
 
-The number of workers and processes, the order of the samples, and resuming in the middle of a
-training do not change any image. ``GlobalBatchSampler`` yields such keys.
+Images are then independent of the number of workers and processes, of the order of the samples, and
+of resuming. ``GlobalBatchSampler`` yields such keys.
 """
 
 import contextlib
@@ -11,25 +11,26 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-Key = tuple[int, ...]  # (seed, epoch, index), and the step of the epoch where it is known
+Key = tuple[int, ...]  # (seed, epoch, index) or (seed, epoch, index, step of the epoch)
 
 
 def hash_words(*numbers: int) -> list[int]:
-    """Return four 32-bit words from non-negative integers, the same on every machine."""
+    """Hash non-negative integers to four 32-bit words, the same on every machine."""
     return np.random.SeedSequence(numbers).generate_state(4).tolist()
 
 
 def hash_seed(*numbers: int) -> int:
-    """Return 64 bits of :func:`hash_words`."""
+    """Hash non-negative integers to 64 bits, see :func:`hash_words`."""
     high, low, *_ = hash_words(*numbers)
     return high << 32 | low
 
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed the CPU generators of Python, NumPy and torch from ``numbers``; restore them after.
+    """Seed the CPU generators of Python, NumPy and torch from ``numbers`` within the context.
 
-    CUDA's generators are left alone: with ``num_workers=0`` this runs in the training process.
+    Afterwards they are restored. The generators of CUDA are not changed: with ``num_workers=0``
+    this runs in the training process.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     python, numpy, *pytorch = hash_words(*numbers)
@@ -45,10 +46,10 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def seed_step(*numbers: int) -> None:
-    """Seed all generators of this process, and of its devices, from ``numbers``.
+    """Seed all generators of this process from ``numbers``, including those of its devices.
 
-    What a model draws in a step is then a function of the position of the step in the training,
-    whatever was drawn before. So a resumed run needs no saved random state.
+    What a model draws in a step then depends only on the position of the step in the training, not
+    on earlier draws, so a resumed run needs no saved random state.
     """
     python, numpy, *pytorch = hash_words(*numbers)
     random.seed(python)
@@ -57,18 +58,18 @@ def seed_step(*numbers: int) -> None:
 
 
 def draw_seeds(seed: int, epoch: int, index: int, *step: int) -> dict[str, int]:
-    """Return the seeds from which a model draws, see :class:`SeededSamples`."""
+    """Return the seeds of a model for the sample of a key, see :class:`SeededSamples`."""
     seeds = dict(draw_seed=hash_seed(seed, epoch, index, 1))
     return seeds | (dict(step_seed=hash_seed(seed, epoch, *step, 2)) if step else {})
 
 
 class SeededSamples:
-    """Mixin of a data set, before its base class: ``class Mine(SeededSamples, BaseDataset)``.
+    """Mixin that seeds the pipeline of a data set: ``class Mine(SeededSamples, BaseDataset)``.
 
     ``dataset[index]`` is the sample of the base class. ``dataset[seed, epoch, index]`` is the same
-    sample, with every random draw of its pipeline a function of that key. ``dataset[seed, epoch,
-    index, step]`` is the same again and also knows its step. A model draws from ``draw_seed`` for
-    the sample itself, and from ``step_seed`` for what all samples of the step share.
+    sample, with all random draws of its pipeline determined by this key. ``dataset[seed, epoch,
+    index, step]`` also tells the sample its step. A model draws for one sample from its
+    ``draw_seed``, and for all samples of the step from ``step_seed``.
     """
 
     takes_keys = True

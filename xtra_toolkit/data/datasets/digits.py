@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: a data set that needs no download."""
+"""Use scikit-learn's handwritten digits, a data set that needs no download."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TEST_IMAGES = 500
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """Return images (1797, 8, 8, 1) from 0 to 255, and their labels (1797,)."""
+    """Return images, uint8 (1797, 8, 8, 1), and their labels, (1797,)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -27,13 +27,13 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 @DATASETS.register_module()
 class Digits(SeededSamples, BaseDataset):
-    """8×8 grey digits, 1297 for training and 500 for testing, from one fixed shuffle.
+    """Data set of 8×8 grey digits, 1297 for training and 500 for testing, in a fixed shuffle.
 
     A sample has ``img``, uint8 of shape (8, 8, 1), and ``gt_label``, 0 to 9.
 
     Args:
         split: ``'train'`` or ``'test'``.
-        **kwargs: Arguments of MMPretrain's ``BaseDataset``, for example ``pipeline``.
+        **kwargs: Arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``.
     """
 
     METAINFO = {"classes": tuple("0123456789")}
@@ -45,7 +45,7 @@ class Digits(SeededSamples, BaseDataset):
         super().__init__(**{"ann_file": "", **kwargs})
 
     def load_data_list(self) -> list[dict]:
-        """Return a dictionary for each sample, with ``img`` and ``gt_label``."""
+        """Return one dictionary for each sample, with ``img`` and ``gt_label``."""
         images, labels = _load()
         order = np.random.RandomState(0).permutation(len(images))
         train, test = order[:-TEST_IMAGES], order[-TEST_IMAGES:]

@@ -1,4 +1,4 @@
-"""A folder of images, found by a search or named in a list."""
+"""Read any folder of images, found by a search or named in a list."""
 
 import errno
 import os
@@ -17,22 +17,22 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 @DATASETS.register_module()
 class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
-    """The images below a folder, at any depth, in the order of their paths.
+    """Data set of the images below a folder, at any depth, in the order of their paths.
 
-    ``xtra index FOLDER`` searches a folder of millions of images once. With ``ann_file`` no process
-    searches again: the list stays a file that all of them map into memory.
+    For millions of images, write a list once by ``xtra index FOLDER``. With ``ann_file`` no process
+    searches the folder: all of them map the list into memory.
 
     Args:
-        data_root: The folder; ``~`` is the home folder.
+        data_root: The folder. ``~`` is the home folder.
         with_label: Whether the sub-folders are classes, in alphabetical order.
-        extensions: Extensions of the files to take, in lower or upper case.
-        ann_file: A list of the files: a path below the folder on each line, followed by a space and
-            the label if ``with_label``.
-        **kwargs: Arguments of MMPretrain's ``CustomDataset``, for example ``pipeline``.
+        extensions: Extensions of image files, in upper or lower case.
+        ann_file: A list with the path of an image below the folder on each line, and its label
+            after a space if ``with_label``.
+        **kwargs: Arguments of MMPretrain's ``CustomDataset``, such as ``pipeline``.
 
     Raises:
-        ValueError: The folder or the list is missing or holds no image, or a link in the folder
-            leads to a folder that contains it.
+        ValueError: The folder or the list is absent or holds no image, or a link in the folder
+            leads to a folder that it lies in.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
             self.get_subset_(self._indices)
 
     def get_data_info(self, idx: int) -> dict:
-        """Return ``img_path``, ``gt_label`` if there are labels, and ``sample_idx``."""
+        """Return ``img_path``, ``sample_idx`` and, with labels, ``gt_label``."""
         if not self.ann_file:
             return super().get_data_info(idx)
         if not self._fully_initialized:
@@ -83,7 +83,7 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
 
     def _find_samples(self) -> list:
         try:
-            if os.path.isdir(self.img_prefix):  # and not a place of another file server
+            if os.path.isdir(self.img_prefix):  # other file backends are not searched
                 refuse_loops(self.img_prefix)
             return super()._find_samples()
         except (OSError, RuntimeError) as error:  # absent, or empty
@@ -96,7 +96,7 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
 
 
 def refuse_loops(root: str) -> None:
-    """Search for a link to a folder that contains it, with which no search would end.
+    """Refuse a folder with a link to a folder above it, in which a search would not end.
 
     Raises:
         ValueError: There is such a link; the message names it.

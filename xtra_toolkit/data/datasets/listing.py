@@ -1,4 +1,4 @@
-"""List the images of a folder, with the labels and the split that its sub-folders define."""
+"""List the images of a folder, with labels and split from its sub-folders."""
 
 import os
 from pathlib import Path
@@ -16,9 +16,9 @@ class Listing(NamedTuple):
 
     Args:
         paths: Paths of the files.
-        labels: Index into ``classes`` for each image; None if the folder has no labels.
+        labels: (N,) index into ``classes`` of each image; None if the folder has no labels.
         classes: Names of the classes, in alphabetical order.
-        train: Whether each image belongs to the training split; None if the folder has no split.
+        train: (N,) bool, whether each image is in the training split; None without a split.
     """
 
     paths: list[Path]
@@ -31,16 +31,16 @@ def list_images(folder: str | Path, need_labels: bool = False) -> Listing:
     """List the images below a folder, at any depth.
 
     The sub-folders are the classes. If they are ``train`` and ``val`` (or ``test``), they are the
-    split, and the classes are their sub-folders. If an image lies in no sub-folder, no image has a
-    label.
+    split, and their sub-folders are the classes. If any image lies in no sub-folder, there are no
+    labels at all.
 
     Args:
-        folder: The folder; ``~`` is the home folder.
-        need_labels: Refuse a folder without labels.
+        folder: The folder. ``~`` is the home folder.
+        need_labels: Whether to refuse a folder without labels.
 
     Raises:
-        ValueError: The folder does not exist, holds no image, has no labels although they are
-            needed, or its splits have different classes.
+        ValueError: There is no such folder, it holds no image, it has no labels where they are
+            needed, or its splits have other classes.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -80,7 +80,7 @@ def _walk(root: Path) -> list[Path]:
 
 
 def _split(parts: list[tuple[str, ...]]) -> tuple[np.ndarray | None, list[int]]:
-    """Return which images are for training, and which belong to the split at all."""
+    """Return whether each image is for training, and the indices of the images in the split."""
     tops = {part[0] for part in parts if len(part) > 1}
     tests = [name for name in TESTS if name in tops]
     if TRAIN not in tops or not tests:
@@ -108,8 +108,8 @@ def _check_classes(
 def stratified(labels: np.ndarray, share: float = 0.2) -> np.ndarray:
     """Draw a fixed split: True for training images, the same share of each class.
 
-    Of a class of two or more images at least one is for testing and one for training. The draw
-    depends only on the number of images of each class.
+    A class of two images or more has at least one in each part. The draw depends on the number of
+    images of each class only.
 
     Raises:
         ValueError: No class has two images.

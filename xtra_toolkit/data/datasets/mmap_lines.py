@@ -1,17 +1,17 @@
-"""Map the lines of a text file into memory, so that many processes share one copy."""
+"""Map the lines of a text file into memory, so that many processes share one copy of them."""
 
 from pathlib import Path
 
 import numpy as np
 
-BLOCK = 1 << 22  # bytes looked through at a time
+BLOCK = 1 << 22  # number of bytes searched at a time
 
 
 def mapped(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the bytes of the file, uint8, and the end of each line that is not empty, int64.
 
     Raises:
-        ValueError: The file is missing or has no line.
+        ValueError: The file is absent or has no line.
     """
     try:
         data = np.memmap(path, np.uint8, "r")
@@ -22,11 +22,11 @@ def mapped(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         ) from error
     blocks = range(0, len(data), BLOCK)
     ends = [np.flatnonzero(data[at : at + BLOCK] == ord("\n")) + (at + 1) for at in blocks]
-    ends = np.concatenate([*ends, [len(data)]])  # the last line may lack its end
+    ends = np.concatenate([*ends, [len(data)]])  # the last line may have no line break
     return data, ends[np.diff(ends, prepend=0) > 1]
 
 
 def line(data: np.ndarray, ends: np.ndarray, index: int) -> str:
-    """Return a line by its number (negative: from the end); bytes other than UTF-8 survive."""
+    """Return a line by its number, which may be negative; bytes that are not UTF-8 survive."""
     start = ends[index - 1] if index % len(ends) else 0
     return data[start : ends[index]].tobytes().decode(errors="surrogateescape").strip("\r\n")

@@ -1,4 +1,4 @@
-"""Give data sets of other packages the keys that ``GlobalBatchLoop`` needs."""
+"""Use data sets of other packages with the keys that ``GlobalBatchLoop`` needs."""
 
 import functools
 import os.path
@@ -10,24 +10,24 @@ from torch.utils.data import Dataset
 from xtra_toolkit.data.seeding import SeededSamples
 from xtra_toolkit.registry import DATASETS
 
-ABSENT = (OSError, RuntimeError, AssertionError)  # what they raise for missing files
+MISSING_FILES = (OSError, RuntimeError, AssertionError)  # raised by data sets of other packages
 
 
 @DATASETS.register_module()
 def SeededDataset(dataset: str, expects: str = "", data_root: str = "", **kwargs: Any) -> Dataset:
-    """Build a registered data set whose augmentation is a function of (seed, epoch, index).
+    """Build a registered data set whose augmentation depends on the key (seed, epoch, index).
 
-    The result is an instance of that class with ``SeededSamples`` before it, so ``metainfo``,
-    ``get_cat_ids``, ``full_init`` and tools like ``browse_dataset`` work as usual.
+    The result is an instance of a subclass of its class with the mixin ``SeededSamples``, so
+    ``metainfo``, ``get_cat_ids``, ``full_init`` and tools like ``browse_dataset`` work as usual.
 
     Args:
-        dataset: Registered name with its package, for example ``'mmpretrain.DTD'``.
-        expects: What the folder must contain, for the message if it does not.
-        data_root: The folder; ``~`` is the home folder.
-        **kwargs: Arguments of that class, for example ``split`` and ``pipeline``.
+        dataset: Registered name with the package, such as ``'mmpretrain.DTD'``.
+        expects: Description of the files below ``data_root``, for the error message.
+        data_root: The folder. ``~`` is the home folder.
+        **kwargs: Arguments of that class, such as ``split`` and ``pipeline``.
 
     Raises:
-        ValueError: There is no such class, or the folder is missing or has another layout.
+        ValueError: There is no such class, or the folder is absent or lacks files of the class.
     """
     kind = DATASETS.get(dataset)
     if not isinstance(kind, type):
@@ -39,7 +39,7 @@ def SeededDataset(dataset: str, expects: str = "", data_root: str = "", **kwargs
         if not os.path.isdir(root := os.path.expanduser(data_root)):
             raise FileNotFoundError("there is no such folder")
         return seeded_class(kind)(data_root=root, **kwargs)
-    except ABSENT as error:
+    except MISSING_FILES as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         raise ValueError(
             f"{dataset} cannot be read from {os.path.abspath(root)!r}: {cause}. Expected "
@@ -51,13 +51,13 @@ def SeededDataset(dataset: str, expects: str = "", data_root: str = "", **kwargs
 
 @functools.cache
 def seeded_class(kind: type) -> type:
-    """Return ``kind`` with ``SeededSamples`` before it, under its own name."""
+    """Return a subclass of ``kind`` with ``SeededSamples``, under the same name."""
     members = {"__module__": kind.__module__, "__reduce_ex__": _reduce, "__doc__": kind.__doc__}
     return type(kind.__name__, (SeededSamples, kind), members)
 
 
 def _reduce(dataset: Dataset, protocol: int) -> tuple[Callable, tuple, dict]:
-    """Let spawned workers unpickle it: pickle does not find a class that was made at run time."""
+    """Pickle an instance for spawned workers, since pickle cannot find a class made at run time."""
     return _empty, (type(dataset).__bases__[1],), dataset.__dict__
 
 

@@ -1,9 +1,8 @@
-"""Tar shards, as webdataset writes them, read at any position.
+"""Read single images from tar shards of webdataset, in any order.
 
-webdataset's own reader streams, so the order is that of its workers. Its indexed reader, wids,
-scans each shard anew in each process. Here a list, written once, says where in which shard each
-image lies. An image is one read at that position by a file handle of its own, so processes share no
-file position, and no file is opened before it is needed.
+The reader of webdataset streams the shards, in an order that depends on its workers. Its indexed
+reader, wids, scans each shard again in each process. Here a list, written once, holds the shard and
+the offset of each image. Each read opens the shard again, so that processes share no file position.
 """
 
 import os
@@ -22,23 +21,23 @@ PLACE = re.compile(r"(.*?\.tar)!(.*)@(\d+)\+(\d+)", re.DOTALL)  # shard!name@off
 
 @DATASETS.register_module()
 class Shards(ImageFolder):
-    """The images of a folder of tar shards, in the order of the list of ``xtra index --shards``.
+    """Data set of the images in tar shards, in the order of the list of ``xtra index --shards``.
 
-    Only that list is needed at the start; it is mapped into memory like the list of
-    ``ImageFolder``. Reading needs no package. The pipeline must begin with ``ReadImage`` or
-    ``LoadImage``. The shards lie on a disk or a mounted file server.
+    The list is mapped into memory, as in ``ImageFolder``. Reading needs no further package. The
+    pipeline must begin with ``ReadImage`` or ``LoadImage``, and the shards must be on a disk or a
+    mounted file server.
 
     Args:
-        data_root: The folder; ``~`` is the home folder.
-        with_label: Whether to return the label of webdataset's ``.cls`` files. The list holds it
-            after a space if it was written with ``--with-label``.
-        ann_file: The list, a path below the folder or an absolute path.
-        **kwargs: Arguments of ``ImageFolder``, for example ``pipeline``.
+        data_root: The folder. ``~`` is the home folder.
+        ann_file: The list, as a path below the folder or an absolute path.
+        **kwargs: Arguments of ``ImageFolder``, such as ``pipeline`` and ``with_label``: whether to
+            give the label of webdataset's ``.cls``, which the list has after a space if it was
+            written with ``--with-label``.
 
     Raises:
-        ValueError: The list is missing, empty, or not a list of shards.
-        UnreadableImage: A ValueError; the shard is missing or cut short, or holds another file at
-            that position than when it was listed.
+        ValueError: The list is absent, empty or not a list of shards.
+        UnreadableImage: The shard is absent or truncated, or it has changed since it was listed.
+            This is a ValueError.
     """
 
     def __init__(self, data_root: str = "", ann_file: str = "index.txt", **kwargs: Any):
@@ -47,7 +46,7 @@ class Shards(ImageFolder):
     def get_data_info(self, idx: int) -> dict:
         """Return ``img_path`` (shard!name), ``place`` (shard, name, offset, size) and the label."""
         info = super().get_data_info(idx)
-        root = os.path.join(self.img_prefix, "")  # whose name may be like a shard's
+        root = os.path.join(self.img_prefix, "")  # the folder itself may be named like a shard
         found = PLACE.fullmatch(info["img_path"].removeprefix(root))
         if found is None:
             raise ValueError(
@@ -59,7 +58,7 @@ class Shards(ImageFolder):
         return info | dict(img_path=f"{shard}!{name}", place=(shard, name, int(offset), int(size)))
 
     def prepare_data(self, idx: int) -> Any:
-        """Return the sample after its pipeline, which starts from ``img_bytes``."""
+        """Read ``img_bytes`` of a sample and run the pipeline on it."""
         info = self.get_data_info(idx)
         try:
             info["img_bytes"] = read(*info.pop("place"))
@@ -69,10 +68,10 @@ class Shards(ImageFolder):
 
 
 def read(shard: str, name: str, offset: int, size: int) -> bytes:
-    """Return the bytes of a file in a shard, after checking the tar header before them.
+    """Read a file in a shard, and check the tar header before it.
 
     Raises:
-        OSError: The shard is missing or cut short, or holds other files than were listed.
+        OSError: The shard is absent or truncated, or it has changed since it was listed.
     """
     with open(shard, "rb") as file:
         file.seek(offset - tarfile.BLOCKSIZE)
@@ -81,9 +80,9 @@ def read(shard: str, name: str, offset: int, size: int) -> bytes:
         raise OSError("the shard ends before the image does")
     try:
         header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-        elsewhere = len(name) > 100 or not name.isascii()  # such a name has a header of its own
-        same = header.size == size and (elsewhere or header.name == name)
-    except tarfile.TarError:  # no header stands there
+        extended = len(name) > 100 or not name.isascii()  # such names are in an extended header
+        same = header.size == size and (extended or header.name == name)
+    except tarfile.TarError:  # there is no header
         same = False
     if not same:
         raise OSError("the shard has changed: list it again with xtra index --shards --force")
@@ -91,9 +90,9 @@ def read(shard: str, name: str, offset: int, size: int) -> bytes:
 
 
 def listed(folder: Path, with_label: bool) -> Iterator[str]:
-    """Yield a line for each image in the tar files below a folder, at any depth, in order.
+    """Iterate over the lines of the list, one for each image in the tar files below a folder.
 
-    webdataset itself groups the files into samples.
+    webdataset itself groups the files to samples.
 
     Raises:
         ValueError: webdataset is not installed, there is no image, a shard cannot be read, or a
@@ -103,7 +102,7 @@ def listed(folder: Path, with_label: bool) -> Iterator[str]:
         from webdataset.tariterators import group_by_keys
     except ImportError as error:
         raise ValueError(
-            "To list shards needs the package webdataset, which is not installed: "
+            "Listing shards needs the package webdataset, which is not installed: "
             "pip install xtra_toolkit[shards]"
         ) from error
     shards, images = sorted(folder.rglob("*.tar")), 0
@@ -128,7 +127,7 @@ def listed(folder: Path, with_label: bool) -> Iterator[str]:
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[dict]:
-    """Yield the regular files of a shard; raise a ValueError if it does not end like a tar file."""
+    """Iterate over the regular files of a shard; raise a ValueError if it is truncated."""
     for member in tar:
         if member.size < 0:  # tarfile would read backwards
             raise ValueError(f"the file {member.name!r} in it has a size of {member.size} bytes")
@@ -136,7 +135,7 @@ def _files(tar: tarfile.TarFile) -> Iterator[dict]:
             yield dict(fname=member.name, data=member, __url__="")
     tar.fileobj.seek(tar.offset)
     rest = tar.fileobj.read(tarfile.BLOCKSIZE)
-    if any(rest) or 0 < len(rest) < tarfile.BLOCKSIZE:  # tarfile takes it for the end
+    if any(rest) or 0 < len(rest) < tarfile.BLOCKSIZE:  # tarfile would silently stop here
         raise ValueError(
             f"no header of a file stands at byte {tar.offset:,}, where one must follow: the shard "
             "is cut off or damaged there"
@@ -144,7 +143,7 @@ def _files(tar: tarfile.TarFile) -> Iterator[dict]:
 
 
 def _lines(tar: tarfile.TarFile, sample: dict, with_label: bool) -> list[str]:
-    """Return the line of a sample (suffix -> member); nothing if it has no image."""
+    """Return the place and label of the image of a sample; no line if it has no image."""
     members = {key: member for key, member in sample.items() if not key.startswith("__")}
     images = [members[key] for key in members if f".{key}".endswith(EXTENSIONS)]
     if sparse := [image.name for image in images if image.issparse()]:
@@ -156,8 +155,8 @@ def _lines(tar: tarfile.TarFile, sample: dict, with_label: bool) -> list[str]:
         raise ValueError(f"the sample {sample['__key__']!r} has {len(images)} images, not one")
     label = ""
     if images and with_label:
-        given = tar.extractfile(members["cls"]).read().strip() if "cls" in members else b""
-        if not given.isdigit():
-            raise ValueError(f"the sample {sample['__key__']!r} has {given!r} for label (.cls)")
-        label = f" {int(given)}"
+        content = tar.extractfile(members["cls"]).read().strip() if "cls" in members else b""
+        if not content.isdigit():
+            raise ValueError(f"the sample {sample['__key__']!r} has {content!r} for label (.cls)")
+        label = f" {int(content)}"
     return [f"{image.name}@{image.offset_data}+{image.size}{label}" for image in images]

@@ -1,4 +1,4 @@
-"""Replace images that cannot be read, so that a training goes on."""
+"""Replace images that cannot be read by other images of the data set."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,20 +8,20 @@ import numpy as np
 from xtra_toolkit.data.seeding import hash_seed, seeded
 from xtra_toolkit.data.transforms.loading import UnreadableImage
 
-IN_A_ROW = 20  # bad images in the place of one, before a data set is given up
+MAX_ATTEMPTS = 20  # number of consecutive bad images after which a data set is refused
 
 
 class SkipsBadImages:
     """Mixin of a data set, between ``SeededSamples`` and its base class.
 
-    If ``skips_bad`` is set, as the hook ``SkipBadImages`` does, a sample whose file cannot be read
-    is replaced by another sample of the data set. Which one it is, and how it is augmented, depends
-    on NumPy's random state when the sample was requested. Under ``SeededSamples`` that state
-    follows from the key, so ranks, workers and a resumed run agree. ``skipped_images`` of the data
-    sample lists the replaced files and the causes as (path, cause).
+    If ``skips_bad`` is set, as by the hook ``SkipBadImages``, a sample whose file cannot be read is
+    replaced by another one. The replacement and its augmentation depend on NumPy's random state
+    when the sample was requested. With ``SeededSamples`` this state depends on the key only, so
+    that ranks, workers and a resumed run agree. ``skipped_images`` of the data sample lists the
+    replaced files as (path, cause).
 
     Raises:
-        UnreadableImage: ``skips_bad`` is not set, or too many images in a row cannot be read.
+        UnreadableImage: ``skips_bad`` is not set, or 20 images in a row cannot be read.
     """
 
     skips_bad = False
@@ -34,7 +34,7 @@ class SkipsBadImages:
             return super().__getitem__(index)
         except UnreadableImage as error:
             skipped = [(error.path, error.cause)]
-        np.random.set_state(start)  # how far the first one came decides nothing
+        np.random.set_state(start)  # draws of the first attempt must not matter
         for key in _keys(np.random.randint(2**31)):
             try:
                 with seeded(*key):
@@ -45,8 +45,8 @@ class SkipsBadImages:
             else:
                 sample["data_samples"].set_metainfo(dict(skipped_images=skipped))
                 return sample
-        raise UnreadableImage(f"{IN_A_ROW} images in a row cannot be read. The last: {last}")
+        raise UnreadableImage(f"{MAX_ATTEMPTS} images in a row cannot be read. The last: {last}")
 
 
 def _keys(draw: int) -> Iterator[tuple[int, int]]:
-    return ((draw, attempt) for attempt in range(1, IN_A_ROW))
+    return ((draw, attempt) for attempt in range(1, MAX_ATTEMPTS))

@@ -1,9 +1,9 @@
-"""Decode the bytes of an image file: JPEGs by simplejpeg if it is installed, all else by Pillow.
+"""Decode JPEGs by simplejpeg, if it is installed, and all other files by Pillow.
 
-simplejpeg (the extra ``fast``) reads the size before it decodes, decodes at 1/2, 1/4 or 1/8 of the
-size, and stops below the rows that are needed. Its fast DCT is not used: it would save a hundredth
-of the time and leave a zone plate 12 % more energy above the Nyquist frequency. Files that
-simplejpeg refuses go to Pillow, which decides whether a file is broken.
+simplejpeg (the extra ``fast``) reads the size before it decodes, decodes at 1/2, 1/4 or 1/8, and
+skips rows that are not needed. Its fast DCT is not used: it would save a hundredth of the time and
+leave a zone plate with 12 % more energy above Nyquist. Files that simplejpeg cannot decode go to
+Pillow, which decides whether a file is broken.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ except ImportError:  # the extra "fast"
     simplejpeg = None
 
 ORIENTATION = 0x0112  # EXIF's tag
-# EXIF's orientation -> whether rows and columns change places, then the steps along each
+# EXIF orientation -> (whether to swap rows and columns, step along rows, step along columns)
 TURNS = {
     1: (False, 1, 1),
     2: (False, 1, -1),
@@ -36,10 +36,10 @@ class Jpeg:
     """A JPEG that simplejpeg can decode.
 
     Args:
-        data: Bytes of the file.
-        stored: Height and width in the file.
-        orientation: Orientation from EXIF or XMP, 1 to 8.
-        height_at: Offset of the height in the file; None if the height must not be changed.
+        data: Content of the file.
+        stored: Height and width in the file, before it is turned.
+        orientation: Orientation by EXIF or XMP, 1 to 8.
+        height_at: Offset of the height in the file; None if it must not be changed.
     """
 
     data: bytes
@@ -49,7 +49,7 @@ class Jpeg:
 
     @classmethod
     def of(cls, data: bytes) -> "Jpeg | None":
-        """Return None if simplejpeg is not installed or cannot decode the file (PNG, CMYK, ...)."""
+        """Read the header; None if simplejpeg is absent or cannot decode it (PNG, CMYK, broken)."""
         if simplejpeg is None or data[:2] != b"\xff\xd8":
             return None
         try:
@@ -60,22 +60,25 @@ class Jpeg:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width after the image was turned."""
+        """Height and width after the image is turned."""
         return self.stored[::-1] if TURNS[self.orientation][0] else self.stored
 
     def decode(self, factor: int = 1, bottom: int | None = None) -> np.ndarray:
-        """Return uint8 (ceil(H / factor), ceil(W / factor), 3), BGR, turned.
+        """Decode the image, reduced and turned.
 
         Args:
-            factor: 1, 2, 4 or 8.
-            bottom: Rows from this one on, in pixels of the file, may be missing.
+            factor: Reduction, 1, 2, 4 or 8.
+            bottom: Row of the file from which on rows may be missing. Default: the height.
+
+        Returns:
+            uint8 (ceil(H / factor), ceil(W / factor), 3), BGR.
 
         Raises:
-            ValueError: libjpeg gives a warning; Pillow may be able to read the file.
+            ValueError: libjpeg warns of something, which Pillow may accept.
         """
         (height, width), data, at = self.stored, self.data, self.height_at
         shorter = bottom is not None and at is not None and bottom < height
-        if shorter:  # libjpeg stops at the height that it is told, and warns of the rest
+        if shorter:  # libjpeg stops at the height in the header, and warns of the rest
             height = bottom
             data = b"".join((data[:at], height.to_bytes(2, "big"), data[at + 2 :]))
         rows, cols = -(-height // factor), -(-width // factor)
@@ -87,17 +90,17 @@ class Jpeg:
         return (img.swapaxes(0, 1) if swapped else img)[::down, ::right]
 
     def scaled(self, box: tuple[int, ...], factor: int) -> tuple[float, ...]:
-        """Return where a box (top, left, height, width) lies in ``decode(factor)``, once turned."""
+        """Convert a box (top, left, height, width) of the turned image to ``decode(factor)``."""
         _, *steps = TURNS[self.orientation]
         (top, left, height, width), spare = box, [-side % factor for side in self.shape]
-        # the last pixel may hold less than its factor, and a turn may put it first
+        # the last pixel may cover less than the factor, and turning may put it first
         top += spare[0] if steps[0] < 0 else 0
         left += spare[1] if steps[1] < 0 else 0
         return top / factor, left / factor, height / factor, width / factor
 
 
 def _header(data: bytes) -> tuple[int, int | None]:
-    """Return the orientation, and the offset of the height in an upright, whole baseline file."""
+    """Return the orientation, and the offset of the height in a whole upright baseline file."""
     at, orientation = 2, 1
     while data[at : at + 1] == b"\xff" and at + 4 < len(data):
         marker = data[at + 1]

@@ -1,8 +1,9 @@
-"""Pillow's antialiased bicubic resampling, from any box of an image to any size.
+"""Resize any box of an image to any size, by Pillow's antialiased bicubic filter.
 
-A box of whole pixels is resized by torch's uint8 kernel (AVX2), which is within one grey level of
-Pillow. Boxes in images that were decoded at a reduced scale begin and end between pixels, which
-that kernel does not support: the two passes are then weighted sums of rows (``embedding_bag``).
+A box of whole pixels is resized by torch's kernel for uint8 (AVX2), whose result is within one grey
+level of Pillow's. Boxes in images that were decoded at a reduced scale begin and end between
+pixels, which that kernel does not support: for them two passes compute weighted sums of rows
+(``embedding_bag``).
 """
 
 import math
@@ -16,10 +17,13 @@ Box = tuple[float, float, float, float]  # top, left, height, width
 
 
 def resize(img: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Resize the box of ``img``, uint8 (H, W, C), to uint8 (*size, C); all int or all float."""
+    """Resize a box of ``img``, uint8 (H, W, C), to uint8 (*size, C).
+
+    The numbers of the box are either all int or all float.
+    """
     top, left, height, width = box
     rows, cols = slice(int(top), math.ceil(top + height)), slice(int(left), math.ceil(left + width))
-    crop = np.ascontiguousarray(img[rows, cols])  # as fast as strides, and they may be negative
+    crop = np.ascontiguousarray(img[rows, cols])  # as fast as strides, which may be negative
     if not isinstance(top, int):
         return _between_pixels(torch.from_numpy(crop), (top % 1, left % 1, height, width), size)
     channels_last = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)
@@ -28,7 +32,7 @@ def resize(img: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
 
 
 def _between_pixels(crop: Tensor, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Resize a box whose edges lie between pixels, uint8 (H, W, C) to (*size, C)."""
+    """Resize a box with fractional edges, from uint8 (H, W, C) to uint8 (*size, C)."""
     top, left, height, width = box
     rows, cols, channels = crop.shape
     index, weights = _taps(size[0], top, height, rows)
@@ -54,7 +58,7 @@ def _taps(count: int, start: float, length: float, pixels: int) -> tuple[Tensor,
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Evaluate Keys' kernel with a = -0.5, as Pillow does."""
+    """Evaluate Keys' cubic kernel with a = -0.5, as Pillow does."""
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))

@@ -1,4 +1,4 @@
-"""MMPretrain's random resized crop and flip, faster: draw first, then decode what is needed."""
+"""Crop, resize and flip as MMPretrain does, but decode only the part of an image that is used."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,29 +14,28 @@ from xtra_toolkit.data.image_reading.resampling import resize
 from xtra_toolkit.data.transforms.loading import unreadable
 from xtra_toolkit.registry import TRANSFORMS
 
-# Pixels that a reduced image keeps for each of the result, along each side. libjpeg's scaling lets
-# through what Pillow's filter would not: so not where an image is reduced 4 times or less.
-SPARE = 2.25
+# Least number of decoded pixels for each pixel of the result, along each side. libjpeg's scaling
+# aliases more than Pillow's filter, so it is not used for reductions of 4 or less.
+MIN_OVERSAMPLING = 2.25
 
 
 @TRANSFORMS.register_module()
 class RandomResizedCrop(_RandomResizedCrop):
-    """MMPretrain's ``RandomResizedCrop`` with Pillow's bicubic: the same draws in half the time.
+    """Draw the crops of MMPretrain's ``RandomResizedCrop``, resized by Pillow's bicubic filter.
 
-    After ``ReadImage`` it draws the box from the size in the header of the file, and decodes at
-    1/2, 1/4 or 1/8 if that leaves the box at least 2.25 times the pixels of the result along each
-    side. The box stays the drawn one, to a fraction of a pixel. After a transform that gives
-    ``img`` it crops that image.
+    It takes half the time. After ``ReadImage`` it draws the box from the size in the header of the
+    file, and decodes at 1/2, 1/4 or 1/8 if the box then keeps 2.25 times the pixels of the result.
+    The box does not change, to a fraction of a pixel. After a transform that gives ``img`` it crops
+    that image.
 
     Args:
         scale: Height and width of the result, or one number for both.
-        max_pixels: Images with more pixels in their header are not decoded. For the memory that
-            this takes see ``LoadImage``.
+        max_pixels: Largest number of pixels of an image that is decoded, see ``LoadImage``.
         **kwargs: ``crop_ratio_range``, ``aspect_ratio_range`` and ``max_attempts`` of MMPretrain.
 
     Raises:
-        UnreadableImage: A ValueError; the file is truncated, not an image, or too large. The
-            message names the file and the cause.
+        UnreadableImage: The file is truncated, no image or too large. This is a ValueError that
+            names the file and the cause.
     """
 
     def __init__(self, scale: int | tuple[int, int], max_pixels: int = MAX_PIXELS, **kwargs: Any):
@@ -66,25 +65,26 @@ class RandomResizedCrop(_RandomResizedCrop):
             factor = self._factor(box)
             try:
                 img = jpeg.decode(factor, bottom=box[0] + box[2])
-            except ValueError:  # Pillow decides whether it is broken
+            except ValueError:  # Pillow decides whether the file is broken
                 img, factor = decode(data, self.max_pixels), 1
         box = box if factor == 1 else jpeg.scaled(box, factor)
         return resize(img, box, self.scale), shape
 
     def _draw(self, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Draw top, left, height and width of the box."""
-        return self.rand_crop_params(SimpleNamespace(shape=shape))  # all that it reads
+        """Draw a box: top, left, height and width."""
+        return self.rand_crop_params(SimpleNamespace(shape=shape))  # it reads the shape only
 
     def _factor(self, box: tuple[int, int, int, int]) -> int:
-        spare = min(side / out for side, out in zip(box[2:], self.scale, strict=True)) / SPARE
+        reduction = min(side / out for side, out in zip(box[2:], self.scale, strict=True))
+        spare = reduction / MIN_OVERSAMPLING
         return next((factor for factor in (8, 4, 2) if factor <= spare), 1)
 
 
 @TRANSFORMS.register_module()
 class RandomFlip(BaseTransform):
-    """MMCV's horizontal ``RandomFlip`` with the same draws, but without ``numpy.random.choice``.
+    """Flip from left to right with the draws of MMCV's ``RandomFlip``.
 
-    That function takes 0.1 ms, a tenth of the time of a whole image, to draw one number.
+    MMCV calls ``numpy.random.choice``, which takes 0.1 ms, a tenth of the time of an image.
 
     Args:
         prob: Probability of a flip.
@@ -94,10 +94,10 @@ class RandomFlip(BaseTransform):
         self.prob = prob
 
     def transform(self, results: dict) -> dict:
-        """Flip ``img``, (H, W, C)."""
+        """Flip ``img``, (H, W, C), at random."""
         results["flip"] = bool(np.random.random_sample() < self.prob)
         results["flip_direction"] = "horizontal" if results["flip"] else None
         if results["flip"]:
             img = torch.from_numpy(np.ascontiguousarray(results["img"]))
-            results["img"] = img.flip(1).numpy()  # a seventh of the time that NumPy takes
+            results["img"] = img.flip(1).numpy()  # 7 times as fast as NumPy
         return results

@@ -1,4 +1,4 @@
-"""Read an image file, or say why it cannot be read; change the order of the channels."""
+"""Read image files, report those that cannot be read, and reorder channels."""
 
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
@@ -8,33 +8,34 @@ from xtra_toolkit.registry import TRANSFORMS
 
 
 class UnreadableImage(ValueError):
-    """An image file cannot be read; ``path`` and ``cause`` say which and why."""
+    """Error of an image file that cannot be read; ``path`` and ``cause`` name it and say why."""
 
     path: str
     cause: str
 
 
 def unreadable(path: str, error: Exception) -> UnreadableImage:
-    """Return the error for a file that cannot be read."""
+    """Make the error for a file that cannot be read."""
     cause = f"{type(error).__name__}: {error}"
-    found = UnreadableImage(
+    unreadable_image = UnreadableImage(
         f"Cannot read the image {path!r}: {cause}. Replace the file or take it out of the data set."
     )
-    found.path, found.cause = path, cause
-    return found
+    unreadable_image.path, unreadable_image.cause = path, cause
+    return unreadable_image
 
 
 @TRANSFORMS.register_module()
 class ReadImage(BaseTransform):
-    """Read the bytes of the file into ``img_bytes``, for ``RandomResizedCrop`` to decode.
+    """Read the bytes of a file as ``img_bytes``; ``RandomResizedCrop`` decodes them.
 
-    If a data set gives ``img_bytes`` itself, as ``Shards`` does, they are kept.
+    If the data set gives ``img_bytes`` itself, as ``Shards`` does, nothing is read.
 
     Args:
         backend_args: Arguments of ``mmengine.fileio.get``, for files that are not on a disk.
 
     Raises:
-        UnreadableImage: A ValueError; the file is missing. The message names file and cause.
+        UnreadableImage: The file cannot be read. This is a ValueError that names the file and the
+            cause.
     """
 
     def __init__(self, backend_args: dict | None = None):
@@ -52,21 +53,21 @@ class ReadImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadImage(ReadImage):
-    """Load ``img``, ``img_shape`` and ``ori_shape`` like MMCV's ``LoadImageFromFile``, by Pillow.
+    """Load ``img``, ``img_shape`` and ``ori_shape`` as MMCV's ``LoadImageFromFile``, by Pillow.
 
-    OpenCV, MMCV's default, gives no cause for files that it cannot decode, and before version 5 it
-    completes a truncated JPEG without a warning. ``img`` is uint8 of shape (H, W, 3), BGR, turned
-    as its EXIF says.
+    OpenCV, the default of MMCV, gives no cause for a file that it cannot decode, and before version
+    5 it silently completes a truncated JPEG. ``img`` is uint8 of shape (H, W, 3), BGR, turned by
+    its EXIF orientation.
 
     Args:
-        color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of shape (H, W).
-        max_pixels: Images with more pixels are not decoded. Decoding needs 5 to 10 bytes a pixel,
-            and 17 for a WebP: 1 GB, or 1.7 GB, at the default.
+        color_type: ``'color'``, or ``'grayscale'`` for an ``img`` of (H, W).
+        max_pixels: Largest number of pixels of an image that is decoded. Decoding needs 5 to 10
+            bytes a pixel, 17 for a WebP: 1 GB, or 1.7 GB, with the default.
         backend_args: See ``ReadImage``.
 
     Raises:
-        UnreadableImage: A ValueError; the file is missing, truncated, not an image, or too large.
-            The message names the file and the cause.
+        UnreadableImage: The file is absent, truncated, no image or too large. This is a ValueError
+            that names the file and the cause.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class LoadImage(ReadImage):
 class RGBToBGR(BaseTransform):
     """Swap the channels of ``img``, (H, W, 3), for data sets that hold their images in memory.
 
-    MMPretrain's CIFAR gives RGB while files are read as BGR; after this transform both are alike.
+    MMPretrain's CIFAR gives RGB, while files are read as BGR.
     """
 
     def transform(self, results: dict) -> dict:

@@ -1,4 +1,4 @@
-"""Pack images into a batch whose memory stays (H, W, C), as decoded, up to the device."""
+"""Make batches that keep the memory layout of decoded images, (H, W, C)."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from xtra_toolkit.registry import FUNCTIONS, TRANSFORMS
 
 @TRANSFORMS.register_module()
 class PackInputs(_PackInputs):
-    """MMPretrain's PackInputs, except that ``inputs``, (C, H, W), is a view of ``img``, (H, W, C).
+    """Pack as MMPretrain does, but make ``inputs`` (C, H, W) a view of ``img`` (H, W, C).
 
-    Writing planes would take 0.1 ms, a twelfth of the time of a whole image.
+    Writing the channels one after another takes 0.1 ms, a twelfth of the time of an image.
     """
 
     @staticmethod
@@ -28,7 +28,7 @@ class PackInputs(_PackInputs):
 
 @FUNCTIONS.register_module()
 def channels_last_collate(samples: list[dict]) -> dict:
-    """Collate as MMEngine's default; ``inputs``, (B, C, H, W), is channels-last in memory."""
-    turned = [dict(sample, inputs=sample["inputs"].movedim(0, -1)) for sample in samples]
-    batch = default_collate(turned)
+    """Collate as MMEngine does, with ``inputs`` (B, C, H, W) channels-last in memory."""
+    channels_last = [dict(sample, inputs=sample["inputs"].movedim(0, -1)) for sample in samples]
+    batch = default_collate(channels_last)
     return dict(batch, inputs=batch["inputs"].movedim(-1, 1))
