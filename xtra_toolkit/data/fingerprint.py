@@ -44,8 +44,8 @@ def refuse_other_order(saved: dict | None, here: dict) -> None:
         f"The checkpoint was trained on {saved['images']} (names in their order) in global batches "
         f"of {saved['global_batch']}, and here are {here['images']} in global batches of "
         f"{here['global_batch']}: the steps would see other images than an uninterrupted run. "
-        "Resume with the images and train_cfg.global_batch of the checkpoint, or start a new run from its "
-        "weights (load_from, resume=False)."
+        "Resume with the images and train_cfg.global_batch of the checkpoint, or start a new "
+        "run from its weights (load_from, resume=False)."
     )
 
 
