@@ -239,3 +239,23 @@ def test_two_processes_are_one(tmp_path):
         assert steps == whole.steps
         for part, one in zip(losses, whole.losses, strict=True):
             assert part == pytest.approx(one, abs=1e-5)
+
+
+def test_max_iters_stops_within_an_epoch_and_the_run_goes_on_as_an_unbroken_one(tmp_path):
+    saver = dict(checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook"))
+
+    def losses(name, max_iters=None, **changes):
+        loop = dict(max_iters=max_iters)
+        runner = build(tmp_path / name, train_cfg=loop, default_hooks=saver, **changes)
+        runner.train()
+        return next(hook for hook in runner.hooks if isinstance(hook, Record)).losses
+
+    whole = losses("whole")
+    steps = len(whole) // 3
+    first = losses("part", steps + 2)
+    assert first == whole[: steps + 2]
+    assert (tmp_path / "part" / f"epoch_1_iter_{steps + 2}.pth").is_file()
+    assert not (tmp_path / "part" / "epoch_2.pth").exists()
+    assert first + losses("part", resume=True) == whole
+    with pytest.raises(ValueError, match=r"train_cfg\.max_iters=0 was given"):
+        losses("none", 0)

@@ -172,3 +172,13 @@ def test_a_disk_that_is_full_when_it_is_flushed(build, tmp_path, monkeypatch):
     sentence = fills_up(build, tmp_path)
     assert f"{tmp_path}/iter_3.pth could not be written: No space left" in sentence
     assert kept(tmp_path).endswith("iter_2.pth")
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, 16), (0, 4), (30, 4)])
+def test_time_saves_too_between_two_epochs(build, tmp_path, minutes, saved):
+    saver = dict(type="xtra_toolkit.AtomicCheckpointHook", interval=1, minutes=minutes)
+    hooks = [dict(type="xtra_toolkit.SafeResume")]
+    build(default_hooks=dict(checkpoint=saver), custom_hooks=hooks).train()
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert len(names) == saved and "epoch_4.pth" in names
+    assert ("epoch_0_iter_3.pth" in names) == (saved == 16)

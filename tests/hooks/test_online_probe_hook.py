@@ -1,5 +1,6 @@
 """OnlineProbe: honest curves, and a training that does not notice."""
 
+import json
 import re
 from pathlib import Path
 
@@ -445,3 +446,17 @@ def test_a_batch_that_training_skips_is_skipped(tmp_path):
     accuracies, losses, *_ = curves(tmp_path, *NAMES)
     assert np.isfinite(losses).all() and len(accuracies) == 10
     assert "No update of gradients that are not finite" in logged_lines(tmp_path)
+
+
+def test_a_short_run_looks_at_each_step_and_gives_no_figure_before_twenty_looks(tmp_path):
+    for name, epochs, figures in (("short", 2, 0), ("longer", 5, 6)):
+        loop = dict(TEN_STEPS, max_epochs=epochs)
+        hooks = dict(
+            logger=dict(type="LoggerHook", interval=1), checkpoint=dict(type="CheckpointHook")
+        )
+        options = dict(train_cfg=loop, custom_hooks=[SAFE, probe()], default_hooks=hooks)
+        runner, _ = run(tmp_path / name, "XTRA", **options)
+        assert hook_of(runner).interval == 1
+        (file,) = (tmp_path / name).glob("*/vis_data/scalars.json")
+        lines = map(json.loads, file.read_text().splitlines())
+        assert len([line for line in lines if "probe/train_top1" in line]) == figures

@@ -165,6 +165,7 @@ def test_hooks_that_are_registered_later_see_the_last_step(build, tmp_path):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     assert last(tmp_path)["counted"] == 3 == last(tmp_path)["meta"]["iter"]
 
 
@@ -194,6 +195,32 @@ def test_the_real_command_leaves_with_75(tmp_path, name, fault):
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 75
         assert 6 < last(tmp_path / "run")["meta"]["iter"] < 60
+
+
+class Interrupts(Hook):
+    """Ctrl-C before the second step, as often as it is told."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 1:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("times", "ends"), [(1, SystemExit), (2, KeyboardInterrupt)])
+def test_ctrl_c_saves_and_a_second_one_leaves_at_once(build, tmp_path, times, ends):
+    saver = dict(checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook", interval=9))
+    hooks = [dict(type="xtra_toolkit.SafeResume"), dict(type="xtra_toolkit.SaveOnSignal")]
+    former = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        with pytest.raises(ends):
+            build(custom_hooks=[*hooks, Interrupts(times)], default_hooks=saver).train()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    assert list(tmp_path.glob("*.pth")) == [tmp_path / "epoch_0_iter_2.pth"] * (times == 1)
 
 
 def test_it_needs_the_hook_that_saves(build):

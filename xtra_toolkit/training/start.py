@@ -191,9 +191,12 @@ def train(run: Run) -> None:
             break
         except KeyboardInterrupt:  # the terminal has told the child too, which saves
             continue
-    if code == 75:
-        again = "the same command with --resume goes on from there"
-        print(f"interrupted and saved in {run.file.parent}; {again}", file=sys.stderr)
+    if code in (75, 130):  # saved, or not begun; a second Ctrl-C leaves without saving
+        last = named_in(run.file.parent)
+        saved = (
+            f"--resume goes on from {run.file.parent / last}" if last else "nothing is saved yet"
+        )
+        print(f"interrupted; {saved}", file=sys.stderr)
         raise SystemExit(code)
     if code:
         failed = run.file.parent / ERROR_FILE
