@@ -10,3 +10,8 @@ model = dict(
     head=dict(hidden=32),
 )
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
+# the tests run an epoch or a few
+param_scheduler = [
+    dict(type="mmengine.LinearLR", start_factor=0.1, end=0.5, convert_to_iter_based=True),
+    dict(type="mmengine.CosineAnnealingLR", begin=0.5, end=8, convert_to_iter_based=True),
+]

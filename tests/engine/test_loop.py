@@ -259,3 +259,32 @@ def test_max_iters_stops_within_an_epoch_and_the_run_goes_on_as_an_unbroken_one(
     assert first + losses("part", resume=True) == whole
     with pytest.raises(ValueError, match=r"train_cfg\.max_iters=0 was given"):
         losses("none", 0)
+
+
+LONG = [
+    dict(type="LinearLR", start_factor=0.1, end=15, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", begin=15, end=20, convert_to_iter_based=True),
+]
+
+
+def test_a_run_that_would_end_within_its_warm_up_shrinks_the_schedule(tmp_path):
+    runner = build(tmp_path, epochs=10, param_scheduler=LONG)
+    runner.train()
+    rates = next(hook for hook in runner.hooks if isinstance(hook, Record)).rates
+    assert max(rates) == pytest.approx(0.01) and rates[-1] < 0.005 and rates[0] < 0.002
+
+
+def test_a_schedule_whose_parts_all_begin_is_left_alone():
+    from xtra_toolkit.engine.schedule import in_shares
+
+    assert in_shares(LONG, 16) is None and in_shares(None, 1) is None
+    assert [part["end"] for part in in_shares(LONG, 4)] == [3, 4]
+    assert in_shares(LONG, 4)[1]["begin"] == 3 and LONG[0]["end"] == 15
+
+
+def test_a_misspelt_section_is_refused_and_a_name_of_ones_own_is_not():
+    from xtra_toolkit.engine.schedule import refuse_misspelt_sections
+
+    refuse_misspelt_sections(dict(bank_dataloader={}, optim_wrapper={}, xavier=[], val_loss={}))
+    with pytest.raises(ValueError, match=r"'optimizer_wrapper'.* Did you mean optim_wrapper"):
+        refuse_misspelt_sections(dict(optimizer_wrapper=dict(optimizer=dict(lr=1))))

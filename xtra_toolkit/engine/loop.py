@@ -24,6 +24,7 @@ from xtra_toolkit.data.sampler import GlobalBatchSampler
 from xtra_toolkit.data.seeding import draw_seeds, seed_step
 from xtra_toolkit.engine.accumulation import Accumulated, accumulation_of, mean_logs
 from xtra_toolkit.engine.compile_loss import compile_loss
+from xtra_toolkit.engine.schedule import in_shares, refuse_misspelt_sections
 from xtra_toolkit.engine.timeouts import explained_timeouts
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
@@ -71,6 +72,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
                 "the run stops, at least 1, or None for all of max_epochs."
             )
         _refuse_conflicting_options(runner)
+        refuse_misspelt_sections(getattr(runner, "cfg", None) or {})
         sampler = _global_batch_sampler(dataloader)
         batch_size = dataloader.get("batch_size", 1)
         self.global_batch = global_batch
@@ -87,6 +89,20 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         self.dataloader = Accumulated(self.dataloader, self.accumulation)
         whole = self._max_epochs * len(self.dataloader)
         self._max_iters = min(whole, max_iters or whole)
+        self._fit_schedule()
+
+    def _fit_schedule(self) -> None:
+        """Shrink a schedule of which the run would see the warm-up alone, before it is built."""
+        epochs = self._max_iters / max(len(self.dataloader), 1)
+        fitting = in_shares(getattr(self.runner, "param_schedulers", None), epochs)
+        if fitting is None:
+            return
+        self.runner.param_schedulers = fitting
+        self.runner.logger.info(
+            f"The run has {epochs:g} epochs, and would end within the warm-up of param_scheduler: "
+            f"all its parts are shrunk alike, so that it is as long as the run. Set begin and end "
+            "of each part to choose otherwise."
+        )
 
     def run(self) -> nn.Module:
         """Train the model. The runner has built, loaded and resumed everything before."""
