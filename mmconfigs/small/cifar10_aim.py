@@ -1,4 +1,8 @@
-"""AIM without a prefix: cifar10_xtra.py with another mask and another target."""
+"""AIM without a prefix beside cifar10_xtra.py: the mask and the target change, nothing else.
+
+153 MFLOP an image forward. Measured (docs/compare.md), one seed, after 49,984 images: linear probe
+45.9 %, attentive 47.6 %.
+"""
 
 _base_ = ["cifar10_xtra.py"]
 

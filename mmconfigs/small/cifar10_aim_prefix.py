@@ -1,4 +1,7 @@
-"""AIM with a prefix drawn for each image, beside cifar10_aim.py."""
+"""AIM with a prefix drawn for each image, beside cifar10_aim.py.
+
+153 MFLOP an image forward. Nothing was measured with it yet.
+"""
 
 _base_ = ["cifar10_aim.py"]
 

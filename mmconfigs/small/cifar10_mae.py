@@ -1,4 +1,8 @@
-"""MAE with the encoder of cifar10_xtra.py; projection and head are single linear layers."""
+"""MAE beside cifar10_xtra.py: the same encoder; projection and head are single linear layers.
+
+55 MFLOP an image forward. Measured (docs/compare.md), one seed, after 49,984 images: linear probe
+45.8 %.
+"""
 
 _base_ = ["cifar10_xtra.py"]
 

@@ -1,6 +1,12 @@
 """A small XTRA on CIFAR-10: 8×8 tokens of 4×4 px, blocks of 2×2 tokens.
 
-xtra compare mmconfigs/small/cifar10_xtra.py --data cifar10
+    xtra compare mmconfigs/small/cifar10_{xtra,aim,mae}.py --data cifar10
+
+Encoder 128 wide of 4 layers, 0.8 M parameters, 1.3 M in training; 145 MFLOP an image forward, some
+145 images a second on an idle core. Measured (docs/compare.md), one seed, after 49,984 images:
+linear probe of 10,000 labels 44.8 %, attentive 47.0 %; a random encoder reaches 39.1 and 42.9 %, raw
+pixels 38.4 %. Weights start as truncated normals of 0.02, as XTRA's; at this width xavier-uniform
+ones are probably better (see demo/xtra_digits.py) and were not tried yet.
 """
 
 _base_ = ["../_base_/runtime.py"]
