@@ -1,7 +1,7 @@
 """MAE beside cifar10_xtra.py: the same encoder; projection and head are single linear layers.
 
 55 MFLOP an image forward. Measured (docs/compare.md), one seed, after 49,984 images: linear probe
-45.8 %.
+45.8 %, attentive 47.8 %.
 """
 
 _base_ = ["cifar10_xtra.py"]
