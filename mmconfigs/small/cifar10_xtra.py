@@ -5,8 +5,8 @@
 Encoder 128 wide of 4 layers, 0.8 M parameters, 1.3 M in training; 145 MFLOP an image forward, some
 145 images a second on an idle core. Measured (docs/compare.md), one seed, after 49,984 images:
 linear probe of 10,000 labels 44.8 %, attentive 47.0 %; a random encoder reaches 39.1 and 42.9 %,
-raw pixels 38.4 %. Weights start as truncated normals of 0.02, as XTRA's; at this width xavier-uniform
-ones are probably better (see demo/xtra_digits.py) and were not tried yet.
+raw pixels 38.4 %. Weights start as truncated normals of 0.02, as XTRA's; at this width
+xavier-uniform ones are probably better (see demo/xtra_digits.py) and were not tried yet.
 """
 
 _base_ = ["../_base_/runtime.py"]
