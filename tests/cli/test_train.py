@@ -115,6 +115,9 @@ def test_a_used_folder_is_refused_overwritten_or_resumed(photos, tmp_path):
     assert "optim_wrapper.optimizer.lr: " in notes and "not 0.5" in notes
     assert "train_cfg.global_batch: 8 holds" in notes
     assert run.cfg.optim_wrapper.optimizer.lr != 0.5 and run.cfg.train_cfg.global_batch == 8
+    again = prepare(base, out, Numbers(), resume=True)
+    assert not again.notes and again.cfg.custom_hooks == run.cfg.custom_hooks
+    assert again.cfg.train_dataloader.dataset.data_root == str(photos)
     prepare(base, out, small, overwrite=True)
     assert not (out / "epoch_1.pth").exists()
 

@@ -76,7 +76,7 @@ def apply_arch(cfg: Config, arch: str) -> None:
     cfg.model.backbone.pop("arch")
     cfg.model.backbone.arch = name
     share = embed_dims(name) / former
-    for part, key in WIDTHS:
+    for part, key in WIDTHS if share != 1 else ():
         if (value := (cfg.model.get(part) or {}).get(key)) is None:
             continue
         heads = cfg.model[part].get("heads") if key == "width" else None

@@ -98,10 +98,12 @@ def prepare(
     out = out or Path("work_dirs") / config.stem
     if not (resume or overwrite):
         folders.refuse_used(out)
-    cfg, images, model = derive(config, numbers, options)
-    cfg.work_dir, file = str(out), out / f"{config.stem}.py"
-    notes = []
-    if resume and folders.checkpoints(out) and file.exists():
+    file, notes = out / f"{config.stem}.py", []
+    goes_on = resume and file.exists() and bool(folders.checkpoints(out))
+    # what is not given again stays as it was
+    cfg, images, model = derive(file if goes_on else config, numbers, options)
+    cfg.work_dir = str(out)
+    if goes_on:
         notes = list(folders.keep_resumed(cfg, Config.fromfile(file)))
         model = _build(cfg)
     elif overwrite:
@@ -147,7 +149,8 @@ def derive(
     fits = images_that_fit(model, numbers.processes) if model is not None else fits
     recipe.apply_machine(cfg, numbers.processes, fits)
     _merge(cfg, options)  # what is given by its key has the last word
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), PROGRESS]
+    hooks = list(cfg.get("custom_hooks") or ())
+    cfg.custom_hooks = hooks if PROGRESS in hooks else [*hooks, PROGRESS]
     return cfg, images, model
 
 
