@@ -53,10 +53,15 @@ class PatchGrid:
         """Build the grid of an image from its size in pixels.
 
         Raises:
-            ValueError: The patches do not tile the image.
+            ValueError: A size is not positive, or the patches do not tile the image.
         """
         (height, width), (p, q) = pair(img_size), pair(patch_size)
-        if height % p or width % q or not (height and width):
+        if min(p, q) < 1 or min(height, width) < 1:
+            raise ValueError(
+                f"img_size={img_size} and patch_size={patch_size} were given; both are sizes in "
+                "pixels and must be 1 or more"
+            )
+        if height % p or width % q:
             raise ValueError(
                 f"patches of {p}×{q} px do not tile an image of {height}×{width} px; the nearest "
                 f"sizes that do: {max(height // p, 1) * p}×{max(width // q, 1) * q}, "
@@ -120,11 +125,14 @@ class PatchGrid:
             order.
 
         Raises:
-            ValueError: The blocks do not tile the grid, and ``ragged`` is not set.
+            ValueError: A side is not positive, or the blocks do not tile the grid and ``ragged`` is not set.
         """
         height, width = pair(block_size)
-        positive = height > 0 and width > 0
-        if not positive or not (ragged or self.rows % height == self.cols % width == 0):
+        if min(height, width) < 1:
+            raise ValueError(
+                f"block_size={block_size} was given; a block has 1 token or more along each side"
+            )
+        if not (ragged or self.rows % height == self.cols % width == 0):
             raise ValueError(self._tiling_error(height, width))
         raster = torch.arange(self.tokens).view(self.rows, self.cols)
         bands = raster.split(height, 0)
@@ -135,7 +143,7 @@ class PatchGrid:
         axes = zip((self.rows, self.cols), (height, width), self.patch, strict=True)
         smaller, larger = zip(
             *(
-                [str(patch * side * max(1, r(n / max(side, 1)))) for r in (math.floor, math.ceil)]
+                [str(patch * side * max(1, r(n / side))) for r in (math.floor, math.ceil)]
                 for n, side, patch in axes
             ),
             strict=True,

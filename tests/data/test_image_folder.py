@@ -63,11 +63,11 @@ def test_a_key_decides_the_crop_and_keeps_the_index(folder):
 @pytest.mark.parametrize("with_label", [False, True])
 @pytest.mark.parametrize("name", ["absent", "empty"])
 def test_no_images_is_a_sentence(tmp_path, name, with_label):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="No images in") as caught:
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"No images in|There is no folder") as caught:
         ImageFolder(str(tmp_path / name), with_label=with_label)
     assert str(tmp_path / name) in str(caught.value)
-    assert ".bmp, .jpeg, .jpg, .pgm, .png" in str(caught.value)
+    assert (".bmp, .jpeg, .jpg, .pgm, .png" in str(caught.value)) == (name == "empty")
     assert "train_dataloader.dataset.data_root=" in str(caught.value)
 
 

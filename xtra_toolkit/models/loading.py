@@ -1,6 +1,8 @@
 """Hooks that refuse a state dict that does not fit; MMEngine would only warn and go on."""
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import nn
 from torch.distributed.fsdp._common_utils import clean_tensor_name
@@ -14,6 +16,28 @@ HINTS = (  # pattern of a name that does not fit, and a hint for the user
     (r"\.bias", "bias or qkv_bias is another in this config"),
     ("", "the encoder may lie under another prefix, init_cfg.prefix='backbone.'"),
 )
+
+
+@contextmanager
+def explain_missing_prefix(init_cfg: Mapping) -> Iterator[None]:
+    """Explain MMEngine's bare assertion that a checkpoint has no tensor under the prefix.
+
+    Args:
+        init_cfg: The ``init_cfg`` that is executed.
+
+    Raises:
+        ValueError: The checkpoint has no such tensor.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        if "is not in the pretrained model" not in str(error):
+            raise
+        raise ValueError(
+            f"{init_cfg['checkpoint']} holds no encoder: no tensor in it begins with "
+            f"{init_cfg['prefix']!r}; name a checkpoint of a pretraining run, or set "
+            "model.backbone.init_cfg.prefix to that of its encoder"
+        ) from error
 
 
 def refuse_other_names(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:

@@ -16,7 +16,12 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
-from xtra_toolkit.models.loading import refuse_other_names, refuse_other_shapes
+from xtra_toolkit.models.loading import (
+    explain_missing_prefix,
+    refuse_other_names,
+    refuse_other_shapes,
+)
+from xtra_toolkit.models.option_checks import check_options
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.objective.draw import compile_features
 from xtra_toolkit.objective.plan import Features, Plan
@@ -61,6 +66,7 @@ class MaskedViT(VisionTransformer):
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
         # built first, since it explains a size that the patch does not tile
         grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
+        check_options(self.arch_zoo, vit)
         vit["init_cfg"] = vit.get("init_cfg") or INIT
         super().__init__(out_type=out_type, with_cls_token=with_cls_token, **vit)
         attend = get_attention(attention)
@@ -88,7 +94,8 @@ class MaskedViT(VisionTransformer):
                 "--cfg-options model.backbone.init_cfg.checkpoint=/path/to/epoch_800.pth"
             )
         table = self.pos_embed.detach().clone()
-        super().init_weights()
+        with explain_missing_prefix(init):
+            super().init_weights()
         if init.get("type") == "Pretrained":
             return
         if self.fixed:

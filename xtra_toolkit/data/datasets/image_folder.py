@@ -87,12 +87,26 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
                 refuse_loops(self.img_prefix)
             return super()._find_samples()
         except (OSError, RuntimeError) as error:  # absent, or empty
-            below = "a sub-folder of " if self.with_label else ""
             raise ValueError(
-                f"No images in {below}{os.path.abspath(self.img_prefix)!r}. Files ending in "
-                f"{', '.join(sorted(self.extensions))} are looked for, at any depth. Name your "
-                "folder with --cfg-options train_dataloader.dataset.data_root=/path/to/images."
+                f"{self._nothing_found()} Name your folder with --cfg-options "
+                "train_dataloader.dataset.data_root=/path/to/images."
             ) from error
+
+    def _nothing_found(self) -> str:
+        """Return a sentence that says why no image was found."""
+        folder = os.path.abspath(self.img_prefix)
+        if not os.path.isdir(folder):
+            return f"There is no folder {folder!r}."
+        if self.with_label and not any(entry.is_dir() for entry in os.scandir(folder)):
+            return (
+                f"{folder!r} has no sub-folders, and labels are asked for: put the images of each "
+                "class into a sub-folder of its name, or set with_label=False."
+            )
+        below = "a sub-folder of " if self.with_label else ""
+        return (
+            f"No images in {below}{folder!r}. Files ending in "
+            f"{', '.join(sorted(self.extensions))} are looked for, at any depth."
+        )
 
 
 def refuse_loops(root: str) -> None:

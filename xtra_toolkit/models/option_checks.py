@@ -1,0 +1,61 @@
+"""Check the arguments of a MaskedViT, for which MMPretrain raises bare assertions or nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xtra_toolkit.models.encoder_record import ARCH
+
+
+def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> None:
+    """Check the architecture and the numbers that must fit its depth.
+
+    Args:
+        archs: The architectures that have a name, ``arch_zoo`` of MMPretrain's ViT.
+        options: The arguments of MMPretrain's ViT.
+
+    Raises:
+        ValueError: The architecture is unknown or incomplete, its heads do not divide its width,
+            or a layer is named that it does not have.
+    """
+    arch = _arch(archs, options.get("arch", "base"))
+    width, depth, heads = (arch[name] for name in ("embed_dims", "num_layers", "num_heads"))
+    if width % heads:
+        fits = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 8)
+        raise ValueError(
+            f"arch has num_heads={heads}, which does not divide its width embed_dims={width}; "
+            f"heads that do: {fits or 1}"
+        )
+    frozen = options.get("frozen_stages", -1)
+    if frozen > depth:
+        raise ValueError(
+            f"frozen_stages={frozen} was given, and the encoder has {depth} layers; set "
+            f"model.backbone.frozen_stages={depth} to freeze all of them"
+        )
+    indices = options.get("out_indices", -1)
+    for index in [indices] if isinstance(indices, int) else indices:
+        if not -depth <= index < depth:
+            raise ValueError(
+                f"out_indices={indices!r} names layer {index}, and the encoder has {depth} layers, "
+                f"0 to {depth - 1}, or -{depth} to -1 from the end"
+            )
+
+
+def _arch(archs: Mapping[str, Mapping], arch: Any) -> Mapping[str, int]:
+    """Return the sizes of an architecture that is given by its name or as a dict."""
+    if isinstance(arch, str):
+        if arch.lower() not in archs:
+            similar = sorted(name for name in archs if arch.lower() in name.split("-"))
+            hint = f"did you mean {', '.join(map(repr, similar))}? " if similar else ""
+            raise ValueError(
+                f"arch={arch!r} was given, which is no architecture of MMPretrain's "
+                f"VisionTransformer; {hint}valid: {', '.join(sorted(archs))}, or a dict with "
+                f"{', '.join(ARCH)}"
+            )
+        return archs[arch.lower()]
+    sizes = [arch.get(name) for name in ARCH] if isinstance(arch, Mapping) else []
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(
+            f"arch={arch!r} was given; an architecture is a name or a dict with {', '.join(ARCH)}, "
+            "each a whole number above 0"
+        )
+    return arch
