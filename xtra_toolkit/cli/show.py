@@ -47,10 +47,11 @@ def show(
     if out is not None:
         check_picture(out)
     shown = summarise(config, (*cfg_options, *overrides), predict, seed)
+    if out is not None:  # before the text, whose reader (head) may stop early
+        shown.figure().savefig(out, dpi=160)
     for line in shown.lines():
         click.echo(line)
     if out is not None:
-        shown.figure().savefig(out, dpi=160)
         click.echo(f"\n{out}: drawn")
     if shown.refusal:
         click.get_current_context().exit(1)
