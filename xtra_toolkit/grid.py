@@ -125,7 +125,8 @@ class PatchGrid:
             order.
 
         Raises:
-            ValueError: A side is not positive, or the blocks do not tile the grid and ``ragged`` is not set.
+            ValueError: A side is not positive, or the blocks do not tile the grid and ``ragged``
+                is not set.
         """
         height, width = pair(block_size)
         if min(height, width) < 1:
