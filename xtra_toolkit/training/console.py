@@ -11,7 +11,8 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
+from mmengine.runner import checkpoint
 
 from xtra_toolkit.registry import HOOKS
 
@@ -36,6 +37,10 @@ def make_brief() -> None:
                 handler.setLevel(logging.CRITICAL)
 
     MMLogger.__init__ = init
+    # MMEngine prints which checkpoint it loads, where it is given no logger
+    checkpoint.print_log = lambda text, logger=None, *rest, **options: print_log(
+        text, logger or "current", *rest, **options
+    )
 
 
 def report_failure(error: BaseException, folder: Path) -> None:
@@ -93,8 +98,8 @@ class ProgressHook(Hook):
         seconds = time.time() - self.begun
         rest = timedelta(seconds=round(seconds * (left - 1)))
         print(
-            f"step 1 took {seconds:.1f} s; {left - 1:,} more take about {rest}, less once the "
-            "first is behind",
+            f"the first step took {seconds:.1f} s; {left - 1:,} more take about {rest}, and the "
+            "first is the slowest",
             flush=True,
         )
         if sys.stderr.isatty():
