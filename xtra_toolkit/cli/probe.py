@@ -19,7 +19,11 @@ SHARE = 0.5  # of the free memory that the attentive probe's tokens may take
 @click.command()
 @click.argument("checkpoint", type=FILE)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Default: about 200 steps of 256 images, at least 10 epochs and at most 100.",
+)
 @click.option(
     "--rate",
     "rates",
@@ -33,7 +37,7 @@ SHARE = 0.5  # of the free memory that the attentive probe's tokens may take
 def probe(
     checkpoint: Path,
     folder: Path,
-    epochs: int,
+    epochs: int | None,
     rates: tuple[float, ...],
     k: int,
     batch_size: int,

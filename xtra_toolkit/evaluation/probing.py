@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,6 +20,7 @@ from xtra_toolkit.models.masked_vit import MaskedViT
 LAYERS = 6  # the attentive probe reads the mean of the last six layers, as in XTRA and AIM
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 BATCH, WARM_UP = 256, 0.1
+STEPS, MOST_EPOCHS, LEAST_EPOCHS = 200, 100, 10
 PROBES = {  # head and weight decay, as in mmconfigs/benchmarks/{linear,attentive}
     "linear": (dict(type="mmpretrain.LinearClsHead", init_cfg=None), 0.0),
     "attentive": (dict(type="xtra_toolkit.AttentiveProbe"), 0.1),
@@ -89,7 +89,7 @@ def sweep(
     features: Tensor,
     labels: Tensor,
     train: Tensor,
-    epochs: int,
+    epochs: int | None = None,
     rates: tuple[float, ...] = RATES,
     heads: int = 1,
 ) -> Result:
@@ -101,7 +101,7 @@ def sweep(
         labels: (N,).
         train: (N,) bool, the training images; the others are the test images.
         epochs: Number of epochs. The optimizer is AdamW with a linear warm-up over a tenth of the
-            steps and a cosine schedule after it.
+            steps and a cosine schedule after it. Default: see :func:`default_epochs`.
         rates: Peak learning rates.
         heads: Number of heads of the attentive probe.
     """
@@ -110,17 +110,63 @@ def sweep(
     classes = int(labels.max()) + 1
     torch.manual_seed(0)
     head = ProbeSweep(classes, features.shape[-1], list(rates), probe)
-    head.to(features.device).train()
+    own = train.nonzero().flatten()
+    head.to(features.device).eval()  # the norm uses the statistics of the training images
+    _set_norm(head, features, own)
     optimizer = _optimizer(head, decay)
-    indices, samples = train.nonzero().flatten(), _samples(labels)
-    steps = epochs * max(len(indices) // BATCH, 1)
+    epochs = epochs or default_epochs(len(own))
+    steps = epochs * max(len(own) // BATCH, 1)
     schedule = LambdaLR(optimizer.optimizer, lambda step: _lr_factor(step, steps))
-    for batch in _batches(indices, epochs):
-        losses = head.loss((features[batch].float(),), [samples[i] for i in batch.tolist()])
-        optimizer.update_params(sum(losses.values()))
+    for batch in _batches(own, epochs):
+        scores = _logits(head, features[batch])
+        losses = F.cross_entropy(scores.flatten(0, 1), labels[batch].repeat_interleave(len(rates)))
+        optimizer.update_params(losses * len(rates))  # the sum of the probes' mean losses
         schedule.step()
-    accuracies = _accuracies(head.eval(), features, labels, (~train).nonzero().flatten())
+    accuracies = _accuracies(head, features, labels, (~train).nonzero().flatten())
     return Result(name, dict(zip(rates, accuracies, strict=True)))
+
+
+def default_epochs(images: int) -> int:
+    """Epochs that make about 200 steps on so many training images: at least 10, at most 100."""
+    return min(max(STEPS // max(images // BATCH, 1), LEAST_EPOCHS), MOST_EPOCHS)
+
+
+@torch.no_grad()
+def _set_norm(head: ProbeSweep, features: Tensor, own: Tensor) -> None:
+    """Set the norm's mean and variance to those of the training images, computed in batches."""
+    total = square = count = 0
+    for batch in own.split(BATCH):
+        values = features[batch].flatten(0, -2).double()
+        total, square = total + values.sum(0), square + values.square().sum(0)
+        count += len(values)
+    mean = total / count
+    head.norm.running_mean.copy_(mean)
+    head.norm.running_var.copy_((square / count - mean.square()).clamp(min=0))
+
+
+def _logits(head: ProbeSweep, features: Tensor) -> Tensor:
+    """The logits of every probe, (B, M, C), as ``head`` gives them.
+
+    The queries of all attentive probes attend in one matrix product, in place of one for each.
+    """
+    norm = head.norm
+    x = (features.float() - norm.running_mean) * (norm.running_var + norm.eps).rsqrt()
+    if x.ndim == 2:
+        return torch.stack([probe.fc(x) for probe in head.probes], 1)
+    heads, rates = head.probes[0].num_heads, len(head.probes)
+    q = torch.stack([probe.queries for probe in head.probes]).unflatten(-1, (heads, -1))
+    k, v = (
+        torch.stack([getattr(probe, part).weight for probe in head.probes]).unflatten(
+            1, (heads, -1)
+        )
+        for part in ("k", "v")
+    )
+    q = torch.einsum("mqhd,mhdc->mqhc", q, k) * q.shape[-1] ** -0.5
+    attention = (q.flatten(0, 2) @ x.transpose(1, 2)).softmax(-1)  # (B, M Q H, N)
+    attention = attention.unflatten(1, (rates, -1, heads)).mean(2)
+    pooled = (attention.flatten(1, 2) @ x).unflatten(1, (rates, heads))
+    pooled = torch.einsum("bmhc,mhdc->bmhd", pooled, v).flatten(2)
+    return torch.stack([p.fc(pooled[:, m]) for m, p in enumerate(head.probes)], 1)
 
 
 def _optimizer(head: ProbeSweep, decay: float):  # noqa: ANN202
@@ -149,15 +195,11 @@ def _batches(indices: Tensor, epochs: int) -> Iterator[Tensor]:
         yield from order[: len(order) // size * size].split(size)
 
 
-def _samples(labels: Tensor) -> list[DataSample]:
-    return [DataSample().set_gt_label(label) for label in labels]
-
-
 @torch.no_grad()
 def _accuracies(head: ProbeSweep, features: Tensor, labels: Tensor, test: Tensor) -> list[float]:
     correct = 0
     for batch in test.split(BATCH):
-        predictions = head((features[batch].float(),)).argmax(-1)  # (B, M)
+        predictions = _logits(head, features[batch]).argmax(-1)  # (B, M)
         correct = correct + (predictions == labels[batch][:, None]).double().sum(0)
     return (100 * correct / len(test)).tolist()
 
