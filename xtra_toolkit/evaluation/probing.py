@@ -148,10 +148,13 @@ def _logits(head: ProbeSweep, features: Tensor) -> Tensor:
     """The logits of every probe, (B, M, C), as ``head`` gives them.
 
     The queries of all attentive probes attend in one matrix product, in place of one for each.
+    The norm is applied to queries and to what was pooled, not to all tokens: its shift is the same
+    for each token, which the softmax ignores.
     """
-    norm = head.norm
-    x = (features.float() - norm.running_mean) * (norm.running_var + norm.eps).rsqrt()
+    norm, x = head.norm, features.float()
+    scale = (norm.running_var + norm.eps).rsqrt()
     if x.ndim == 2:
+        x = (x - norm.running_mean) * scale
         return torch.stack([probe.fc(x) for probe in head.probes], 1)
     heads, rates = head.probes[0].num_heads, len(head.probes)
     q = torch.stack([probe.queries for probe in head.probes]).unflatten(-1, (heads, -1))
@@ -161,10 +164,11 @@ def _logits(head: ProbeSweep, features: Tensor) -> Tensor:
         )
         for part in ("k", "v")
     )
-    q = torch.einsum("mqhd,mhdc->mqhc", q, k) * q.shape[-1] ** -0.5
+    q = torch.einsum("mqhd,mhdc->mqhc", q, k) * q.shape[-1] ** -0.5 * scale
     attention = (q.flatten(0, 2) @ x.transpose(1, 2)).softmax(-1)  # (B, M Q H, N)
     attention = attention.unflatten(1, (rates, -1, heads)).mean(2)
-    pooled = (attention.flatten(1, 2) @ x).unflatten(1, (rates, heads))
+    pooled = (attention.flatten(1, 2) @ x - norm.running_mean) * scale
+    pooled = pooled.unflatten(1, (rates, heads))
     pooled = torch.einsum("bmhc,mhdc->bmhd", pooled, v).flatten(2)
     return torch.stack([p.fc(pooled[:, m]) for m, p in enumerate(head.probes)], 1)
 
