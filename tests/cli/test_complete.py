@@ -92,12 +92,14 @@ def test_after_a_little_training_the_predictions_come_nearer_the_truth(digits, c
     assert f"{out}: drawn" in after.output
 
 
-def test_normalised_targets_are_refused_or_said_in_the_picture(digits, checkpoint):
+def test_normalised_targets_run_free_with_borrowed_statistics_alone(digits, checkpoint):
     args = (digits / "normalised.py", checkpoint, digits / "0.png", "--out", digits / "n.svg")
-    refused = complete(*args)
-    assert refused.exit_code == 1 and "which a unit to come does not have yet" in words(refused)
-    assert "(--stats previous; the picture says so)" in words(refused)
-    assert not (digits / "n.svg").exists()
+    forced = complete(*args)
+    assert forced.exit_code == 0, forced.output
+    assert "free running is left out" in words(forced)
+    assert "teacher-forced" in forced.output and "--stats previous borrows" in words(forced)
+    picture = (digits / "n.svg").read_text()
+    assert "<!-- teacher-forced -->" in picture and "<!-- free-running -->" not in picture
     done = complete(*args, "--stats", "previous", "--given", "3")
     assert done.exit_code == 0, done.output
     picture = (digits / "n.svg").read_text()  # texts are named in comments

@@ -40,8 +40,9 @@ def complete(
     An autoregressive one (XTRA, AIM) continues each image from its first --given units, blocks or
     tokens, feeding its own predictions back. Side by side: the input, each unit predicted from the
     true ones before it (teacher-forced), the continuation (free-running) and the truth. Free
-    running is exact for raw pixels only (normalise=False). A normalised target needs --stats
-    previous, and loses contrast from unit to unit. Of MAE the reconstruction is drawn.
+    running is exact for raw pixels only (normalise=False). Of a normalised target it is drawn with
+    --stats previous alone, and loses contrast from unit to unit. Of MAE the reconstruction is
+    drawn.
 
     CONFIG is the one that CHECKPOINT was trained with; the run's folder holds a copy. IMAGES are
     scaled and cropped at the centre to its size.
@@ -66,6 +67,13 @@ def complete(
     draw(made, [to_pixels(panel.images, model.data_preprocessor) for panel in made], out)
     for line in errors(images, made):
         click.echo(line)
+    names = [panel.name for panel in made]
+    if "teacher-forced" in names and "free-running" not in names:
+        click.echo(
+            "free running is left out: the model predicts units less their mean and by their "
+            "standard deviation, which a unit to come does not have yet; --stats previous borrows "
+            "those of the unit before it"
+        )
     click.echo(f"{out}: drawn")
 
 

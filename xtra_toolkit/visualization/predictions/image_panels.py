@@ -66,27 +66,26 @@ def panels(
 def continuation(
     model: nn.Module, images: Tensor, given: int | None, stats: str | None
 ) -> list[Panel]:
-    """Make the panels of a continuation: input, teacher-forced, free-running and truth."""
+    """Make the panels of a continuation: input, teacher-forced, free-running and truth.
+
+    For a normalised target without ``stats`` there is no free-running continuation, because the
+    statistics of the units to come are unknown.
+    """
     normalised, task = model.target_generator.normalises, Continuation(model, given)
-    if normalised and stats is None:
-        raise ValueError(
-            f"{model.objective.name} predicts units normalised by their mean and standard "
-            "deviation, which a unit to come does not have yet; use those of the unit before it "
-            "(--stats previous; the picture says so), or train on raw pixels (normalise=False)"
-        )
     if not normalised and stats is not None:
         raise ValueError(
             f"{model.objective.name} predicts raw pixels and needs no statistics; leave out --stats"
         )
-    if normalised and not task.given:
+    if stats is not None and not task.given:
         raise ValueError("--stats previous needs a given unit; set --given to 1 or more")
     own, borrowed = (OWN, "previous unit's mean and std") if normalised else ("", "")
-    return [
+    made = [
         Panel("input", task.shown(images), f"{task.given} of {task.total} units"),
         Panel("teacher-forced", task.teacher_forced(images), own, bordered=True),
-        Panel("free-running", task.free_running(images), borrowed, bordered=True),
-        Panel("truth", images),
     ]
+    if not normalised or stats is not None:  # else the statistics of units to come are unknown
+        made += [Panel("free-running", task.free_running(images), borrowed, bordered=True)]
+    return [*made, Panel("truth", images)]
 
 
 def reconstruction(model: nn.Module, images: Tensor) -> list[Panel]:
