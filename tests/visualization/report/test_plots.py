@@ -164,3 +164,8 @@ def test_only_keys_that_differ_are_listed():
         ("optimizer.betas", ["(0.9, 0.95)", "(0.9, 0.99)", "(0.9, 0.95)"]),
         ("schedule.1.begin", ["4", "4", "4"]),  # a number and a word
     ]
+
+
+def test_losses_of_different_objectives_are_said_not_to_compare():
+    assert charts.comparable(["XTRA", "MAE", "XTRA"]) == "; objectives differ: do not compare"
+    assert charts.comparable(["XTRA", "XTRA"]) == ""

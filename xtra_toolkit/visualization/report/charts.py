@@ -88,7 +88,14 @@ def training(columns: list[RunColumn]) -> Iterator[Chart]:
     ]
     for key, title, smooth, log in (*CURVES, *others):
         if lines := lines_of(columns, lambda c, key=key: c.history.series(key)):
+            if key in ("loss", "val/loss"):
+                title += comparable([columns[line.run].objective for line in lines])
             yield Chart(curves(lines, axis(columns)[0], title, smooth, log))
+
+
+def comparable(objectives: list[str]) -> str:
+    """Return what a plot's title adds where losses of different objectives stand in it."""
+    return "; objectives differ: do not compare" if len(set(objectives)) > 1 else ""
 
 
 def throughput(columns: list[RunColumn]) -> Iterator[Chart]:
