@@ -27,14 +27,14 @@ def whole(tmp_path_factory):
 
 
 def kill_while_writing(child, folder, deadline=10.0):
-    """SIGKILL once a checkpoint is being written; True if that was so."""
+    """SIGKILL once a checkpoint is being written; False if none was seen before the end."""
     stop = time.monotonic() + deadline
     while time.monotonic() < stop and not os.waitpid(child, os.WNOHANG)[0]:
         if list(folder.glob("*.pth.unfinished")):
             os.kill(child, signal.SIGKILL)
             ends(child)
             return True
-    raise AssertionError("no checkpoint was seen being written")
+    return False
 
 
 def kill_after(child, seconds):
@@ -76,17 +76,22 @@ def equals(folder, whole):
 def test_three_kills(whole, tmp_path, fault):
     folder, seconds = whole
     with fault("SIGKILL at a moment of a run", tries=3):
-        for kill in range(3):
-            child, took_up = goes_on(tmp_path)
-            if kill == 1:
-                kill_after(child, 0.7 * seconds)
-            else:
-                kill_while_writing(child, tmp_path)
+        for attempt in range(10):  # a checkpoint is written in less than a millisecond
+            run, seen = tmp_path / str(attempt), True
+            for kill in range(3):
+                child, took_up = goes_on(run)
+                if kill == 1:
+                    kill_after(child, 0.5 * seconds)
+                else:
+                    seen &= kill_while_writing(child, run)
+                took_up()
+            child, took_up = goes_on(run)
+            assert ends(child) == 0
             took_up()
-        child, took_up = goes_on(tmp_path)
-        assert ends(child) == 0
-        took_up()
-        equals(tmp_path, folder)
+            equals(run, folder)
+            if seen:
+                break
+        assert seen
 
 
 @pytest.mark.slow

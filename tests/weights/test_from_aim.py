@@ -130,7 +130,7 @@ def test_the_probe_head_gives_its_logits():
     ("make", "sentence"),
     [
         (lambda: Checkpoint.of(TRUNK).layout("pretrainer"), "an encoder and no head; take layout"),
-        (lambda: Checkpoint.of(TRUNK).layout("classifier"), r"file of its own, name it \(--head\)"),
+        (lambda: Checkpoint.of(TRUNK).layout("classifier"), "separate file, name it with --head"),
         (lambda: Checkpoint.of(HEAD), "no encoder was found; known are .*AIM v1.*head.cls_token"),
         (
             lambda: Checkpoint.of({**TRUNK, "trunk.blocks.0.mlp.fc3.weight": torch.ones(1)}),

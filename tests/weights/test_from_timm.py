@@ -127,7 +127,7 @@ def test_what_has_no_place_is_refused(args, first):
 def test_the_line_in_the_help_loads_what_was_written(suffix, aim, tmp_path):
     text = " ".join(CliRunner().invoke(main, ["convert", "--help"]).output.split())
     line, extra = re.search(
-        r"timm\.create_model\((.*?)\), and AIM's with (.*?) besides", text
+        r"timm\.create_model\(('.*?)\)\. AIM's also needs (.*?)\. The", text
     ).groups()
     line = line.replace("checkpoint_path=TARGET", "checkpoint_path=target")
     line = line.replace("img_size=256", "img_size=64").replace("base", "tiny")

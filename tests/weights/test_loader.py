@@ -120,7 +120,7 @@ def test_a_run_refuses_it_and_leaves_the_file(trap, tmp_path, resume):
 def test_other_objects_than_tensors_are_refused_and_convert_is_named(tmp_path):
     """Refuse other objects: skipping them would be safe, but a resumed run needs them."""
     torch.save(dict(state_dict={}, args=argparse.Namespace(lr=1)), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"GLOBAL argparse\.Namespace .*xtra convert takes"):
+    with pytest.raises(ValueError, match=r"GLOBAL argparse\.Namespace .*xtra convert extracts"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
 
 

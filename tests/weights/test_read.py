@@ -131,7 +131,7 @@ def test_nothing_stays_allowed_after_reading(tmp_path):
     ("content", "sentence"),
     [
         (dict(net=STATE), "'net' is no tensor; the weights must lie under 'state_dict'"),
-        (dict(module={"a": torch.empty(0)}), "'a' is empty, as where ZeRO stage 3 keeps"),
+        (dict(module={"a": torch.empty(0)}), "'a' is empty, as in files of ZeRO stage 3"),
         ([1, 2], "the file holds a list, not a dict of weights"),
     ],
 )

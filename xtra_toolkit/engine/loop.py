@@ -93,8 +93,9 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
 
     def _fit_schedule(self) -> None:
         """Shrink a schedule of which the run would see the warm-up alone, before it is built."""
-        epochs = self._max_iters / max(len(self.dataloader), 1)
-        fitting = in_shares(getattr(self.runner, "param_schedulers", None), epochs)
+        steps = max(len(self.dataloader), 1)
+        epochs = self._max_iters / steps
+        fitting = in_shares(getattr(self.runner, "param_schedulers", None), epochs, steps)
         if fitting is None:
             return
         self.runner.param_schedulers = fitting

@@ -8,18 +8,20 @@ from typing import Any
 from mmengine.runner import Runner
 
 
-def in_shares(parts: Any, max_epochs: float) -> list[dict] | None:
-    """Shrink a learning-rate schedule where the run would end within its warm-up.
+def in_shares(parts: Any, max_epochs: float, steps: int = 1_000_000) -> list[dict] | None:
+    """Shrink a learning-rate schedule if the run would end within its warm-up.
 
-    That is where a part that begins later than another one would never begin. All parts then keep
-    their share of the schedule, and the schedule becomes as long as the run.
+    That is the case if a part that begins later than another one would never begin. All parts then
+    keep their share of the schedule, and the schedule becomes as long as the run. A part is at least
+    one step long; a part for which no step is left is dropped.
 
     Args:
         parts: ``param_scheduler`` of a config; anything but a list of dictionaries is left alone.
         max_epochs: Epochs of the run.
+        steps: Optimizer steps of an epoch.
 
     Returns:
-        The new parts, or None where the schedule fits.
+        The new parts, or None if the schedule fits.
     """
     if not isinstance(parts, Sequence) or not all(isinstance(part, dict) for part in parts):
         return None
@@ -28,23 +30,32 @@ def in_shares(parts: Any, max_epochs: float) -> list[dict] | None:
     if not any(begin and begin >= max_epochs for begin in begins):
         return None
     length = max(*begins, *(part.get("end", 0) for part in by_epoch))
-    share = max_epochs / length
-    found = [{**part} for part in parts]
-    for part in found:
+    found = []
+    for part in parts:
+        new = {**part}
         if part.get("by_epoch", True):
-            part.update({k: part[k] * share for k in ("begin", "end", "T_max") if part.get(k)})
+            for key in ("begin", "end", "T_max"):
+                if part.get(key):
+                    new[key] = max(part[key] * max_epochs / length, 1 / steps)
+            if new.get("begin", 0) >= new.get("end", max_epochs):
+                continue
+        found.append(new)
     return found
 
 
 def refuse_misspelt_sections(config: dict) -> None:
     """Raise ValueError where a section of a config is named almost as one that the runner reads.
 
-    A config may hold names of its own; only those that are close to the runner's are refused.
+    A config may hold names of its own: a section is refused only if its name is close to one of the
+    runner's and its content is not a part of that section.
     """
     known = [name for name in inspect.signature(Runner.__init__).parameters if len(name) > 4]
     for name, value in config.items():
         near = get_close_matches(name, known, 1, cutoff=0.8)
-        if isinstance(value, dict) and near and name not in known and name[:3] == near[0][:3]:
+        if not isinstance(value, dict) or not near or name in known or name[:3] != near[0][:3]:
+            continue
+        section = config.get(near[0]) or {}
+        if not (value and all(section.get(key) == item for key, item in value.items())):
             raise ValueError(
                 f"The config has a section {name!r}, which nothing reads. Did you mean {near[0]}?"
             )
