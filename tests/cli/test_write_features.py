@@ -90,7 +90,7 @@ def test_parquet_without_pyarrow_is_a_sentence(folder, monkeypatch):
         importlib.util, "find_spec", lambda name, *a: None if name == "pyarrow" else find(name, *a)
     )
     result = xtra(folder, "flat", "g.parquet")
-    assert result.exit_code == 2 and "parquet needs pyarrow: pip install pyarrow" in result.output
+    assert result.exit_code == 2 and "pip install 'xtra_toolkit[parquet]'" in result.output
 
 
 def test_the_documented_lines_probe(folder):

@@ -112,7 +112,8 @@ def check_out(out: Path, force: bool) -> None:
         raise click.UsageError(f"{out}: name a file that ends in {', '.join(ENDINGS)}")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise click.UsageError(
-            f"{out}: parquet needs pyarrow: pip install pyarrow, or name a .safetensors or .npy"
+            f"{out}: parquet needs pyarrow: pip install 'xtra_toolkit[parquet]', or name a "
+            ".safetensors or .npy"
         )
     if out.exists() and not force:
         raise click.UsageError(f"{out} exists; name another file, or overwrite it with --force")
