@@ -261,7 +261,9 @@ def test_a_run_moves_the_teacher_once_a_step_and_a_checkpoint_holds_it(tmp_path)
     config.param_scheduler = []
     hooks = config.custom_hooks
     config.custom_hooks = [hook for hook in hooks if not hook.type.endswith("UpdateTeacher")]
-    with pytest.raises(ValueError, match="LatentPatches needs the hook UpdateTeacher, and none"):
+    with pytest.raises(
+        ValueError, match="LatentPatches needs the hook UpdateTeacher, which is not"
+    ):
         Runner.from_cfg(config).train()
     config.custom_hooks, config.experiment_name = hooks, "with_its_teacher"
     Runner.from_cfg(config).train()

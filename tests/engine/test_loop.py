@@ -286,5 +286,6 @@ def test_a_misspelt_section_is_refused_and_a_name_of_ones_own_is_not():
     from xtra_toolkit.engine.schedule import refuse_misspelt_sections
 
     refuse_misspelt_sections(dict(bank_dataloader={}, optim_wrapper={}, xavier=[], val_loss={}))
+    refuse_misspelt_sections(dict(train_loader=dict(batch_size=1)))  # as in the benchmarks
     with pytest.raises(ValueError, match=r"'optimizer_wrapper'.* Did you mean optim_wrapper"):
         refuse_misspelt_sections(dict(optimizer_wrapper=dict(optimizer=dict(lr=1))))
