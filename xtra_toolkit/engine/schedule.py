@@ -12,8 +12,8 @@ def in_shares(parts: Any, max_epochs: float, steps: int = 1_000_000) -> list[dic
     """Shrink a learning-rate schedule if the run would end within its warm-up.
 
     That is the case if a part that begins later than another one would never begin. All parts then
-    keep their share of the schedule, and the schedule becomes as long as the run. A part is at least
-    one step long; a part for which no step is left is dropped.
+    keep their share of the schedule, and the schedule becomes as long as the run. Each part is at
+    least one step long; a part for which no step is left is dropped.
 
     Args:
         parts: ``param_scheduler`` of a config; anything but a list of dictionaries is left alone.
