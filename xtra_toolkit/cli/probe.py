@@ -123,7 +123,7 @@ def features_of(
 
 
 def fits(size: int) -> bool:
-    """Does the memory have room for so many bytes?"""
+    """Return whether the memory has room for so many bytes."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(li.split()[1]) << 10 for li in lines if li.startswith("MemAvailable"))

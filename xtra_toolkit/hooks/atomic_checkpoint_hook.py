@@ -89,7 +89,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super().after_train_epoch(runner)
 
     def _is_due(self, runner: Any) -> bool:
-        """Whether to save now, between two epochs; all processes get the same answer."""
+        """Return whether to save now, within an epoch; all processes get the same answer."""
         loop, count = runner.train_loop, runner.iter + 1
         steps = len(loop.dataloader)
         if self.by_epoch and count == getattr(loop, "max_iters", None) and count % steps:
