@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from xtra_toolkit.comparison import probes
 from xtra_toolkit.comparison.finetuning import classifier_config, fine_tune
@@ -78,9 +79,11 @@ def test_a_random_encoder_is_drawn_from_its_seed(config, packed):
     assert first.shape == (40, 64)
 
 
-def test_fine_tuning_learns_and_is_not_run_twice(config, packed, tmp_path):
+def test_fine_tuning_learns_and_is_not_run_twice(config, packed, tmp_path, capsys):
     made = classifier_config(config, packed, range(48), epochs=6)
     accuracy = fine_tune(made, tmp_path / "run")
+    print_log("the log of the run is closed by now", logger="current")
+    assert "Logging error" not in capsys.readouterr().err
     assert accuracy > 90
     assert json.loads((tmp_path / "run" / "accuracy.json").read_text())["accuracy"] == accuracy
     log = (tmp_path / "run" / "train.log").read_text()

@@ -15,7 +15,7 @@ def demo(out: Path) -> None:
     Pretrains a small AIM on 1,297 handwritten digits without their labels. Then fine-tunes it with
     10, 30 and 100 labels a class, three draws of each, beside the same network from random weights
     and beside a logistic regression on the pixels. Prints tables and saves a plot. It downloads
-    nothing; a demo that was stopped goes on where it was.
+    nothing. A demo that was stopped continues where it stopped.
     """
     with quiet_imports():
         from mmengine.config import Config
@@ -29,8 +29,8 @@ def demo(out: Path) -> None:
         path = find_config("aim_digits")
         config, packed = Config.fromfile(path), steps.pack_digits(out)
         checkpoint = pretrain(path, out / "pretraining", {})
-        curves = steps.few_labels(config, checkpoint, packed, out, click.echo)
-        probed = steps.frozen(config, checkpoint, packed)
-        steps.plot(curves, out / "few_labels.png")
-    click.echo(f"\nAccuracy in per cent on 500 digits\n\n{steps.table(curves, probed)}\n")
+        accuracies = steps.train_with_few_labels(config, checkpoint, packed, out, click.echo)
+        probed = steps.probe_frozen(config, checkpoint, packed)
+        steps.plot(accuracies, out / "few_labels.png")
+    click.echo(f"\nAccuracy in per cent on 500 digits\n\n{steps.table(accuracies, probed)}\n")
     click.echo(f"plot:       {out / 'few_labels.png'}\ncheckpoint: {checkpoint}")

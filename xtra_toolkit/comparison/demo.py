@@ -1,6 +1,7 @@
-"""The demo: the same small network, the same few labels, pretrained or not."""
+"""The steps of ``xtra demo``: one small network, few labels, pretrained or not."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -13,13 +14,14 @@ from xtra_toolkit.comparison.probes import Labelled
 from xtra_toolkit.data import Digits
 from xtra_toolkit.data.datasets.packed_images import write_packed
 
-LABELS = (10, 30, 100)  # a class
-DRAWS = 3
+LABELS_PER_CLASS = (10, 30, 100)
+DRAWS = 3  # of the labelled images
 STEPS = 150  # of each fine-tuning
-BATCH = 32
-RATE = 3e-3
+BATCH_SIZE = 32
+LEARNING_RATE = 3e-3
 TRAINED, SCRATCH, RAW = "pretrained", "from scratch", "raw pixels"
-Curves = dict[str, list[list[float]]]  # by way of training: for each number of labels, the draws
+# for each way of training and each number of labels, the accuracy of each draw in per cent
+Accuracies = dict[str, list[list[float]]]
 
 
 def pack_digits(out: Path) -> Path:
@@ -36,47 +38,47 @@ def pack_digits(out: Path) -> Path:
     return folder
 
 
-def draw(labels: np.ndarray, a_class: int, seed: int) -> list[int]:
-    """Return the places of so many images of each class, drawn from a seed."""
+def draw_labelled(labels: np.ndarray, per_class: int, seed: int) -> list[int]:
+    """Return the indices of ``per_class`` images of each class, drawn from a seed."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    return [int(i) for c in np.unique(labels) for i in order[labels[order] == c][:a_class]]
+    return [int(i) for c in np.unique(labels) for i in order[labels[order] == c][:per_class]]
 
 
-def few_labels(config: Config, checkpoint: Path, packed: Path, out: Path, say: object) -> Curves:
+def train_with_few_labels(
+    config: Config, checkpoint: Path, packed: Path, out: Path, report: Callable[[str], None]
+) -> Accuracies:
     """Train with few labels in three ways, and return the accuracies in per cent.
 
     Args:
         config: The pretraining config.
-        checkpoint: What it led to.
-        packed: The digits.
-        out: Folder for the runs; those that are finished are not run again.
-        say: Called with a line on each number of labels.
+        checkpoint: The pretrained weights.
+        packed: Folder with the packed digits.
+        out: Folder for the runs. Finished runs are not repeated.
+        report: Called with a line of text after each number of labels.
     """
     train, test = (probes.load_images(config, packed, split) for split in ("train", "test"))
     flat = Labelled(test.x.flatten(1), test.y)
-    curves: Curves = {TRAINED: [], SCRATCH: [], RAW: []}
-    for a_class in LABELS:
-        found: dict[str, list[float]] = {name: [] for name in curves}
+    accuracies: Accuracies = {TRAINED: [], SCRATCH: [], RAW: []}
+    for per_class in LABELS_PER_CLASS:
+        draws: dict[str, list[float]] = {name: [] for name in accuracies}
         for seed in range(DRAWS):
-            chosen = draw(train.y.numpy(), a_class, seed)
-            epochs = -(-STEPS // (len(chosen) // BATCH))
-            given = dict(rate=RATE, seed=seed, batch=BATCH)
+            chosen = draw_labelled(train.y.numpy(), per_class, seed)
+            epochs = math.ceil(STEPS / (len(chosen) // BATCH_SIZE))
+            options = dict(rate=LEARNING_RATE, seed=seed, batch=BATCH_SIZE)
             for name, start in ((TRAINED, checkpoint), (SCRATCH, None)):
-                made = classifier_config(config, packed, chosen, epochs, start, **given)
-                work = out / "few_labels" / f"{a_class}_{name.replace(' ', '_')}_{seed}"
-                found[name].append(fine_tune(made, work))
+                classifier = classifier_config(config, packed, chosen, epochs, start, **options)
+                work = out / "few_labels" / f"{per_class}_{name.replace(' ', '_')}_{seed}"
+                draws[name].append(fine_tune(classifier, work))
             pixels = Labelled(train.x[chosen].flatten(1), train.y[chosen])
-            found[RAW].append(probes.linear(pixels, flat))
-        for name, accuracies in found.items():
-            curves[name].append(accuracies)
-        say(
-            f"{a_class} labels a class: "
-            + ", ".join(f"{n} {mean(a):.1f}" for n, a in found.items())
-        )
-    return curves
+            draws[RAW].append(probes.linear(pixels, flat))
+        for name, values in draws.items():
+            accuracies[name].append(values)
+        means = ", ".join(f"{name} {mean(values):.1f}" for name, values in draws.items())
+        report(f"{per_class} labels a class: {means}")
+    return accuracies
 
 
-def frozen(config: Config, checkpoint: Path, packed: Path) -> dict[str, tuple[float, float]]:
+def probe_frozen(config: Config, checkpoint: Path, packed: Path) -> dict[str, tuple[float, float]]:
     """Return linear probe and kNN, with all labels, of both encoders and of the pixels."""
     images = [probes.load_images(config, packed, split) for split in ("train", "test")]
     parts = {RAW: [Labelled(part.x.flatten(1), part.y) for part in images]}
@@ -86,36 +88,36 @@ def frozen(config: Config, checkpoint: Path, packed: Path) -> dict[str, tuple[fl
     return {name: (probes.linear(*part), probes.nearest(*part)) for name, part in parts.items()}
 
 
-def table(curves: Curves, probed: dict[str, tuple[float, float]]) -> str:
-    """Return both tables in Markdown, and what they say in a sentence."""
-    lines = ["| labels a class | " + " | ".join(curves) + " |", "|---|---|---|---|"]
-    for i, a_class in enumerate(LABELS):
-        cells = [_spread(values[i]) for values in curves.values()]
-        lines.append(f"| {a_class} | " + " | ".join(cells) + " |")
+def table(accuracies: Accuracies, probed: dict[str, tuple[float, float]]) -> str:
+    """Return both tables in Markdown, and a sentence on each comparison."""
+    lines = ["| labels a class | " + " | ".join(accuracies) + " |", "|---|---|---|---|"]
+    for i, per_class in enumerate(LABELS_PER_CLASS):
+        cells = [_spread(values[i]) for values in accuracies.values()]
+        lines.append(f"| {per_class} | " + " | ".join(cells) + " |")
     lines += ["", "| frozen features, all labels | linear probe | kNN |", "|---|---|---|"]
     names = {TRAINED: "pretrained encoder", SCRATCH: "random encoder", RAW: RAW}
     for name, label in names.items():
         lines.append(f"| {label} | {probed[name][0]:.1f} | {probed[name][1]:.1f} |")
-    return "\n".join([*lines, "", *(verdict(curves, other) for other in (SCRATCH, RAW))])
+    return "\n".join([*lines, "", *(verdict(accuracies, other) for other in (SCRATCH, RAW))])
 
 
-def verdict(curves: Curves, other: str) -> str:
-    """Say where pretraining wins against another way: where all its draws are better."""
-    pairs = list(zip(LABELS, curves[TRAINED], curves[other], strict=True))
+def verdict(accuracies: Accuracies, other: str) -> str:
+    """Say at how many labels every draw of pretraining is better, or worse, than every other."""
+    pairs = list(zip(LABELS_PER_CLASS, accuracies[TRAINED], accuracies[other], strict=True))
     wins = [str(n) for n, own, others in pairs if min(own) > max(others)]
     losses = [str(n) for n, own, others in pairs if max(own) < min(others)]
     gaps = ", ".join(f"{mean(own) - mean(others):+.1f}" for _, own, others in pairs)
-    said = [f"ahead at {', '.join(wins)} labels a class"] if wins else []
-    said += [f"behind at {', '.join(losses)}"] if losses else []
-    said = said or ["within the spread of the draws"]
-    return f"Pretraining against {other}: {' and '.join(said)} ({gaps} points)."
+    parts = [f"ahead at {', '.join(wins)} labels a class"] if wins else []
+    parts += [f"behind at {', '.join(losses)} labels a class"] if losses else []
+    parts = parts or ["within the spread of the draws"]
+    return f"Pretraining against {other}: {' and '.join(parts)} ({gaps} points)."
 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def plot(curves: Curves, target: Path) -> None:
+def plot(accuracies: Accuracies, target: Path) -> None:
     """Draw the accuracy over the number of labels, a curve for each way of training."""
     import matplotlib
 
@@ -123,16 +125,16 @@ def plot(curves: Curves, target: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(5, 3.4))
-    for name, values in curves.items():
-        (line,) = axis.plot(LABELS, [mean(v) for v in values], "o-", label=name)
+    for name, values in accuracies.items():
+        (line,) = axis.plot(LABELS_PER_CLASS, [mean(v) for v in values], "o-", label=name)
         axis.fill_between(
-            LABELS,
+            LABELS_PER_CLASS,
             *zip(*((min(v), max(v)) for v in values), strict=True),
             alpha=0.2,
             color=line.get_color(),
         )
     axis.set_xscale("log")
-    axis.set_xticks(LABELS, [str(n) for n in LABELS])
+    axis.set_xticks(LABELS_PER_CLASS, [str(n) for n in LABELS_PER_CLASS])
     axis.minorticks_off()
     axis.set_xlabel("labels a class")
     axis.set_ylabel("accuracy on 500 digits in %")

@@ -147,6 +147,7 @@ def fine_tune(config: Config, work: Path) -> float:
         ):
             runner = Runner.from_cfg(config)
             runner.train()
+            runner.logger.handlers.clear()  # one of them writes to the log that closes here
         accuracy = runner.message_hub.get_scalar("val/accuracy/top1").current()
         result.write_text(json.dumps(dict(accuracy=float(accuracy))))
         for checkpoint in work.glob("*.pth"):
