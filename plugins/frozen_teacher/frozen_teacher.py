@@ -3,6 +3,8 @@
 Shape legend: B images, N tokens of the grid, D width of the teacher.
 """
 
+import math
+import warnings
 import zlib
 from typing import Any
 
@@ -28,7 +30,9 @@ class FrozenTeacher(WrappedTarget):
         teacher: Name of a model of MMPretrain (``mmpretrain.list_models()``), or the config of a
             backbone with its weights: ``init_cfg`` of type ``'Pretrained'``, or
             ``mmpretrain.TIMMBackbone`` with ``pretrained`` or ``checkpoint_path`` (needs timm).
-            Its last feature map is used. Its input is the output of the data preprocessor.
+            ``mmpretrain.CLIPGenerator`` with ``tokenizer_path`` is OpenAI's CLIP with its
+            projection (EVA). Its last feature map is used. Its input is the output of the data
+            preprocessor.
         target: Config of the target that says what predicts what, and whether the features of a
             link are normalised by their own mean and variance (``normalise=True``).
         img_size: Size to which images are resized for the teacher, (height, width) in pixels.
@@ -97,6 +101,9 @@ def feature_map(model: nn.Module, images: Tensor) -> Tensor:
     inner = getattr(model, "timm_model", None)
     if hasattr(inner, "forward_intermediates"):
         return inner.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+    if hasattr(model, "tokenizer"):  # CLIPGenerator: (B, 1 + N, D) with a class token, attention
+        tokens = model(images)[0][:, 1:]
+        return tokens.mT.unflatten(2, (math.isqrt(tokens.shape[1]), -1))
     return model(images)[-1]
 
 
@@ -120,13 +127,16 @@ def backbone_from_config(config: dict) -> nn.Module:
 
     init = config.get("init_cfg") or {}
     file = init.get("checkpoint") if isinstance(init, dict) else None
-    if not (file or config.get("pretrained") or config.get("checkpoint_path")):
+    sources = ("pretrained", "checkpoint_path", "tokenizer_path")
+    if not (file or any(config.get(name) for name in sources)):
         raise ValueError(
             f"the teacher {config.get('type')} would have random weights; name its weights: "
             "init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.'), or for "
             "TIMMBackbone pretrained=True or checkpoint_path=..."
         )
-    model = MMPRETRAIN.build({key: value for key, value in config.items() if key != "init_cfg"})
+    with warnings.catch_warnings():  # CLIPGenerator loads its weights on the meta device too
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+        model = MMPRETRAIN.build({key: value for key, value in config.items() if key != "init_cfg"})
     if file:
         load(model, file, init.get("prefix", ""))
     return model
