@@ -11,6 +11,7 @@ from xtra_toolkit.models.encoder_mask import KEY
 
 HINTS = (  # pattern of a name that does not fit, and a hint for the user
     ("cls_token", "with_cls_token is another in this config"),
+    ("mask_token", "mask_tokens is another in this config"),
     (r"patch_embed\.norm", "AIM's patch norm is patch_cfg=dict(norm_cfg=...)"),
     (r"layers\.\d+\..*weight", "arch is another in this config"),
     (r"\.bias", "bias or qkv_bias is another in this config"),
@@ -38,6 +39,12 @@ def explain_missing_prefix(init_cfg: Mapping) -> Iterator[None]:
             f"{init_cfg['prefix']!r}; name a checkpoint of a pretraining run, or set "
             "model.backbone.init_cfg.prefix to that of its encoder"
         ) from error
+
+
+def drop_mask_token(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """Remove the mask token of a checkpoint if this encoder has none, since features need none."""
+    if vit.mask_token is None:
+        state_dict.pop(f"{prefix}mask_token", None)
 
 
 def refuse_other_names(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:

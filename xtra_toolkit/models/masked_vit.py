@@ -17,6 +17,7 @@ from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
 from xtra_toolkit.models.loading import (
+    drop_mask_token,
     explain_missing_prefix,
     refuse_other_names,
     refuse_other_shapes,
@@ -48,6 +49,8 @@ class MaskedViT(VisionTransformer):
         bias: Whether the Linear layers in all layers have a bias (not in AIM).
         with_cp: Whether layers keep only their input and compute the rest again in the backward
             pass (activation checkpointing).
+        mask_tokens: Whether a learned token stands for each hidden token in pretraining, with its
+            position (BEiT, SimMIM). By default hidden tokens are left out (MAE).
         **vit: All other arguments of MMPretrain's VisionTransformer.
     """
 
@@ -61,6 +64,7 @@ class MaskedViT(VisionTransformer):
         positions: str = "learned",
         bias: bool = True,
         with_cp: bool = False,
+        mask_tokens: bool = False,
         **vit,  # noqa: ANN003
     ):
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
@@ -78,9 +82,11 @@ class MaskedViT(VisionTransformer):
         table = position_table(positions, grid, self.embed_dims)
         if self.fixed:
             self.pos_embed = table
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if mask_tokens else None
         options = dict(vit, positions=positions, bias=bias)
         record = describe_encoder(grid, self.arch_settings, options)
         self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
+        self._register_load_state_dict_pre_hook(drop_mask_token, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_names, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._features: dict[tuple, Features] = {}
@@ -102,6 +108,8 @@ class MaskedViT(VisionTransformer):
             self.pos_embed.data.copy_(table)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     @property
     def encoder_mask(self) -> EncoderMask:
@@ -117,7 +125,7 @@ class MaskedViT(VisionTransformer):
             output_positions: (B or 1, R) positions whose outputs are returned, (B, R, D), if no
                 decoder reads the others. None: all encoded positions.
         """
-        x = self.embed(images, plan.encoded_tokens, self.grid)
+        x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
         x = run_layers(self.layers, x, plan.encoder, output_positions)
         return self.ln1(x) if self.final_norm else x
 
@@ -138,10 +146,13 @@ class MaskedViT(VisionTransformer):
                 outs.append(self._format_output(raster, (grid.rows, grid.cols)))
         return tuple(outs)
 
-    def embed(self, images: Tensor, tokens: Tensor, grid: PatchGrid) -> Tensor:
+    def embed(
+        self, images: Tensor, tokens: Tensor, grid: PatchGrid, hidden: Tensor | None = None
+    ) -> Tensor:
         """Embed some tokens (B or 1, E) of images with their positions; return (B, E, D).
 
-        Only these patches are embedded: the patch convolution is computed as a matrix product.
+        Only these patches are embedded: the patch convolution is computed as a matrix product. The
+        mask token stands for the ``hidden`` ones, (B or 1, E) bool.
         """
         conv = self.patch_embed.projection
         patches = gather_tokens(grid.patchify(images), tokens.clamp(max=grid.tokens - 1))
@@ -150,6 +161,8 @@ class MaskedViT(VisionTransformer):
             x = self.patch_embed.norm(x)
         if self.cls_token is not None:
             x = torch.where((tokens >= grid.tokens)[..., None], self.cls_token, x)
+        if hidden is not None:
+            x = torch.where(hidden[..., None], self.mask_token, x)
         x = x + gather_tokens(self.positions(grid), tokens).to(conv.weight.dtype)
         return self.pre_norm(self.drop_after_pos(x))
 

@@ -36,8 +36,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         mask: Config of a mask factory: which token may attend to which.
         target_generator: Config of a target: what is predicted, and from where.
         backbone: Config of the encoder, a MaskedViT.
-        neck: Config of the decoder. None: the head reads the encoder (iGPT); the mask must then
-            hide no tokens.
+        neck: Config of the decoder. None: the head reads the encoder (iGPT); if the mask hides
+            tokens, the encoder must then hold mask tokens (``mask_tokens=True``).
         head: Config of the head. Its widths follow from the plan.
         data_preprocessor: As in MMPretrain. It must normalise the images.
         with_cp: Activation checkpointing: whether the layers of encoder and decoder keep only their
@@ -68,7 +68,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         backbone.encoder_mask.note_images(data_preprocessor)  # before a target copies the encoder
         target = build_target(target_generator)
         target.bind(backbone)
-        outline = compile_objective(build_mask(mask), target, backbone.grid).or_raise()
+        mask_tokens = backbone.mask_token is not None
+        outline = compile_objective(build_mask(mask), target, backbone.grid, mask_tokens).or_raise()
         neck = self._build_neck(neck, backbone, outline, recompute)
         width, layers = backbone.embed_dims, 0
         if neck is not None:
@@ -88,11 +89,18 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
     ) -> nn.Module | None:
         hides, positioned = outline.has_masked_tokens, outline.positioned
         name = type(outline.mask).__name__
+        if outline.mask_tokens:
+            if not hides:
+                raise ValueError(
+                    f"{name} hides no tokens, and the encoder has mask_tokens=True; leave it out"
+                )
+            hides = False  # from the decoder
         if neck is None:
             if hides or positioned:
                 raise ValueError(
                     f"{name} hides tokens or the target is positioned, and without a neck nothing "
-                    "stands for the hidden tokens or tells the positions; set neck to a ViTDecoder"
+                    "stands for the hidden tokens or tells the positions; set neck to a "
+                    "ViTDecoder, or backbone.mask_tokens=True for hidden tokens"
                 )
             return None
         derived = dict(

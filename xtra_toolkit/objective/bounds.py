@@ -1,5 +1,7 @@
 """Bounds: what holds for every draw of a mask, computed on the host when a pair is compiled."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -7,11 +9,16 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.links import Links, compute_loss_mask, gather_positions
 from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.objective.plan import Bounds
-from xtra_toolkit.objective.reach import Depth, compute_kv_lengths, trace_reach
+from xtra_toolkit.objective.reach import Depth, Reach, compute_kv_lengths, trace_reach
 
 
 def compute_bounds(
-    samples: list[Mask], links: list[Links], grid: PatchGrid, depth: Depth, random: bool
+    samples: list[Mask],
+    links: list[Links],
+    grid: PatchGrid,
+    depth: Depth,
+    random: bool,
+    mask_tokens: bool = False,
 ) -> Bounds:
     """Compute what holds for all draws.
 
@@ -21,11 +28,15 @@ def compute_bounds(
         grid: The grid of the images.
         depth: Layers of the encoder and of the decoder.
         random: Whether the mask draws; any source may then come to count.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
 
     Raises:
         ValueError: The draws cannot be served; the message says why.
     """
-    num_computed = _num_computed(samples, links, grid, depth, random)
+    reaches = [trace_reach(m, g, grid, depth, mask_tokens) for m in samples for g in links]
+    if mask_tokens:
+        samples = [replace(mask, visible=None) for mask in samples]  # all positions are encoded
+    num_computed = _num_computed(samples, links, reaches, random)
     counts = {
         int(count)
         for mask in samples
@@ -44,6 +55,7 @@ def compute_bounds(
         tuple(_span(group, output_positions) for group in links),
         None if samples[0].attend is None else _dense(samples[0], num_computed),
         output_positions,
+        mask_tokens,
     )
 
 
@@ -56,12 +68,11 @@ def kind_of(kv_lengths: Tensor) -> str:
 
 
 def _num_computed(
-    samples: list[Mask], links: list[Links], grid: PatchGrid, depth: Depth, random: bool
+    samples: list[Mask], links: list[Links], reaches: list[Reach], random: bool
 ) -> int:
     if any(mask.visible_or_all().ndim > 1 for mask in samples):
         return len(samples[0])  # images differ in how many visible tokens lie before a position
-    lengths = (trace_reach(m, group, grid, depth).lengths for m in samples for group in links)
-    num_computed = max(int(length.max()) for length in lengths)
+    num_computed = max(int(reach.lengths.max()) for reach in reaches)
     if random:
         last = max(int(group.source_positions.max()) for group in links)
         num_computed = max(num_computed, 1 + last)

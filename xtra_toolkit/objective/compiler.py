@@ -42,6 +42,7 @@ class Refusal:
         links: The predictions; empty if the target refused the mask.
         leak: The prediction that sees its target; None if the pair is refused for another reason.
         depth: Layers of the encoder and of the decoder, as far as they are known.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
     """
 
     reason: str
@@ -50,6 +51,7 @@ class Refusal:
     links: list[Links] = field(default_factory=list)
     leak: Leak | None = None
     depth: Depth = (1, 1)
+    mask_tokens: bool = False
 
     def or_raise(self) -> "Refusal":
         """Raise an :class:`ObjectiveRefusedError`."""
@@ -64,6 +66,7 @@ class Outline:
         mask, target, grid: The pair and the grid of the images.
         samples: Draws of the mask, see :func:`draw_samples`.
         links: The predictions.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
     """
 
     mask: MaskFactory
@@ -71,6 +74,7 @@ class Outline:
     grid: PatchGrid
     samples: list[Mask]
     links: list[Links]
+    mask_tokens: bool = False
 
     @property
     def name(self) -> str:
@@ -79,7 +83,7 @@ class Outline:
 
     @property
     def has_masked_tokens(self) -> bool:
-        """Whether the mask hides tokens, so that the decoder needs a mask token."""
+        """Whether the mask hides tokens, so that the encoder or the decoder needs a mask token."""
         return self.samples[0].visible is not None
 
     @property
@@ -103,8 +107,10 @@ class Outline:
             with torch.device("cpu"):  # also where the models are built on the meta device
                 check_positioned(self.links)
                 for mask in self.samples:
-                    if leak := find_leak(mask, self.links, self.grid, depth):
-                        reason = describe_leak(leak, mask, self.links, self.grid, depth)
+                    if leak := find_leak(mask, self.links, self.grid, depth, self.mask_tokens):
+                        reason = describe_leak(
+                            leak, mask, self.links, self.grid, depth, self.mask_tokens
+                        )
                         break
                 else:
                     return self._compile(depth)
@@ -114,7 +120,9 @@ class Outline:
 
     def _compile(self, depth: Depth) -> "CompiledObjective":
         links = self.links if self.mask.random else drop_context(self.samples[0], self.links)
-        bounds = compute_bounds(self.samples, links, self.grid, depth, self.mask.random)
+        bounds = compute_bounds(
+            self.samples, links, self.grid, depth, self.mask.random, self.mask_tokens
+        )
         orders = [torch.atleast_2d(mask.order)[:1] for mask in self.samples]
         drawn = any(not torch.equal(orders[0], order) for order in orders)
         known = all(group.at_own_position or group.positioned for group in links)
@@ -213,9 +221,10 @@ class CompiledObjective:
                 "the values of a target depend on pixels of other tokens, which the prediction "
                 "may see"
             )
+        as_tokens = ", the hidden ones as mask tokens" if self.bounds.mask_tokens else ""
         clauses.append(
             f"{self.bounds.num_computed} of {self.length} positions computed, "
-            f"{self.bounds.num_encoded} in the encoder"
+            f"{self.bounds.num_encoded} in the encoder{as_tokens}"
         )
         if self.order_is_hidden:
             clauses.append("the order is drawn for each batch, and the model is not told which")
@@ -227,36 +236,52 @@ class CompiledObjective:
         return "; ".join(clauses)
 
 
-def compile_objective(mask: MaskFactory, target: Target, grid: PatchGrid) -> Outline | Refusal:
+def compile_objective(
+    mask: MaskFactory, target: Target, grid: PatchGrid, mask_tokens: bool = False
+) -> Outline | Refusal:
     """Draw the mask and link it to the target.
 
     Args:
         mask: What may be seen.
         target: What is predicted, from where.
         grid: The grid of the images.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder. By default they
+            are left out of it.
     """
     samples: list[Mask] = []
     try:
         with torch.device("cpu"):
-            samples = draw_samples(mask, grid)
-            return Outline(mask, target, grid, samples, target.links(samples[0], grid))
+            samples = draw_samples(mask, grid, mask_tokens)
+            if mask_tokens and samples[0].masks_per_image > 1:
+                raise ValueError(
+                    f"{type(mask).__name__} makes {samples[0].masks_per_image} masks of an image, "
+                    "which share one pass of the encoder, but mask tokens in the encoder need a "
+                    "pass for each mask; set backbone.mask_tokens=False"
+                )
+            links = target.links(samples[0], grid)
+            return Outline(mask, target, grid, samples, links, mask_tokens)
     except ValueError as error:
         drawn = samples[0].of_image(0) if samples else None
         return Refusal(str(error), grid, drawn)
 
 
 def certify_objective(
-    mask: MaskFactory, target: Target, grid: PatchGrid, depth: Depth = (1, 1)
+    mask: MaskFactory,
+    target: Target,
+    grid: PatchGrid,
+    depth: Depth = (1, 1),
+    mask_tokens: bool = False,
 ) -> CompiledObjective:
     """Compile and certify in one call.
 
     Raises:
         ObjectiveRefusedError: The pair is refused.
     """
-    return compile_objective(mask, target, grid).or_raise().certify(depth).or_raise()
+    outline = compile_objective(mask, target, grid, mask_tokens).or_raise()
+    return outline.certify(depth).or_raise()
 
 
-def draw_samples(mask: MaskFactory, grid: PatchGrid) -> list[Mask]:
+def draw_samples(mask: MaskFactory, grid: PatchGrid, mask_tokens: bool = False) -> list[Mask]:
     """Return the draws to certify: one of a fixed mask, sampled and extreme ones of a random one.
 
     Raises:
@@ -265,7 +290,7 @@ def draw_samples(mask: MaskFactory, grid: PatchGrid) -> list[Mask]:
     """
     name = type(mask).__name__
     if not mask.random:
-        fixed = mask(grid).check(grid, name)
+        fixed = mask(grid).check(grid, name, mask_tokens)
         if any(v is not None and v.ndim > 1 for v in (fixed.order, fixed.step, fixed.visible)):
             raise ValueError(f"{name} has random = False, but its fields differ between images")
         return [fixed]
@@ -277,7 +302,7 @@ def draw_samples(mask: MaskFactory, grid: PatchGrid) -> list[Mask]:
             "the model is built, so it must be fixed (random = False)"
         )
     for m in drawn:
-        m.check(grid, name)
+        m.check(grid, name, mask_tokens)
         for name_of_field in STRUCTURE:
             first, other = getattr(drawn[0], name_of_field), getattr(m, name_of_field)
             if (first is None) != (other is None) or (
@@ -307,7 +332,8 @@ def _refuse(
         image = leak.row % images
         leak = Leak(leak.group, leak.row // images, leak.prediction, leak.target)
     reason = f"{outline.name}: {reason}"
-    return Refusal(reason, outline.grid, mask.of_image(image), links, leak, depth)
+    drawn = mask.of_image(image)
+    return Refusal(reason, outline.grid, drawn, links, leak, depth, outline.mask_tokens)
 
 
 def _name(mask: MaskFactory, target: Target) -> str:

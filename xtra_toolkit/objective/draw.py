@@ -49,6 +49,7 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
         query_tokens=None if query_tokens is None else query_tokens[:, :num_computed],
         masks_per_image=mask.masks_per_image,
         output_positions=output_positions,
+        hidden=_hidden(mask, bounds),
     )
 
 
@@ -105,8 +106,14 @@ def _assert_tokens(order: Tensor, grid: PatchGrid) -> None:
     )
 
 
+def _hidden(mask: Mask, bounds: Bounds) -> Tensor | None:
+    if mask.visible is None or not bounds.mask_tokens:
+        return None
+    return ~torch.atleast_2d(mask.visible)[:, : bounds.num_computed]
+
+
 def _encoded_positions(mask: Mask, bounds: Bounds) -> Tensor | None:
-    if mask.visible is None:
+    if mask.visible is None or bounds.mask_tokens:
         return None
     visible = torch.atleast_2d(mask.visible)
     torch._assert_async(

@@ -28,15 +28,17 @@ class Leak:
     target: int
 
 
-def find_leak(mask: Mask, links: list[Links], grid: PatchGrid, depth: Depth) -> Leak | None:
-    """Return the first leak of one draw, or None.
+def find_leak(
+    mask: Mask, links: list[Links], grid: PatchGrid, depth: Depth, mask_tokens: bool = False
+) -> Leak | None:
+    """Return the first leak of one draw, or None; see :func:`trace_reach` for the arguments.
 
     Raises:
         ValueError: The draw cannot be served; the message says why.
     """
     for index, group in enumerate(links):
         _check_targets(mask, group, grid)
-        leaks = trace_reach(mask, group, grid, depth).leaks
+        leaks = trace_reach(mask, group, grid, depth, mask_tokens).leaks
         if leaks.any():
             return Leak(index, *leaks.nonzero()[0].tolist())
     if not any(compute_loss_mask(mask, group).any() for group in links):
@@ -77,7 +79,14 @@ def _check_targets(mask: Mask, links: Links, grid: PatchGrid) -> None:
         )
 
 
-def describe_leak(leak: Leak, mask: Mask, links: list[Links], grid: PatchGrid, depth: Depth) -> str:
+def describe_leak(
+    leak: Leak,
+    mask: Mask,
+    links: list[Links],
+    grid: PatchGrid,
+    depth: Depth,
+    mask_tokens: bool = False,
+) -> str:
     """Return a sentence that names the prediction, its target and the path between them."""
     group, order = links[leak.group], torch.atleast_2d(mask.order)
     order = order[leak.row % len(order)]
@@ -86,7 +95,7 @@ def describe_leak(leak: Leak, mask: Mask, links: list[Links], grid: PatchGrid, d
         for positions in (group.source_positions, group.target_positions)
     )
     token = int(order[targets[leak.target]])
-    reach = trace_reach(mask, group, grid, depth)
+    reach = trace_reach(mask, group, grid, depth, mask_tokens)
     position, why = _path(leak, reach, mask, grid, token)
     name = grid.name(token)
     places = f" {sources[0]}" if len(sources) == 1 else f"s {sources[0]} to {sources[-1]}"

@@ -22,8 +22,9 @@ class Mask:
         step: (N,) or (B, N) integers, never decreasing along the sequence.
         unit: (N,) integers, never decreasing: the tokens of a unit are predicted together.
             Default: each position is a unit.
-        visible: (N,) or (B, N) bool, tokens whose pixels enter the encoder, equally many in each
-            image. Default: all.
+        visible: (N,) or (B, N) bool, tokens whose pixels enter the encoder. The others are hidden.
+            They are left out of the encoder, and then equally many must be visible in each image,
+            or mask tokens stand for them, ``MaskedViT(mask_tokens=True)``. Default: all.
         context: (N,) or (B, N) bool, tokens that are never predicted. A prediction is left out of
             the loss where all its tokens are context. Default: none.
         attend: ``(query position, key position) -> bool`` on broadcast tensors, for a mask that is
@@ -78,8 +79,14 @@ class Mask:
         }
         return replace(self, **rows)
 
-    def check(self, grid: PatchGrid, name: str = "the mask") -> "Mask":
-        """Check the rules above on the host; raise a ValueError that names the first broken one."""
+    def check(self, grid: PatchGrid, name: str = "the mask", mask_tokens: bool = False) -> "Mask":
+        """Check the rules above on the host; raise a ValueError that names the first broken one.
+
+        Args:
+            grid: The grid of the images.
+            name: Name of the mask for the message.
+            mask_tokens: Whether mask tokens stand for the hidden tokens in the encoder.
+        """
         n, tokens = len(self), grid.tokens + grid.extra
         self._check_types(name)
         for field in ("step", "unit", "visible", "context"):
@@ -103,10 +110,11 @@ class Mask:
             raise ValueError(f"{name}: `unit` must be shared by the batch, of shape ({n},)")
         if self.visible is not None:
             counts = torch.atleast_2d(self.visible).sum(-1)
-            if counts.min() != counts.max() or not counts.min():
+            if not counts.min() or (counts.min() != counts.max() and not mask_tokens):
                 raise ValueError(
                     f"{name}: `visible` must hold as many tokens in each image, and at least one; "
-                    f"given: {counts.min()} to {counts.max()}"
+                    f"given: {counts.min()} to {counts.max()}; an encoder with mask tokens "
+                    "(backbone.mask_tokens=True) allows other numbers"
                 )
         if not self.attention_mask().any(-1).all():
             row = int((~self.attention_mask().any(-1)).nonzero()[0, -1])

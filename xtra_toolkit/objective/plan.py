@@ -50,6 +50,7 @@ class Bounds:
         spans: For each group, see :class:`Group`.
         dense: (E, E) and (C, C) bool, for a mask with a predicate.
         output_positions: Positions whose output is read; None if all are.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
     """
 
     num_computed: int
@@ -60,6 +61,7 @@ class Bounds:
     spans: tuple[tuple[int, int] | None, ...]
     dense: tuple[Tensor, Tensor] | None = None
     output_positions: tuple[int, ...] | None = None
+    mask_tokens: bool = False
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Plan:
         masks_per_image: Masks of each image; the batch of the encoder is smaller by this factor.
         output_positions: (1, R) positions that the head reads, all that the last layer computes;
             None: all.
+        hidden: (B or 1, E) bool, encoded positions at which a mask token stands; None if hidden
+            tokens are left out of the encoder.
     """
 
     order: Tensor
@@ -90,6 +94,7 @@ class Plan:
     query_tokens: Tensor | None = None
     masks_per_image: int = 1
     output_positions: Tensor | None = None
+    hidden: Tensor | None = None
 
     @property
     def num_computed(self) -> int:

@@ -69,7 +69,9 @@ def staircase_reach(
     return Reach(lengths, torch.zeros_like(leaks) if links.sees_target else leaks)
 
 
-def trace_reach(mask: Mask, links: Links, grid: PatchGrid, depth: Depth) -> Reach:
+def trace_reach(
+    mask: Mask, links: Links, grid: PatchGrid, depth: Depth, mask_tokens: bool = False
+) -> Reach:
     """Compute the reach of one group of predictions under any mask, on the host.
 
     Args:
@@ -77,6 +79,8 @@ def trace_reach(mask: Mask, links: Links, grid: PatchGrid, depth: Depth) -> Reac
         links: The predictions.
         grid: The grid of the images.
         depth: Layers of the encoder and of the decoder.
+        mask_tokens: Whether the encoder holds mask tokens, which pass on what they attend to. In a
+            staircase this makes no difference: all that a position attends to lies in its prefix.
     """
     order = torch.atleast_2d(mask.order)
     tokens = gather_positions(order, links.target_positions)
@@ -89,12 +93,14 @@ def trace_reach(mask: Mask, links: Links, grid: PatchGrid, depth: Depth) -> Reac
         raise ValueError("a mask with a predicate must be the same for all images of the batch")
     attention_mask = mask.attention_mask()[0]
     decoder = closure(attention_mask, depth[1])
+    encoded = torch.ones_like(visible) if mask_tokens else visible
     encoder = torch.zeros_like(attention_mask)
-    among_visible = closure(attention_mask[visible][:, visible], depth[0])
-    encoder[visible[:, None] & visible[None, :]] = among_visible.flatten()
+    among_encoded = closure(attention_mask[encoded][:, encoded], depth[0])
+    encoder[encoded[:, None] & encoded[None, :]] = among_encoded.flatten()
     read = decoder[links.source_positions[0]].any(1)
-    seen = ((read & visible).float() @ encoder.float()) > 0
-    last = (torch.arange(len(mask)) + 1) * (read | seen)
+    reached = ((read & encoded).float() @ encoder.float()) > 0
+    last = (torch.arange(len(mask)) + 1) * (read | reached)
+    seen = reached & visible
     leaks = ((order[:, None, None, :] == tokens[..., None]) & seen[None, :, None, :]).any(-1)
     leaks = leaks & loss_mask[..., None] & (not links.sees_target)
     return Reach(last.amax(-1) * loss_mask, leaks, seen)

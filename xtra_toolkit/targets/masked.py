@@ -1,5 +1,7 @@
 """Masked patches: the output at a hidden position predicts that position (MAE, BEiT, SimMIM)."""
 
+import torch
+
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.links import Links
 from xtra_toolkit.objective.mask import Mask
@@ -14,8 +16,11 @@ class MaskedPatches(PixelTarget):
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Return one group: each hidden position predicts itself.
 
+        If images hide other positions, each position of a patch predicts itself, and those that
+        are visible must be context, which the loss leaves out.
+
         Raises:
-            ValueError: The mask hides nothing, or hides other positions in each image.
+            ValueError: The mask hides nothing, or visible positions are no context.
         """
         if mask.visible is None or mask.visible.all():
             raise ValueError(
@@ -23,10 +28,14 @@ class MaskedPatches(PixelTarget):
                 "mask that hides some (RandomShown), or predict what comes next (NextToken, "
                 "NextBlock)"
             )
+        predicted = ~mask.visible
         if mask.visible.ndim > 1:
-            raise ValueError(
-                "MaskedPatches needs hidden tokens at the same sequence positions in every "
-                "image; let the mask put the visible tokens first in its `order`"
-            )
-        hidden = (~mask.visible).nonzero().view(1, -1, 1)
-        return [Links(hidden, hidden)]
+            if mask.context is None or (mask.visible & ~mask.context).any():
+                raise ValueError(
+                    "MaskedPatches predicts hidden tokens, and this mask hides other positions in "
+                    "each image; let it put the visible tokens first in its `order`, or make them "
+                    "`context`, so that the loss leaves them out"
+                )
+            predicted = (torch.atleast_2d(mask.order) < grid.tokens).all(0)
+        predicted = predicted.nonzero().view(1, -1, 1)
+        return [Links(predicted, predicted)]

@@ -35,8 +35,12 @@ class Moved:
     tokens: Tensor
 
 
-def small_model(mask: dict, target: dict, grid: PatchGrid) -> MaskTargetPretrainer:
+def small_model(
+    mask: dict, target: dict, grid: PatchGrid, mask_tokens: bool = False
+) -> MaskTargetPretrainer:
     """Build a pretrainer of 2 + 2 narrow layers for a pair of configs.
+
+    With ``mask_tokens`` the encoder holds mask tokens.
 
     Raises:
         ValueError: The pair is refused.
@@ -55,6 +59,7 @@ def small_model(mask: dict, target: dict, grid: PatchGrid) -> MaskTargetPretrain
             patch_size=grid.patch,
             in_channels=grid.channels,
             with_cls_token=bool(grid.extra),
+            mask_tokens=mask_tokens,
         ),
         neck=dict(type="xtra_toolkit.ViTDecoder", width=WIDTH, depth=2, heads=2),
         head=dict(type="xtra_toolkit.PredictionHead", loss=loss),
@@ -130,7 +135,7 @@ def check_gradients(model: MaskTargetPretrainer, name: str) -> None:
 @torch.no_grad()
 def _draw_weights(model: MaskTargetPretrainer) -> None:
     g = gen(0)
-    for part in (model.backbone, model.neck, model.head):
+    for part in (model.backbone, *[model.neck] * model.with_neck, model.head):
         for name, p in part.named_parameters():
             drawn = 0.3 * torch.randn(p.shape, generator=g, dtype=p.dtype)
             p.copy_(drawn + (".ln" in name and p.ndim == 1))

@@ -38,6 +38,7 @@ class MaskSubject:
     config: dict
     grid: PatchGrid
     whole: bool
+    mask_tokens: bool
 
     def new(self) -> Callable[..., Mask]:
         """Build a new factory."""
@@ -63,6 +64,7 @@ def check_mask(
     grid: PatchGrid = GRID,
     *,
     whole: bool = True,
+    mask_tokens: bool = False,
     seconds: float = 10.0,
 ) -> None:
     """Check that a mask keeps its contract.
@@ -77,6 +79,8 @@ def check_mask(
         grid: Grid on which the mask is tested. Keep it small, since gradients are measured.
         whole: Whether each token must be in the sequence exactly once. Set it to False if the mask
             leaves tokens out or repeats some on purpose.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder. Images may then
+            hide different numbers of tokens.
         seconds: Processor time that drawing and certifying may take. The default is generous.
 
     Raises:
@@ -84,15 +88,15 @@ def check_mask(
     """
     with explain_errors(f"{mask}: no mask can be built of this config"):
         name = type(build_mask(mask)).__name__
-    subject = MaskSubject(name, mask, grid, whole)
+    subject = MaskSubject(name, mask, grid, whole, mask_tokens)
     for check in CHECKS:
         check(subject)
     start = time.process_time()
     with explain_errors(f"{name} cannot be certified"):
         if target is None:
-            draw_samples(subject.new(), grid)
+            draw_samples(subject.new(), grid, mask_tokens)
         else:
-            model = small_model(mask, target, grid)
+            model = small_model(mask, target, grid, mask_tokens)
     elapsed = time.process_time() - start
     require(
         elapsed <= seconds,
@@ -108,7 +112,7 @@ def rules(it: MaskSubject) -> None:
     for mask in it.draws.values():
         require(isinstance(mask, Mask), f"{it.name}: it returned {type(mask)}; return a Mask")
         with explain_errors(f"{it.name} broke a rule of Mask"):
-            mask.check(it.grid, it.name)
+            mask.check(it.grid, it.name, it.mask_tokens)
         require(
             mask.order.dtype == torch.long,
             f"{it.name}: `order` indexes tokens, so its dtype must be torch.long, not "
@@ -263,7 +267,7 @@ def devices(it: MaskSubject) -> None:
             "that it creates"
         ):
             drawn = [it.new()(it.grid, 3, gen(0, device)).to(CPU) for _ in range(2)]
-            drawn[0].check(it.grid, it.name)
+            drawn[0].check(it.grid, it.name, it.mask_tokens)
             require(same(*drawn), f"{it.name}: the same seed draws differently on {device}")
 
 

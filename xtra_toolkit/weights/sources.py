@@ -38,5 +38,9 @@ def with_prefix(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's parameters of a pretrainer or a classifier, without the prefix."""
-    return {n.removeprefix(ENCODER): v for n, v in state.items() if n.startswith(ENCODER)}
+    """Return the encoder's parameters of a pretrainer or a classifier, without the prefix.
+
+    The mask token is left out, which only pretraining uses.
+    """
+    encoder = {n.removeprefix(ENCODER): v for n, v in state.items() if n.startswith(ENCODER)}
+    return {name: value for name, value in encoder.items() if name != "mask_token"}

@@ -68,6 +68,7 @@ def pick(
     grid: PatchGrid,
     depth: tuple[int, int],
     number: int | None = None,
+    mask_tokens: bool = False,
 ) -> Prediction:
     """Return the prediction of a given number.
 
@@ -79,6 +80,7 @@ def pick(
         grid: The grid of the image.
         depth: Numbers of layers of encoder and decoder, see ``certify_objective``.
         number: Number of the prediction. None chooses the middle one of those in the loss.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
 
     Raises:
         ValueError: If there is no prediction of this number.
@@ -110,7 +112,7 @@ def pick(
         targets.tolist(),
         row.order[sources].tolist(),
         row.order[targets].tolist(),
-        reaches(row, one, grid, depth),
+        reaches(row, one, grid, depth, mask_tokens),
         in_loss,
         link.positioned,
     )
@@ -123,12 +125,14 @@ def leaking(refusal: Refusal) -> Prediction | None:
         return None
     counts = [group.source_positions.shape[1] for group in links]
     number = leak.row * sum(counts) + sum(counts[: leak.group]) + leak.prediction
-    return pick(refusal.mask, links, refusal.grid, refusal.depth, number)
+    return pick(refusal.mask, links, refusal.grid, refusal.depth, number, refusal.mask_tokens)
 
 
-def reaches(mask: Mask, link: Links, grid: PatchGrid, depth: tuple[int, int]) -> Tensor:
+def reaches(
+    mask: Mask, link: Links, grid: PatchGrid, depth: tuple[int, int], mask_tokens: bool = False
+) -> Tensor:
     """Return (T,) bool, the tokens whose pixels reach the one prediction of ``link``."""
-    reach = trace_reach(replace(mask, context=None), link, grid, depth)
+    reach = trace_reach(replace(mask, context=None), link, grid, depth, mask_tokens)
     seen = reach.seen
     if seen is None:  # under a staircase mask a prefix of the sequence is seen
         seen = (torch.arange(len(mask)) < reach.lengths.flatten()[0]) & mask.visible_or_all()

@@ -103,8 +103,9 @@ def _certified(
 ) -> Summary:
     objective, grid = model.objective, model.backbone.grid
     mask = objective.mask(grid, 1, torch.Generator().manual_seed(seed))
-    prediction = pick(mask, objective.links, grid, depth_of(model), predict)
-    view = View.of(mask, grid, objective.bounds.num_computed, prediction.row)
+    bounds = objective.bounds
+    prediction = pick(mask, objective.links, grid, depth_of(model), predict, bounds.mask_tokens)
+    view = View.of(mask, grid, bounds.num_computed, prediction.row, bounds.mask_tokens)
     _, *certified = objective.certificate.split("; ")
     notes = [("certificate", "; ".join(certified)), ("dead work", dead(view))]
     if mask.attend is not None:
@@ -130,7 +131,8 @@ def _refused(config: dict, refusal: Refusal) -> Summary:
     notes = [("refused", refusal.reason)]
     if prediction is not None:
         notes.append(("leak", prediction.sentence(refusal.grid)))
-    view = View.of(refusal.mask, refusal.grid, row=0 if prediction is None else prediction.row)
+    row = 0 if prediction is None else prediction.row
+    view = View.of(refusal.mask, refusal.grid, row=row, mask_tokens=refusal.mask_tokens)
     return Summary(pair(config.model), notes, view, prediction, refusal=refusal.reason)
 
 
@@ -145,4 +147,6 @@ def dead(view: View) -> str:
             "and never computed, in encoder, decoder and head"
         )
     hidden = int(view.hidden.sum())
+    if view.mask_tokens:
+        return f"{text}; mask tokens stand for {hidden} hidden ones in the encoder"
     return text + (f"; {hidden} hidden ones never enter the encoder" if hidden else "")

@@ -23,18 +23,26 @@ class View:
         mask: The mask, with fields of shape (N,).
         grid: The grid of the image.
         num_computed: Number of positions that are computed; no prediction reads later ones.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
     """
 
     mask: Mask
     grid: PatchGrid
     num_computed: int
+    mask_tokens: bool = False
 
     @classmethod
     def of(
-        cls, mask: Mask, grid: PatchGrid, num_computed: int | None = None, row: int = 0
+        cls,
+        mask: Mask,
+        grid: PatchGrid,
+        num_computed: int | None = None,
+        row: int = 0,
+        mask_tokens: bool = False,
     ) -> "View":
         """Make the view of one row of a batch of masks; by default all positions are computed."""
-        return cls(row_of(mask, row), grid, len(mask) if num_computed is None else num_computed)
+        num_computed = len(mask) if num_computed is None else num_computed
+        return cls(row_of(mask, row), grid, num_computed, mask_tokens)
 
     @property
     def tokens(self) -> int:
@@ -81,8 +89,9 @@ class View:
 
         BLIND pairs do not attend, DEAD ones are never computed.
         """
-        attention_mask, visible = self.mask.attention_mask()[0], self.mask.visible_or_all()
-        pairs = torch.where(visible[:, None] & visible, BOTH, DECODER) * attention_mask
+        attention_mask = self.mask.attention_mask()[0]
+        encoded = self.mask.visible_or_all() | self.mask_tokens
+        pairs = torch.where(encoded[:, None] & encoded, BOTH, DECODER) * attention_mask
         dead = torch.arange(len(self.mask)) >= self.num_computed
         return pairs.masked_fill(attention_mask & (dead[:, None] | dead), DEAD)
 

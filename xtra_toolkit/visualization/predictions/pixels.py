@@ -66,7 +66,8 @@ def encoded(plan: Plan, grid: PatchGrid, batch: int) -> Tensor:
     """Return (B, N) bool, the tokens whose pixels enter the encoder."""
     tokens = plan.encoded_tokens.expand(batch, -1)
     seen = torch.zeros(batch, grid.tokens + grid.extra, dtype=torch.bool, device=tokens.device)
-    return seen.scatter(1, tokens, True)[:, : grid.tokens]
+    pixels = torch.ones_like(tokens, dtype=torch.bool) if plan.hidden is None else ~plan.hidden
+    return seen.scatter(1, tokens, pixels.expand(batch, -1))[:, : grid.tokens]
 
 
 @torch.no_grad()
