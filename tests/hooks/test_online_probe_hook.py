@@ -16,8 +16,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from xtra_toolkit.data import Digits
-from xtra_toolkit.evaluation.knn_vote import Bank, unit_feature, vote
+from xtra_toolkit.evaluation.knn_vote import Bank, pooled_feature, vote
 from xtra_toolkit.evaluation.online_head import OnlineHead, classes_of
+from xtra_toolkit.evaluation.rankme import rankme
 from xtra_toolkit.hooks import OnlineProbe, SplitLoss
 
 PLAIN = [dict(type="mmpretrain.ResizeEdge", scale=16), dict(type="mmpretrain.PackInputs")]
@@ -69,7 +70,7 @@ def test_weights_and_losses_are_bit_identical_with_and_without(pair, changes, tm
         first, second = (flat(getattr(r, part).state_dict()) for r in (plain, watched))
         assert len(first) > 30 and first == second
     assert watches[0].states == watches[1].states
-    assert curves(tmp_path / "1", "probe/knn_top1") != [[]]
+    assert all(curves(tmp_path / "1", "probe/knn_top1", "probe/rankme"))
 
 
 class Easy(Digits):
@@ -120,7 +121,7 @@ def test_what_is_separable_is_separated_and_the_curves_say_so(tmp_path):
         np.testing.assert_allclose(mine, other, rtol=1e-5)
 
 
-def test_the_knn_figure_is_that_of_the_votes_on_the_same_features(tmp_path):
+def test_knn_and_rankme_are_those_of_the_same_features(tmp_path):
     """Bank and queries without augmentation, features made outside."""
     runner, hook = probed(tmp_path, train_cfg=TEN_STEPS)
     model = runner.model.eval()
@@ -130,15 +131,17 @@ def test_the_knn_figure_is_that_of_the_votes_on_the_same_features(tmp_path):
         images = torch.stack([sample["inputs"] for sample in data]).float()
         labels = torch.tensor([int(sample["data_samples"].gt_label) for sample in data])
         with torch.no_grad():
-            return Bank(unit_feature(model, (images - 77.8) / 95.9), labels)
+            return Bank(pooled_feature(model, (images - 77.8) / 95.9), labels)
 
     spread = torch.linspace(0, IMAGES - 1, 30).round().long().tolist()
     assert len(set(spread)) == 30
     bank, queries = features("train", spread), features("test", 30)
-    votes = vote(queries.features, bank, 10, 5, 0.07).argmax(1)
+    unit = bank._replace(features=F.normalize(bank.features))
+    votes = vote(F.normalize(queries.features), unit, 10, 5, 0.07).argmax(1)
     expected = 100 * (votes == queries.labels).double().mean()
-    (knn,) = curves(tmp_path, "probe/knn_top1")
+    knn, rank = curves(tmp_path, "probe/knn_top1", "probe/rankme")
     assert knn[-1] == pytest.approx(float(expected)) and 5 < expected < 95
+    assert rank[-1] == pytest.approx(rankme(bank.features), rel=1e-3) and 1 < rank[-1] < 30
     assert hook.validation.bank is None
 
 

@@ -20,10 +20,13 @@ from xtra_toolkit.data.seeding import seeded
 from xtra_toolkit.evaluation.inference import inference
 from xtra_toolkit.evaluation.knn_vote import Bank, in_order, vote
 from xtra_toolkit.evaluation.online_head import NONE, OnlineHead, labels_of, names_of, within
+from xtra_toolkit.evaluation.rankme import rankme
 
 
 class ProbeValidation:
     """Count the images of a validation that the head and kNN classify correctly.
+
+    It also measures the effective rank of the features of the bank, see :func:`rankme`.
 
     Args:
         features: Function ``(runner, data_batch, context) -> (B, D)``.
@@ -77,8 +80,8 @@ class ProbeValidation:
         self._correct.append(torch.stack([*correct, labels != NONE], 1))
 
     def end(self, runner: Any) -> dict[str, float]:
-        """Return the accuracies over all processes in per cent, and free the bank."""
-        correct, self._correct = self._correct, None
+        """Return accuracies over all processes in per cent, and RankMe; free the bank."""
+        correct, self._correct, vectors = self._correct, None, self.vectors
         self.bank = self.vectors = None
         if not correct:
             return {}
@@ -92,7 +95,8 @@ class ProbeValidation:
             )
         names = ("probe/linear_top1", "probe/knn_top1")
         accuracies = zip(names, sums, strict=False)
-        return {name: 100 * value / counted for name, value in accuracies if counted}
+        found = {name: 100 * value / counted for name, value in accuracies if counted}
+        return found if vectors is None else found | {"probe/rankme": rankme(vectors)}
 
     def _features(self, runner: Any, data_batch: dict) -> Tensor:
         with inference(runner.model):
@@ -169,7 +173,7 @@ def _incomparable(train: Any, val: DataLoader) -> str | None:
 
 
 def _same(train: Any, val: Any) -> bool:
-    """Whether two data sets have the same images, judged by the first, middle and last one."""
+    """Return whether two data sets have the same first, middle and last image."""
     size = len(val)
     if len(train) != size or not all(hasattr(data, "get_data_info") for data in (train, val)):
         return False

@@ -50,8 +50,10 @@ class OnlineProbe(Hook):
     It logs in per cent ``probe/train_top1`` over the last 20 batches (each is classified before
     the head learns from it, with the statistics of the batch); ``probe/loss`` of the same batches
     (MMEngine's default ``log_processor`` averages it once more); and, if there is a validation
-    with labels, ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name. The
-    number of classes is logged as ``probe/classes``. If a model learns from several views of an
+    with labels, ``probe/linear_top1`` and ``probe/knn_top1``, which ``save_best`` may name, and
+    ``probe/rankme``, the effective rank of the bank's features (see
+    :func:`xtra_toolkit.evaluation.rankme.rankme`): it falls towards 1 when the features collapse.
+    The number of classes is logged as ``probe/classes``. If a model learns from several views of an
     image (for example MMPretrain's SimCLR), the first view is used. Labels do not reach the
     encoder: it trains the same with ``with_label=False``. Under EMAHook, validation uses the
     averaged encoder, on which the head was not trained. Models that are not self-supervised are
@@ -65,7 +67,8 @@ class OnlineProbe(Hook):
             at least 1 and at most 20. With the default no figure of the head is logged before it
             has looked 20 times, because a head that has hardly learned says nothing about features.
         bank: Number of training images that vote in kNN. They are evenly spread over the data set
-            and not augmented; their features are extracted anew in each validation. 0: no kNN.
+            and not augmented; their features are extracted anew in each validation. 0: neither kNN
+            nor RankMe.
         k, temperature: Parameters of the votes, see :class:`KNNValLoop`.
         lr: Constant learning rate of the head. Default: 0.08 / sqrt(D), see :class:`OnlineHead`.
         num_classes: Number of classes. Default: the number of class names of the training set, or,
@@ -235,7 +238,7 @@ class OnlineProbe(Hook):
         return within(labels, classes)
 
     def _is_early(self) -> bool:
-        """Whether the head has learned too little for a figure, where nobody chose the interval."""
+        """Return whether the head has learned too little for a figure of the default interval."""
         return self.chosen is None and len(self._recent) < RECENT
 
     def _report(self, runner: Any, known: tuple | None) -> None:
