@@ -7,10 +7,22 @@
 
 A violation raises an AssertionError whose message tells what to do. The masks and targets of this
 package pass the same checks.
+
+:func:`audit` and :func:`assert_no_leak` test models that are not built with this package.
 """
 
+from xtra_toolkit.testing.audit import Audit, assert_no_leak, audit
 from xtra_toolkit.testing.gradients import Moved, moved_tokens, small_model
 from xtra_toolkit.testing.masks import check_mask
 from xtra_toolkit.testing.targets import check_target
 
-__all__ = ["Moved", "check_mask", "check_target", "moved_tokens", "small_model"]
+__all__ = [
+    "Audit",
+    "Moved",
+    "assert_no_leak",
+    "audit",
+    "check_mask",
+    "check_target",
+    "moved_tokens",
+    "small_model",
+]
