@@ -113,7 +113,7 @@ def test_one_leak_in_one_prediction_is_named():
         "1 of 5 predictions see what they are compared with. The first: prediction 2 is compared "
         "with token 3 and sees it."
     )
-    assert " 2 xxx!.." in f" {report}"
+    assert "\n2 xxx!..\n" in str(report)
     with pytest.raises(AssertionError, match="prediction 2 is compared with token 3"):
         assert_no_leak(Small([mask]), SEQUENCE, NEXT)
 
@@ -231,7 +231,7 @@ GRID = PatchGrid(4, 4, (2, 2))
 def test_our_objectives_pass_and_with_their_masks_off_fail(mask, target):
     model = small_model(MASKS[mask], TARGETS[target], GRID)
     images = torch.zeros(1, 3, 8, 8)
-    case = dict(patch=2, head=model.head.predictors[0], draws=2)
+    case = dict(patch=2, head=model.head.predictors[0], draws=1)
     report = assert_no_leak(model.loss, images, **case)
     assert report.random == build_mask(MASKS[mask]).random
     for layer in (*model.backbone.layers, *model.neck.layers):  # attend to all positions
@@ -263,13 +263,13 @@ def mmpretrains_mae():
 
 def test_mmpretrains_mae_passes_and_fails_if_its_loss_counts_what_is_shown():
     model, images = mmpretrains_mae(), torch.zeros(1, 3, 32, 32)
-    case = dict(patch=8, head=model.neck.decoder_pred)
+    case = dict(patch=8, head=model.neck.decoder_pred, draws=2)
     report = assert_no_leak(lambda x: model.loss(x, None), images, **case)
     assert report.random
     assert report.compared[0].sum() == 12  # three quarters are hidden; row 0 is the class token
     inverted = model.head.loss
     model.head.loss = lambda pred, target, mask: inverted(pred, target, 1 - mask)
-    assert len(audit(lambda x: model.loss(x, None), images, draws=1, **case).leaking) == 4
+    assert audit(lambda x: model.loss(x, None), images, **case).leaks.sum() >= 4
 
 
 def test_weights_and_random_state_are_as_before():
