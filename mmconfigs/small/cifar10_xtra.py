@@ -9,7 +9,7 @@ raw pixels 38.4 %. Weights start as truncated normals of 0.02, as XTRA's; at thi
 xavier-uniform ones are probably better (see demo/xtra_digits.py) and were not tried yet.
 """
 
-_base_ = ["../_base_/runtime.py"]
+_base_ = ["../_base_/runtime.py", "../_base_/xavier.py"]
 
 pipeline = [
     dict(type="xtra_toolkit.RandomFlip", prob=0.5),
@@ -31,9 +31,17 @@ model = dict(
         arch=dict(embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
         img_size=32,
         patch_size=4,
+        init_cfg=_base_.xavier,
     ),
-    neck=dict(type="xtra_toolkit.ViTDecoder", projection=256, width=96, depth=2, heads=3),
-    head=dict(type="xtra_toolkit.PredictionHead", hidden=384, loss="mse"),
+    neck=dict(
+        type="xtra_toolkit.ViTDecoder",
+        projection=256,
+        width=96,
+        depth=2,
+        heads=3,
+        init_cfg=_base_.xavier,
+    ),
+    head=dict(type="xtra_toolkit.PredictionHead", hidden=384, loss="mse", init_cfg=_base_.xavier),
 )
 
 train_dataloader = dict(

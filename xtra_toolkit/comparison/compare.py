@@ -132,7 +132,8 @@ class Comparison:
         if str(labels) in tuned:
             return
         packed = self.packed[Path(config.filename).stem]
-        given = dict(epochs=self.plan.tune_epochs, rate=self.plan.tune_rate, seed=seed, mask=mask)
+        epochs, rate = self.plan.epochs_for(labels), self.plan.tune_rate
+        given = dict(epochs=epochs, rate=rate, seed=seed, mask=mask)
         made = classifier_config(config, packed, np.arange(labels), checkpoint=checkpoint, **given)
         slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
         tuned[str(labels)] = fine_tune(made, self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}")

@@ -14,6 +14,7 @@ from xtra_toolkit.comparison.probes import backbone_config
 
 READERS = ("xtra_toolkit.ReadImage", "xtra_toolkit.LoadImage")  # packed images need none
 KEPT = ("default_scope", "env_cfg", "visualizer", "log_processor", "log_level", "custom_hooks")
+PRECISION = ("dtype", "devices")  # of AutocastOptimWrapper
 HOOKS = ("timer", "logger", "param_scheduler", "checkpoint", "preemption")
 
 
@@ -50,7 +51,10 @@ def classifier_config(
     pipeline = pretraining.train_dataloader.dataset.pipeline
     augment = [step for step in pipeline if step["type"] not in READERS]
     hooks = {name: pretraining.default_hooks[name] for name in HOOKS}
-    hooks["checkpoint"] = dict(hooks["checkpoint"], interval=max(epochs // 10, 1), max_keep_ckpts=1)
+    hooks["checkpoint"] = dict(hooks["checkpoint"], by_epoch=True, interval=max(epochs // 10, 1))
+    hooks["checkpoint"]["max_keep_ckpts"] = 1
+    given = pretraining.optim_wrapper
+    precision = {key: given[key] for key in PRECISION if key in given}
     accuracy = dict(type="mmpretrain.Accuracy", topk=(1,))
     train = _loader(packed, "train", batch, augment, indices=[int(i) for i in images])
     train["sampler"] = dict(type="xtra_toolkit.GlobalBatchSampler")
@@ -66,6 +70,7 @@ def classifier_config(
             val_cfg=dict(type="xtra_toolkit.InferenceValLoop"),
             val_evaluator=accuracy,
             optim_wrapper=dict(
+                precision,
                 type="xtra_toolkit.AutocastOptimWrapper",
                 optimizer=dict(type="torch.optim.AdamW", lr=rate, weight_decay=0.05, fused=True),
                 clip_grad=dict(max_norm=1.0),

@@ -42,6 +42,15 @@ class Plan:
     tune_epochs: int = 0
     tune_rate: float = 1e-3
 
+    def epochs_for(self, labels: int) -> int:
+        """Return how often a fine-tuning sees each of its labelled images.
+
+        The one with the most labels sees each ``tune_epochs`` times. One with fewer labels repeats
+        them until it has seen as many images, but at most 50 times or ``tune_epochs`` times.
+        """
+        repeats = self.tune_epochs * max(self.tune_labels) // labels
+        return min(repeats, max(self.tune_epochs, MOST_EPOCHS))
+
     def check(self, stored: dict, out: Path) -> None:
         """Raise ValueError where a folder holds the results of another plan.
 
