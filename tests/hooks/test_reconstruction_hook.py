@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from xtra_toolkit.data import Digits
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.hooks import ReconstructionHook
-from xtra_toolkit.hooks.reconstruction_hook import fixed_images
+from xtra_toolkit.visualization.predictions.fixed_images import fixed_images
 from xtra_toolkit.visualization.predictions.image_columns import cells, columns
 from xtra_toolkit.visualization.predictions.pixels import predicted
 from xtra_toolkit.visualization.predictions.sheet import rgb, sheet

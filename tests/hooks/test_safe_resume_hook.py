@@ -7,7 +7,8 @@ from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 
-from xtra_toolkit.hooks.safe_resume_hook import SafeResume, decode, encode
+from xtra_toolkit.hooks import SafeResume
+from xtra_toolkit.utils.safe_encoding import decode, encode
 
 SAFE = [dict(type="xtra_toolkit.SafeResume")]
 

@@ -1,9 +1,8 @@
 """Save and exit when the cluster sends a signal."""
 
-import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmengine.hooks import Hook
 from xtra_toolkit.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.delayed_read import OneStepLate
+from xtra_toolkit.utils.worker_signals import ignore_signals
 
 
 @HOOKS.register_module()
@@ -74,7 +74,7 @@ class SaveOnSignal(Hook):
         runner._hooks = [*others, self]  # a new list: the runner is iterating over the old one
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
             loader = loop.dataloader
-            loader.worker_init_fn = partial(work_on, self.signals, loader.worker_init_fn)
+            loader.worker_init_fn = partial(ignore_signals, self.signals, loader.worker_init_fn)
 
     def before_train_epoch(self, runner: Any) -> None:
         """Block the signals while the workers of the data loader are forked."""
@@ -126,22 +126,3 @@ class SaveOnSignal(Hook):
         all_reduce(heard, "max")
         known = self._late(heard)
         return int(known[0][0]) if known else 0
-
-
-def work_on(signals: Sequence[int], then: Callable | None, worker: int) -> None:
-    """Make a worker of a data loader exit on SIGTERM of its parent only.
-
-    Slurm signals every process of a job step. A worker that exits would end the training
-    (RuntimeError: DataLoader worker is killed) before it can save.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    threading.Thread(target=_end_with_parent, args=(signals,), daemon=True).start()
-    if then:
-        then(worker)
-
-
-def _end_with_parent(signals: Sequence[int]) -> None:
-    while True:
-        heard = signal.sigwaitinfo(signals)
-        if heard.si_signo == signal.SIGTERM and heard.si_pid == os.getppid():
-            os._exit(0)
