@@ -16,6 +16,8 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10
 from mmpretrain.registry import DATASETS, METRICS, MODELS
 
+from xtra_toolkit.data import SeededSamples
+
 ROOT = Path(__file__).parents[1] / "mmconfigs" / "benchmarks"
 NAMES = list(layouts.LAYOUTS)
 
@@ -104,7 +106,7 @@ def step(config):
 def test_a_benchmark_reads_its_layout_and_steps(root, name):
     cfg = config(name, root)
     train, val, batch, metrics = step(cfg)
-    assert train.takes_keys and len(train) >= 2 and len(val) >= 1
+    assert isinstance(train, SeededSamples) and len(train) >= 2 and len(val) >= 1
     assert batch["inputs"][0].shape == (3, 32, 32) and batch["inputs"][0].dtype == torch.uint8
     for data in (train, val):
         labels = data.get_gt_labels()

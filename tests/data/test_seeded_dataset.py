@@ -36,7 +36,6 @@ def test_it_is_the_named_class_with_all_that_tools_use(textures):
 
 def test_a_key_decides_the_crop(textures):
     one, again, later = textures[7, 0, 1], textures[7, 0, 1], textures[7, 1, 1]
-    assert textures.takes_keys
     assert torch.equal(one["inputs"], again["inputs"])
     assert not torch.equal(one["inputs"], later["inputs"])
     assert one["data_samples"].draw_seed == again["data_samples"].draw_seed

@@ -283,7 +283,7 @@ def test_a_schedule_whose_parts_all_begin_is_left_alone():
 
 
 def test_a_misspelt_section_is_refused_and_a_name_of_ones_own_is_not():
-    from xtra_toolkit.engine.schedule import refuse_misspelt_sections
+    from xtra_toolkit.engine.loop_checks import refuse_misspelt_sections
 
     refuse_misspelt_sections(dict(bank_dataloader={}, optim_wrapper={}, xavier=[], val_loss={}))
     refuse_misspelt_sections(dict(train_loader=dict(batch_size=1)))  # as in the benchmarks

@@ -378,7 +378,7 @@ def test_a_resumed_run_draws_the_same_images(tmp_path):
     torch.manual_seed(9)
     again, _ = run(tmp_path / "rest", "AIM", default_hooks=hooks(15), **kept)
     first, second = drawing(runner), drawing(again)
-    assert torch.equal(first.images, second.images) and first.whose == "training images"
+    assert torch.equal(first.images, second.images) and first.split == "training images"
     (one, other) = (next(Path(f).rglob("*_15.png")) for f in (tmp_path / "rest", tmp_path))
     assert np.array_equal(np.array(Image.open(one)), np.array(Image.open(other)))
 

@@ -72,8 +72,6 @@ class SeededSamples:
     ``draw_seed``, and for all samples of the step from ``step_seed``.
     """
 
-    takes_keys = True
-
     def __getitem__(self, key: int | Key) -> dict:
         if not isinstance(key, tuple):
             return super().__getitem__(key)

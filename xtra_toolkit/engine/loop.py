@@ -20,14 +20,20 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from xtra_toolkit.data.fingerprint import fingerprint, refuse_other_order
-from xtra_toolkit.data.sampler import GlobalBatchSampler
-from xtra_toolkit.data.seeding import draw_seeds, seed_step
+from xtra_toolkit.data.seeding import SeededSamples, draw_seeds, seed_step
 from xtra_toolkit.engine.accumulation import Accumulated, accumulation_of, mean_logs
 from xtra_toolkit.engine.compile_loss import compile_loss
-from xtra_toolkit.engine.schedule import in_shares, refuse_misspelt_sections
+from xtra_toolkit.engine.loop_checks import (
+    global_batch_sampler,
+    refuse_activation_checkpointing,
+    refuse_conflicting_options,
+    refuse_missing_hooks,
+    refuse_misspelt_sections,
+)
+from xtra_toolkit.engine.schedule import in_shares
 from xtra_toolkit.engine.timeouts import explained_timeouts
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
-from xtra_toolkit.registry import DATA_SAMPLERS, LOOPS
+from xtra_toolkit.registry import LOOPS
 from xtra_toolkit.utils.unwrap import unwrap_model
 
 
@@ -71,15 +77,15 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
                 f"train_cfg.max_iters={max_iters} was given; it is the number of steps after which "
                 "the run stops, at least 1, or None for all of max_epochs."
             )
-        _refuse_conflicting_options(runner)
-        refuse_misspelt_sections(getattr(runner, "cfg", None) or {})
-        sampler = _global_batch_sampler(dataloader)
+        refuse_conflicting_options(runner)
+        refuse_misspelt_sections(runner.cfg)
+        sampler = global_batch_sampler(dataloader)
         batch_size = dataloader.get("batch_size", 1)
         self.global_batch = global_batch
         self.accumulation = accumulation_of(global_batch, get_world_size(), batch_size)
         dataloader = {**dataloader, "sampler": {**sampler, "global_batch": global_batch}}
         super().__init__(runner, dataloader, **kwargs)
-        if not getattr(self.dataloader.dataset, "takes_keys", False):
+        if not isinstance(self.dataloader.dataset, SeededSamples):
             raise ValueError(
                 f"The data set {type(self.dataloader.dataset).__name__} does not accept keys "
                 "(seed, epoch, index). Use xtra_toolkit.ImageFolder, wrap a registered data set as "
@@ -95,7 +101,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         """Shrink a schedule of which the run would see the warm-up alone, before it is built."""
         steps = max(len(self.dataloader), 1)
         epochs = self._max_iters / steps
-        fitting = in_shares(getattr(self.runner, "param_schedulers", None), epochs, steps)
+        fitting = in_shares(self.runner.param_schedulers, epochs, steps)
         if fitting is None:
             return
         self.runner.param_schedulers = fitting
@@ -107,8 +113,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train the model. The runner has built, loaded and resumed everything before."""
-        _refuse_missing_hooks(self.runner)
-        _refuse_activation_checkpointing(self.runner)
+        refuse_missing_hooks(self.runner)
+        refuse_activation_checkpointing(self.runner)
         self._resume_data_order()
         wrapper = self.runner.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
@@ -140,9 +146,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         if loop is None or epoch < self.val_begin or not due:
             return
         if info.get_info("validated_epoch") != epoch:
-            info.update_info(
-                "validated_epoch", epoch
-            )  # set here, so that no checkpoint before this has it
+            # set here, so that no checkpoint before this has it
+            info.update_info("validated_epoch", epoch)
             loop.run()
 
     def run_epoch(self) -> None:
@@ -160,19 +165,17 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
 
     @property
     def cut_short(self) -> bool:
-        """Whether ``max_iters`` is reached before the end of the current epoch."""
+        """Tell whether ``max_iters`` is reached before the end of the current epoch."""
         return self._max_iters <= self._iter < (self._epoch + 1) * len(self.dataloader)
 
     def run_iter(self, idx: int, data_batch: Iterator) -> None:
         """Make one optimizer step from its micro-batches."""
         first = next(data_batch)
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=first)
-        first_number = (
-            get_rank() * self.accumulation
-        )  # of the first micro-batch in the global batch
+        position = get_rank() * self.accumulation  # of the first micro-batch in the global batch
         logs = []
         with self._counting(idx):
-            for number, batch in enumerate(chain([first], data_batch), first_number):
+            for number, batch in enumerate(chain([first], data_batch), position):
                 seed_step(self.dataloader.sampler.seed, self._epoch, idx, number, 3)
                 logs.append(self._train_step(batch))
         outputs = mean_logs(logs)
@@ -227,75 +230,3 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
         if self._iter:  # the runner built the sampler before it knew the checkpoint's seed
             sampler.seed = info.get_info("sampler_seed", sampler.seed)
         info.update_info("sampler_seed", sampler.seed)
-
-
-def _refuse_conflicting_options(runner: Any) -> None:
-    """Refuse options that set the accumulation or scale the learning rate a second time."""
-    wrapper = runner.optim_wrapper
-    counts = (
-        wrapper.get("accumulative_counts", 1)
-        if isinstance(wrapper, dict)
-        else getattr(wrapper, "_accumulative_counts", 1)
-    )
-    if counts != 1:
-        raise ValueError(
-            f"optim_wrapper.accumulative_counts={counts} was given, and GlobalBatchLoop computes "
-            "the accumulation from train_cfg.global_batch: leave accumulative_counts out."
-        )
-    scale = getattr(runner, "auto_scale_lr", None) or getattr(runner, "_auto_scale_lr", None)
-    if (scale or {}).get("enable"):  # the name in Runner, and that in FlexibleRunner
-        raise ValueError(
-            "auto_scale_lr would scale the learning rate with the number of processes, but "
-            "train_cfg.global_batch does not depend on it: set auto_scale_lr.enable=False and "
-            "optim_wrapper.optimizer.lr for the global batch."
-        )
-
-
-def _refuse_activation_checkpointing(runner: Any) -> None:
-    """Refuse MMEngine's option if pretraining calls ``encode``, since it wraps ``forward``."""
-    model = unwrap_model(runner.model)
-    modules = (getattr(runner, "cfg", None) or {}).get("activation_checkpointing")
-    if modules and hasattr(getattr(model, "backbone", None), "encode"):
-        raise ValueError(
-            f"activation_checkpointing={modules!r} was given. MMEngine wraps the forward method "
-            "of these modules, and pretraining calls another method of the encoder, so all "
-            "activations would be kept silently. Leave the option out and set model.with_cp=True, "
-            "which recomputes every layer of encoder and decoder in the backward pass."
-        )
-
-
-def _global_batch_sampler(dataloader: dict) -> dict:
-    """Return the config of the sampler, after checking that it is a GlobalBatchSampler."""
-    if not isinstance(dataloader, dict):
-        raise ValueError(
-            f"GlobalBatchLoop needs train_dataloader as a config, not a {type(dataloader).__name__}"
-            ": it fills in the sampler's global_batch."
-        )
-    sampler = dataloader.get("sampler") or {"type": GlobalBatchSampler}
-    kind = sampler["type"]
-    kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
-    if kind is None:
-        return sampler  # MMEngine reports the unknown name when it builds the sampler
-    if not issubclass(kind, GlobalBatchSampler) or dataloader.get("batch_sampler"):
-        raise ValueError(
-            f"GlobalBatchLoop cannot train with the sampler {kind.__name__} "
-            f"and batch_sampler={dataloader.get('batch_sampler')}: set train_dataloader.sampler="
-            "dict(type='xtra_toolkit.GlobalBatchSampler') and no batch_sampler."
-        )
-    return sampler
-
-
-def _refuse_missing_hooks(runner: Any) -> None:
-    """Refuse to train a target without the hooks that it needs (``needs_hooks``)."""
-    model = unwrap_model(runner.model)
-    if not isinstance(model, MaskTargetPretrainer):
-        return
-    target = model.target_generator
-    running = {type(hook).__name__ for hook in runner.hooks}
-    absent = [name for name in target.needs_hooks if name not in running]
-    if absent:
-        raise ValueError(
-            f"{type(target).__name__} needs the hook {absent[0]}, which is not in the config; add "
-            f"dict(type='xtra_toolkit.{absent[0]}') to custom_hooks beside the hooks of its base "
-            "config, which it would replace otherwise"
-        )

@@ -57,12 +57,12 @@ class MasterAdamW(AdamW):
 
     @property
     def has_bf16_gradients(self) -> bool:
-        """Whether any gradient is still on a bfloat16 copy."""
-        return any(bf16_copy.grad is not None for bf16_copy in self.bf16_copies.values())
+        """Tell whether any gradient is still on a bfloat16 copy."""
+        return any(copy.grad is not None for copy in self.bf16_copies.values())
 
     @property
     def has_mixed_gradients(self) -> bool:
-        """Whether a parameter and its copy both have one, as with a penalty on the weights."""
+        """Tell whether a parameter and its copy both have a gradient, as with a weight penalty."""
         return any(
             p.grad is not None and copy.grad is not None for p, copy in self.bf16_copies.items()
         )
@@ -164,11 +164,8 @@ class MasterAdamW(AdamW):
     def _split(self, p: nn.Parameter, bf16_copy: Tensor | None) -> list[tuple]:
         """Return matching chunks of a parameter, its averages and its copy; views are cached."""
         state = self.state[p]
-        key = (
-            p.data_ptr(),
-            state["exp_avg"].data_ptr(),
-            None if bf16_copy is None else bf16_copy.data_ptr(),
-        )
+        tensors = p, state["exp_avg"], bf16_copy
+        key = tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
         if self._chunks.get(p, (None,))[0] != key:
             views = chunks(p), chunks(state["exp_avg"]), chunks(state["exp_avg_sq"])
             copies = [None] * len(views[0]) if bf16_copy is None else chunks(bf16_copy.detach())

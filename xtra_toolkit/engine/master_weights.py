@@ -66,12 +66,9 @@ class MasterWeightsOptimWrapper(OptimWrapper):
             self._refuse_another_model(slots := list(_parameter_slots(model)))
             self._slots = slots
         bf16_copies = self.optimizer.bf16_copies
-        if self._accumulative_counts > 1 or hasattr(
-            model, "no_sync"
-        ):  # gradients are added up in float32
-            bf16_copies = {
-                p: CastWithGradient.apply(p, bf16_copy) for p, bf16_copy in bf16_copies.items()
-            }
+        if self._accumulative_counts > 1 or hasattr(model, "no_sync"):
+            # gradients are added up in float32
+            bf16_copies = {p: CastWithGradient.apply(p, copy) for p, copy in bf16_copies.items()}
         frozen = {p: self._frozen_copy(p) for _, _, p in self._slots if p not in bf16_copies}
         self._copies = {**frozen, **bf16_copies}
         with super().optim_context(model), self._use_copies():

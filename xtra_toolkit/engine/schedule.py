@@ -1,11 +1,7 @@
-"""Schedules that are longer than the run, and misspelt sections of a config."""
+"""Shrink a learning-rate schedule that is longer than the run."""
 
-import inspect
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
-
-from mmengine.runner import Runner
 
 
 def in_shares(parts: Any, max_epochs: float, steps: int = 1_000_000) -> list[dict] | None:
@@ -41,18 +37,3 @@ def in_shares(parts: Any, max_epochs: float, steps: int = 1_000_000) -> list[dic
                 continue
         found.append(new)
     return found
-
-
-def refuse_misspelt_sections(config: dict) -> None:
-    """Raise ValueError where a section of a config is named almost as one that the runner reads.
-
-    A config may hold names of its own (the benchmarks have ``train_loader``): a section is refused
-    only if its name is very close to one of the runner's.
-    """
-    known = [name for name in inspect.signature(Runner.__init__).parameters if len(name) > 4]
-    for name, value in config.items():
-        near = get_close_matches(name, known, 1, cutoff=0.86)
-        if isinstance(value, dict) and near and name not in known and name[:3] == near[0][:3]:
-            raise ValueError(
-                f"The config has a section {name!r}, which nothing reads. Did you mean {near[0]}?"
-            )

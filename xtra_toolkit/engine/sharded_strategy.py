@@ -103,12 +103,11 @@ class ShardedStrategy(FSDPStrategy):
         """
         kwargs.pop("revise_keys", None)
         missing, unexpected = self.model.load_state_dict(state_dict, **kwargs)
-        for names, problem in (
-            (missing, "are not in the checkpoint"),
-            (unexpected, "are not in the model"),
-        ):
+        for names, place in ((missing, "the checkpoint"), (unexpected, "the model")):
             if names:
-                self.logger.warning(f"{len(names)} weights {problem}, the first {names[0]!r}.")
+                self.logger.warning(
+                    f"{len(names)} weights are not in {place}, the first {names[0]!r}."
+                )
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the state of an unsharded optimizer.
@@ -138,9 +137,7 @@ class ShardedStrategy(FSDPStrategy):
             # paramwise_cfg needs names and dimensions, which flattened parts do not have
             self._optim_wrapper = super().build_optim_wrapper(self._optim_wrapper, model)
             refuse_own_clipping(self._optim_wrapper)
-        with DefaultScope.overwrite_default_scope(
-            "mmengine"
-        ):  # MMPretrain's scope has no functions
+        with DefaultScope.overwrite_default_scope("mmengine"):  # MMPretrain's has no functions
             return super()._wrap_model(model)
 
 

@@ -128,9 +128,8 @@ class SplitLoss(Hook):
         ):
             made = made.to(goal.dtype) if goal.is_floating_point() else made.float()
             link = head.distance(made, goal, reduction="none").mean(-1).double()
-            weight = link_weights(group.loss_mask, link.shape, head.reduction, link) / len(
-                target_values
-            )
+            weight = link_weights(group.loss_mask, link.shape, head.reduction, link)
+            weight = weight / len(target_values)
             index = self.ranges.of(group, number).expand_as(link).flatten()
             split = [
                 link.new_zeros(count).index_add_(0, index, part.flatten())

@@ -16,6 +16,7 @@ from torch.distributed.fsdp._common_utils import clean_tensor_name
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, AdamW, Optimizer
 
+from xtra_toolkit.engine.master_adamw import MasterAdamW
 from xtra_toolkit.engine.replay import Batch, find_first_non_finite
 from xtra_toolkit.registry import HOOKS
 from xtra_toolkit.utils.atomic_backend import AtomicBackend
@@ -164,7 +165,7 @@ class StopOnNonFiniteLoss(Hook):
 
 def gradients(optimizer: Optimizer) -> Iterator[Tensor]:
     """Iterate over the gradients of parameters and of their bfloat16 copies (MasterAdamW)."""
-    bf16_copies = getattr(optimizer, "bf16_copies", {})
+    bf16_copies = optimizer.bf16_copies if isinstance(optimizer, MasterAdamW) else {}
     for group in optimizer.param_groups:
         for param in group["params"]:
             for holder in (param, bf16_copies.get(param)):
