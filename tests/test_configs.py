@@ -45,8 +45,7 @@ def millions(module):
 def test_every_pretraining_config_steps_and_every_parameter_has_a_gradient(config):
     model = on_meta(config)
     grid = model.backbone.grid
-    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
-    loss = model.loss(torch.empty(2, grid.channels, *size, device="meta"))["loss"]
+    loss = model.loss(torch.empty(2, grid.channels, *grid.img_size, device="meta"))["loss"]
     loss.backward()
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 

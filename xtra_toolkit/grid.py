@@ -26,7 +26,7 @@ def pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """The tokens of an image, numbered in raster order. The image may be a rectangle.
+    """Divide an image, which may be a rectangle, into tokens numbered in raster order.
 
     Args:
         rows, cols: Number of tokens along the height and along the width.
@@ -71,18 +71,23 @@ class PatchGrid:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that have pixels."""
+        """Return the number of tokens that have pixels."""
         return self.rows * self.cols
 
     @property
     def values(self) -> int:
-        """Number of pixel values of one token."""
+        """Return the number of pixel values of one token."""
         return self.channels * self.patch[0] * self.patch[1]
 
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Return height and width of the image in pixels."""
+        return self.rows * self.patch[0], self.cols * self.patch[1]
+
     def __str__(self) -> str:
-        (p, q), (r, c) = self.patch, (self.rows, self.cols)
+        (p, q), (height, width) = self.patch, self.img_size
         size = str(p) if p == q else f"{p}×{q}"
-        return f"a grid of {r}×{c} tokens ({r * p}×{c * q} px, patch {size})"
+        return f"a grid of {self.rows}×{self.cols} tokens ({height}×{width} px, patch {size})"
 
     def name(self, token: int) -> str:
         """Return a token in image coordinates: 'patch (row, column)'."""
@@ -98,7 +103,7 @@ class PatchGrid:
         Raises:
             ValueError: The images do not have the size of the grid.
         """
-        expected = (self.channels, self.rows * self.patch[0], self.cols * self.patch[1])
+        expected = (self.channels, *self.img_size)
         if images.shape[1:] != expected:
             raise ValueError(
                 f"images of shape {tuple(images.shape[1:])} (channels, height, width) were given; "

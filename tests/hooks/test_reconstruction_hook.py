@@ -70,7 +70,7 @@ def built(mask, target, image=(32, 48), patch=(4, 8), **rest):
 def pictures(model, count=2):
     """Of images that hold whole levels, as files do."""
     grid = model.objective.grid
-    size = count, grid.channels, grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    size = count, grid.channels, *grid.img_size
     inputs = torch.randint(256, size, generator=torch.Generator().manual_seed(0))
     return model.data_preprocessor(dict(inputs=inputs, data_samples=None))["inputs"]
 
@@ -274,7 +274,7 @@ def stub(model, val=None, train=None, step=0):
 
 def images_of(model):
     grid = model.objective.grid
-    size = grid.channels, grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    size = grid.channels, *grid.img_size
     return [dict(inputs=torch.full(size, i, dtype=torch.uint8)) for i in range(20)]
 
 

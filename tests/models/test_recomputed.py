@@ -83,7 +83,7 @@ def test_every_composition_keeps_its_loss_and_gradients_and_holds_less(file, fil
     model, recomputed = (MODELS.build(dict(config, with_cp=cp)) for cp in (False, True))
     recomputed.load_state_dict(randomise(model).state_dict())
     grid = model.backbone.grid
-    images = torch.randn(2, 3, grid.rows * grid.patch[0], grid.cols * grid.patch[1])
+    images = torch.randn(2, 3, *grid.img_size)
     loss, grads, held = step(model.train(), images)
     again, others, less = step(recomputed.train(), images)
     assert torch.equal(loss, again)

@@ -12,7 +12,7 @@ KINDS = ("full", "causal", "staircase", "dense")
 
 @dataclass
 class Pattern:
-    """An attention pattern of Q queries over N positions. Q is N unless ``queries`` is set.
+    """Hold the attention pattern of Q queries over N positions. Q is N unless ``queries`` is set.
 
     Args:
         kind: ``'full'``: every query attends to all positions. ``'causal'``: query q attends to the
@@ -86,7 +86,7 @@ class Pattern:
 
     @property
     def shared(self) -> bool:
-        """Whether all images of a batch share the pattern."""
+        """Return whether all images of a batch share the pattern."""
         rows = self.kv_lengths if self.mask is None else self.mask
         return rows is None or len(rows) == 1
 

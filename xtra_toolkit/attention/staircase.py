@@ -24,7 +24,7 @@ LEAF = 256
 
 
 class Tile(NamedTuple):
-    """A tile of the mask: rows that attend to keys.
+    """Hold a tile of the mask: rows that attend to keys.
 
     ``kv_lengths`` is None if each row attends to all keys of the tile. In a leaf it tells to how
     many of them each row attends.
@@ -153,7 +153,7 @@ def _weight(lse: Tensor, merged: Tensor, like: Tensor) -> Tensor:
 
 
 class FlashCPU:
-    """Torch's flash kernel for CPUs.
+    """Call torch's flash kernel for CPUs.
 
     Tensors are (B, N, heads, dim); the log-sum-exp is (B, N, heads) in float32.
     """
@@ -185,7 +185,7 @@ def _heads_first(x: Tensor) -> Tensor:
 
 
 class XFormers:
-    """The flash ops of xformers on CUDA. They take no mask, so no tile may have one."""
+    """Call the flash ops of xformers on CUDA. They take no mask, so no tile may have one."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, mask: None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""``xtra configs``: the shipped pretraining configs."""
+"""``xtra configs``: list the shipped pretraining configs."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -15,7 +15,7 @@ SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class MaskConfig(click.ParamType):
-    """A mask, given by its name or as a config in JSON."""
+    """Read a mask, given by its name or as a config in JSON."""
 
     name = "mask"
 
@@ -38,7 +38,7 @@ class MaskConfig(click.ParamType):
 
 
 class Channels(click.ParamType):
-    """One number for each channel, separated by commas."""
+    """Read one number for each channel, separated by commas."""
 
     name = "numbers"
 

@@ -1,4 +1,4 @@
-"""``xtra demo``: what pretraining is for, on scikit-learn's digits, in a few minutes."""
+"""``xtra demo``: show what pretraining is for, on scikit-learn's digits, in a few minutes."""
 
 from pathlib import Path
 

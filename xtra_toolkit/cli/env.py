@@ -28,7 +28,7 @@ def env() -> None:
 
 
 def versions() -> Iterator[str]:
-    """Return the versions of everything that affects numerical results."""
+    """Yield the versions of everything that affects numerical results."""
     import torch
 
     yield f"python        {platform.python_version()}, {platform.platform()}"
@@ -41,7 +41,7 @@ def versions() -> Iterator[str]:
 
 
 def devices() -> Iterator[str]:
-    """Return the CUDA devices with compute capability and memory, and the CPU's threads."""
+    """Yield the CUDA devices with compute capability and memory, and the CPU's threads."""
     import torch
 
     yield f"CPU           {torch.get_num_threads()} threads"
@@ -52,7 +52,7 @@ def devices() -> Iterator[str]:
 
 
 def backends() -> Iterator[str]:
-    """Return which attention back ends support each mask and precision, and which auto selects."""
+    """Yield which attention back ends support each mask and precision, and which auto selects."""
     import torch
 
     from xtra_toolkit.attention import BACKENDS, choose, processor
@@ -98,7 +98,7 @@ def training_inputs(device: str) -> dict[str, tuple]:
 
 
 def plugins() -> Iterator[str]:
-    """Return the installed plugins, and the error of each that failed to load."""
+    """Yield the installed plugins, and the error of each that failed to load."""
     import xtra_toolkit.installed_plugins  # noqa: F401, loads them
     from xtra_toolkit.plugins import FAILED, installed
 

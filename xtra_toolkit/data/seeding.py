@@ -64,7 +64,7 @@ def draw_seeds(seed: int, epoch: int, index: int, *step: int) -> dict[str, int]:
 
 
 class SeededSamples:
-    """Mixin that seeds the pipeline of a data set: ``class Mine(SeededSamples, BaseDataset)``.
+    """Seed the pipeline of a data set, as a mixin: ``class Mine(SeededSamples, BaseDataset)``.
 
     ``dataset[index]`` is the sample of the base class. ``dataset[seed, epoch, index]`` is the same
     sample, with all random draws of its pipeline determined by this key. ``dataset[seed, epoch,

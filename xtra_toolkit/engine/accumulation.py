@@ -1,4 +1,4 @@
-"""Gradient accumulation: count the micro-batches of a step, and group a data loader by steps."""
+"""Accumulate gradients: count the micro-batches of a step, and group a data loader by steps."""
 
 import time
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 @LOOPS.register_module()
 class GlobalBatchLoop(EpochBasedTrainLoop):
-    """Epoch loop of MMEngine that counts in global batches.
+    """Run the epochs of MMEngine, counted in global batches.
 
     Hooks receive the first micro-batch of a step as ``data_batch``, and the mean over the step as
     ``outputs``. A checkpoint from the middle of an epoch resumes with the images not yet used.
@@ -165,7 +165,7 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
 
     @property
     def cut_short(self) -> bool:
-        """Tell whether ``max_iters`` is reached before the end of the current epoch."""
+        """Return whether ``max_iters`` is reached before the end of the current epoch."""
         return self._max_iters <= self._iter < (self._epoch + 1) * len(self.dataloader)
 
     def run_iter(self, idx: int, data_batch: Iterator) -> None:

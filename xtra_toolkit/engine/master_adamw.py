@@ -1,4 +1,4 @@
-"""AdamW on float32 parameters while the model runs on bfloat16 copies of them."""
+"""Update float32 parameters by AdamW while the model runs on bfloat16 copies of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ LARGE_CHUNK = 2**24
 
 
 class MasterAdamW(AdamW):
-    """Fused AdamW of torch that keeps a bfloat16 copy of each parameter up to date.
+    """Run torch's fused AdamW, and keep a bfloat16 copy of each parameter up to date.
 
     A step uses the gradient of a parameter, or that of its bfloat16 copy if the parameter has none.
     Parameters, state and checkpoints are those of AdamW, in float32.
@@ -57,12 +57,12 @@ class MasterAdamW(AdamW):
 
     @property
     def has_bf16_gradients(self) -> bool:
-        """Tell whether any gradient is still on a bfloat16 copy."""
+        """Return whether any gradient is still on a bfloat16 copy."""
         return any(copy.grad is not None for copy in self.bf16_copies.values())
 
     @property
     def has_mixed_gradients(self) -> bool:
-        """Tell whether a parameter and its copy both have a gradient, as with a weight penalty."""
+        """Return whether a parameter and its copy both have one, as with a weight penalty."""
         return any(
             p.grad is not None and copy.grad is not None for p, copy in self.bf16_copies.items()
         )

@@ -18,7 +18,7 @@ from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 class Batch(NamedTuple):
-    """A micro-batch of the data loader, and torch's random states before it was used.
+    """Hold a micro-batch of the data loader, and torch's random states before it was used.
 
     Args:
         data: The micro-batch.
@@ -64,7 +64,7 @@ def to_plain(value: Any) -> Any:
 
 
 class _BackwardOnly:
-    """Optimizer wrapper for ``train_step`` that computes gradients and makes no update.
+    """Compute gradients in ``train_step`` as an optimizer wrapper does, but make no update.
 
     Args:
         wrapper: The optimizer wrapper of the training.

@@ -11,7 +11,7 @@ NEED_WHOLE_WEIGHTS = ("EMAHook", "UpdateTeacher", "KNNValLoop", "KNNTestLoop")
 
 @RUNNERS.register_module()
 class ShardedRunner(FlexibleRunner):
-    """FlexibleRunner of MMEngine that finds its checkpoint as Runner does.
+    """Extend MMEngine's FlexibleRunner: find the checkpoint as Runner does.
 
     Raises:
         ValueError: A part of the config needs whole weights outside of the forward pass, or

@@ -1,4 +1,4 @@
-"""Sharding for models that do not fit on one GPU: MMEngine's FSDP, able to resume.
+"""Shard models that do not fit on one GPU by MMEngine's FSDP, and resume them.
 
     runner_type = "xtra_toolkit.ShardedRunner"
     strategy = dict(type="xtra_toolkit.ShardedStrategy")

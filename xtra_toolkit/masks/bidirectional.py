@@ -9,7 +9,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class Bidirectional(MaskFactory):
-    """All steps are equal: attend = True. A class token comes first."""
+    """Give all tokens the same step: attend = True. A class token comes first."""
 
     random = False
 

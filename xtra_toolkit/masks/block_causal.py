@@ -13,7 +13,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class BlockCausal(MaskFactory):
-    """Blocks come one after another; a token attends to its own block and to all earlier ones.
+    """Put blocks one after another; a token attends to its own block and to all earlier ones.
 
     attend = block(k) <= block(q). The tokens of a block are neighbours in the sequence.
 

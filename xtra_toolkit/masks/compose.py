@@ -1,4 +1,4 @@
-"""Masks that are made of another mask: another order of its units, or a prefix as context.
+"""Make a mask of another mask: put its units in another order, or make the first ones context.
 
 Both take a fixed mask whose units come one after another (TokenCausal, BlockCausal, one of a
 plugin); WithPrefix also takes a fixed Reordered. Other masks are refused, since units that share a
@@ -22,7 +22,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class Reordered(MaskFactory):
-    """The units of a mask in another order. Each attends to itself and to those before it.
+    """Put the units of a mask in another order. Each attends to itself and to those before it.
 
     Args:
         mask: Config of a fixed mask, or a factory. It defines the units.
@@ -73,7 +73,7 @@ class Reordered(MaskFactory):
 
 @MASKS.register_module()
 class WithPrefix(MaskFactory):
-    """The first units of a mask attend to each other in full and are context, as in AIM's prefix.
+    """Make the first units of a mask context, in which all attend to all, as AIM's prefix.
 
     :class:`PrefixCausal` is this mask around TokenCausal.
 

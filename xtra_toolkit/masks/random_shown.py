@@ -14,7 +14,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class RandomShown(MaskFactory):
-    """A random order for each image. Its first tokens are visible and context, the others hidden.
+    """Draw an order for each image. Its first tokens are visible and context, the others hidden.
 
     attend = True, among the visible tokens in the encoder and among all tokens in the decoder. A
     class token comes first and is visible.

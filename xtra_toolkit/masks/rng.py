@@ -15,14 +15,14 @@ MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 class MaskRNG:
-    """Random numbers of a torch.Generator, on its device; see :func:`mask_rng`."""
+    """Draw from a torch.Generator, on its device; see :func:`mask_rng`."""
 
     def __init__(self, generator: torch.Generator):
         self._generator, self.device = generator, generator.device
 
     @property
     def shared(self) -> "MaskRNG":
-        """Numbers that all images of a step share, on all processes. Their shape is free."""
+        """Return numbers that all images of a step share, on all processes. Their shape is free."""
         return self
 
     def rand(self, *shape: int) -> Tensor:
@@ -38,7 +38,7 @@ class MaskRNG:
 
 
 class CounterRNG(MaskRNG):
-    """Random numbers that are computed from seeds and a counter.
+    """Compute random numbers from seeds and a counter.
 
     Args:
         seeds: (B,) int64, the seed of each image; or (), for numbers that images share.
@@ -51,7 +51,7 @@ class CounterRNG(MaskRNG):
 
     @property
     def shared(self) -> MaskRNG:
-        """Numbers from the seed of the step."""
+        """Return the numbers from the seed of the step."""
         return self._shared
 
     def bits(self, *shape: int) -> Tensor:
@@ -79,7 +79,7 @@ class CounterRNG(MaskRNG):
 
 
 class StepGenerator(torch.Generator):
-    """The generator of a training batch, which holds the seeds of its images.
+    """Hold the seeds of the images of a training batch, as its generator.
 
     A mask may also draw from it as from any torch.Generator. It is then reproducible, but the mask
     of an image depends on the batch that the image is in.

@@ -9,7 +9,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class TokenCausal(MaskFactory):
-    """The steps are 0, 1, 2 … in raster order: attend = k <= q.
+    """Let each token attend to itself and to all before it in raster order: attend = k <= q.
 
     A token without pixels comes first. It is iGPT's start token, whose output predicts patch 0.
     """

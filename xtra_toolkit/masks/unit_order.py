@@ -9,13 +9,13 @@ from xtra_toolkit.registry import ORDERS
 
 
 class UnitOrder:
-    """Base class of orders of units.
+    """Define an order of units. This is the base class of all of them.
 
     A plain function is an order too; it counts as random.
     """
 
     random: bool = True
-    """Whether two calls may differ."""
+    """Set this to False if the order never draws."""
 
     def __call__(
         self, rows: int, cols: int, batch: int, generator: torch.Generator | None

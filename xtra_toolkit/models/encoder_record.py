@@ -41,7 +41,7 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
     """
     record = dict(
         arch={name: int(arch[name]) for name in ARCH},
-        img_size=[grid.rows * grid.patch[0], grid.cols * grid.patch[1]],
+        img_size=list(grid.img_size),
         patch_size=list(grid.patch),
         in_channels=grid.channels,
         norm_eps=_norm_eps(options.get("norm_cfg", dict(type="LN", eps=NORM_EPS))),

@@ -22,7 +22,7 @@ INIT = [
 
 
 class MaskedAttention(MultiheadAttention):
-    """MMPretrain's MultiheadAttention that computes attention by :mod:`xtra_toolkit.attention`."""
+    """Compute the attention of MMPretrain's MultiheadAttention by :mod:`xtra_toolkit.attention`."""
 
     attention: Callable[..., Tensor]
 
@@ -55,7 +55,7 @@ class MaskedAttention(MultiheadAttention):
 
 
 class MaskedLayer(TransformerEncoderLayer):
-    """MMPretrain's pre-norm encoder layer with :class:`MaskedAttention`."""
+    """Run MMPretrain's pre-norm encoder layer with :class:`MaskedAttention`."""
 
     with_cp: bool
 
@@ -108,7 +108,7 @@ class MaskedLayer(TransformerEncoderLayer):
 
 
 class NoAttention(nn.Module):
-    """Replaces the attention of layers that process each token alone, as in the head of AIM."""
+    """Replace the attention of layers that process each token alone, as in the head of AIM."""
 
     def forward(
         self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None

@@ -29,7 +29,7 @@ class _RowsFirst(torch.autograd.Function):
 
 
 class WideLinear(nn.Linear):
-    """nn.Linear with a faster backward pass for few, wide rows in bfloat16 on a CPU."""
+    """Run nn.Linear with a faster backward pass for few, wide rows in bfloat16 on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""

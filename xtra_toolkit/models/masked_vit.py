@@ -31,7 +31,7 @@ from xtra_toolkit.registry import MODELS
 
 @MODELS.register_module()
 class MaskedViT(VisionTransformer):
-    """A ViT whose attention follows a mask, in pretraining and when it is probed.
+    """Run a ViT whose attention follows a mask, in pretraining and when it is probed.
 
     Parameters have the names of MMPretrain's VisionTransformer, so that its configs and converters
     read the weights. Features are returned in raster order, whatever the order of the mask. The
@@ -113,7 +113,7 @@ class MaskedViT(VisionTransformer):
 
     @property
     def encoder_mask(self) -> EncoderMask:
-        """The module that holds the mask of the features."""
+        """Return the module that holds the mask of the features."""
         return getattr(self, KEY)
 
     def encode(self, images: Tensor, plan: Plan, output_positions: Tensor | None = None) -> Tensor:

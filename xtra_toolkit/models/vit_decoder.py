@@ -29,7 +29,7 @@ from xtra_toolkit.registry import MODELS
 
 @MODELS.register_module()
 class ViTDecoder(BaseModule):
-    """The decoder of XTRA and of MAE, and the head of AIM.
+    """Decode as XTRA and MAE do, or as the head of AIM.
 
     Args:
         width: Width of the layers.

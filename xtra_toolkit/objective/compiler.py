@@ -24,7 +24,7 @@ SAMPLED_DRAWS = 8
 
 
 class ObjectiveRefusedError(ValueError):
-    """A pair of mask and target that cannot be certified; ``refusal`` says why."""
+    """Refuse a pair of mask and target that cannot be certified; ``refusal`` says why."""
 
     def __init__(self, refusal: "Refusal"):
         super().__init__(refusal.reason)
@@ -33,7 +33,7 @@ class ObjectiveRefusedError(ValueError):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a pair is refused, and what is needed to draw it.
+    """Hold the reason why a pair is refused, and what is needed to draw it.
 
     Args:
         reason: A sentence, in image coordinates.
@@ -60,7 +60,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Outline:
-    """What follows from the mask and the links alone, before the models are built.
+    """Hold what follows from the mask and the links alone, before the models are built.
 
     Args:
         mask, target, grid: The pair and the grid of the images.
@@ -78,17 +78,17 @@ class Outline:
 
     @property
     def name(self) -> str:
-        """The pair, for example 'BlockCausal × NextBlock'."""
+        """Return the name of the pair, for example 'BlockCausal × NextBlock'."""
         return _name(self.mask, self.target)
 
     @property
     def has_masked_tokens(self) -> bool:
-        """Whether the mask hides tokens, so that the encoder or the decoder needs a mask token."""
+        """Return whether the mask hides tokens, so that a model needs a mask token."""
         return self.samples[0].visible is not None
 
     @property
     def positioned(self) -> bool:
-        """Whether a source is told the position of its target."""
+        """Return whether a source is told the position of its target."""
         return any(group.positioned for group in self.links)
 
     def or_raise(self) -> "Outline":
@@ -132,7 +132,7 @@ class Outline:
 
 
 class CompiledObjective:
-    """A certified pair. Call it to get the plan of a batch.
+    """Hold a certified pair. Call it to get the plan of a batch.
 
     Args:
         mask, target, grid: The pair and the grid of the images.
@@ -208,7 +208,7 @@ class CompiledObjective:
 
     @property
     def certificate(self) -> str:
-        """What was certified, in clauses separated by '; '."""
+        """Return what was certified, in clauses separated by '; '."""
         clauses = [f"{self.name} on {self.grid}"]
         for sees_target in (False, True):
             links = [group for group in self.links if group.sees_target == sees_target]

@@ -13,7 +13,7 @@ from xtra_toolkit.objective.reach import Depth, Reach, first_visible, trace_reac
 
 @dataclass(frozen=True)
 class Leak:
-    """One prediction that can see one of its targets.
+    """Describe one prediction that can see one of its targets.
 
     Args:
         group: Index of the group of links.

@@ -10,7 +10,7 @@ from xtra_toolkit.objective.mask import Mask
 
 @dataclass(frozen=True)
 class Links:
-    """A group of predictions of one shape, served by one predictor of the head.
+    """Hold a group of predictions of one shape, served by one predictor of the head.
 
     G is the number of predictions, S the number of outputs that one prediction reads, T the number
     of tokens that it predicts.
@@ -48,7 +48,7 @@ class Links:
 
     @property
     def at_own_position(self) -> bool:
-        """Whether every prediction is read at the position of its own target."""
+        """Return whether every prediction is read at the position of its own target."""
         sources, targets = self.source_positions, self.target_positions
         return sources.shape == targets.shape and bool((sources == targets).all())
 

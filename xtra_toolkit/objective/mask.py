@@ -11,7 +11,7 @@ from xtra_toolkit.grid import PatchGrid
 
 @dataclass(frozen=True)
 class Mask:
-    """An order of the tokens and a step for each. True means *may attend*, everywhere.
+    """Hold an order of the tokens and a step for each. True means *may attend*, everywhere.
 
     Position q of the sequence may attend to position k where ``step[k] <= step[q]``. A field has a
     leading dimension B where images differ. N is the number of positions.
@@ -149,15 +149,15 @@ def _kind_of(value: Tensor) -> str:
 
 
 class MaskFactory:
-    """Base class of all masks. Every member that the toolkit uses is declared here.
+    """Declare every member of a mask that the toolkit uses, as the base class of all masks.
 
     A subclass implements :meth:`__call__` and :meth:`for_features`. Register it in
     ``xtra_toolkit.registry.MASKS``.
     """
 
     random: bool = True
-    """Whether two calls may differ. A mask that never draws sets this to False: it is compiled
-    once, and its ``for_features`` and order are kept."""
+    """Set this to False if the mask never draws: it is then compiled once, and its ``for_features``
+    and order are kept."""
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None

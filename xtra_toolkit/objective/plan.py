@@ -15,7 +15,7 @@ from xtra_toolkit.attention.pattern import Pattern
 
 @dataclass(frozen=True)
 class Group:
-    """The predictions of one group of links, as the head reads them.
+    """Hold the predictions of one group of links, as the head reads them.
 
     Args:
         source_positions: (B or 1, G, S) positions that are read.
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What holds for every draw of a mask. It is read on the host once, when compiling.
+    """Hold what is true of every draw of a mask. It is read on the host once, when compiling.
 
     Args:
         num_computed: Number of positions that are computed; nothing reads further.
@@ -66,7 +66,7 @@ class Bounds:
 
 @dataclass
 class Plan:
-    """What backbone, neck and head read of one batch.
+    """Hold what backbone, neck and head read of one batch.
 
     Args:
         order: (B or 1, C) token at each computed position.
@@ -98,13 +98,13 @@ class Plan:
 
     @property
     def num_computed(self) -> int:
-        """Number of positions that are computed."""
+        """Return the number of positions that are computed."""
         return self.order.shape[-1]
 
 
 @dataclass
 class Features:
-    """What an encoder reads when it is probed.
+    """Hold what an encoder reads when it is probed.
 
     Args:
         order: (1, N) token at each position, every token of the grid once.

@@ -19,7 +19,7 @@ Depth = tuple[int, int]  # layers of the encoder and of the decoder
 
 @dataclass(frozen=True)
 class Reach:
-    """What the predictions of one group can see.
+    """Hold what the predictions of one group can see.
 
     Args:
         lengths: (B or 1, G) one more than the last position that a prediction reads; 0 where it

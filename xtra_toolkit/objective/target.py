@@ -8,7 +8,7 @@ from xtra_toolkit.objective.mask import Mask
 
 
 class Target(nn.Module):
-    """Base class of all targets. Every member that the toolkit uses is declared here.
+    """Declare every member of a target that the toolkit uses, as the base class of all targets.
 
     A subclass implements :meth:`links`, :meth:`width` and :meth:`values`; the other members have
     defaults. A target is an ``nn.Module``, so that it may hold buffers (colour clusters) or a
@@ -16,24 +16,24 @@ class Target(nn.Module):
     """
 
     classes: bool = False
-    """Whether :meth:`values` returns class ids; the head's loss must then be 'cross_entropy'."""
+    """Set this to True if :meth:`values` returns class ids, for the loss 'cross_entropy'."""
 
     normalises: bool = False
-    """Whether :meth:`normalise` removes the statistics of a unit. Continuation, which has to put
-    them back (:meth:`restore`), reads this."""
+    """Set this to True if :meth:`normalise` removes the statistics of a unit. Continuation, which
+    has to put them back (:meth:`restore`), reads it."""
 
     local: bool = True
-    """Whether the values of a token depend on the pixels of this token alone. The certificate
-    compares tokens; where this is False it says that a prediction may see a part of its target
+    """Set this to False if the values of a token depend on the pixels of other tokens too. The
+    certificate compares tokens, and then says that a prediction may see a part of its target
     through other tokens."""
 
     needs_hooks: tuple[str, ...] = ()
-    """Names of hooks without which the target is wrong (for example a teacher's update). The
+    """Name the hooks without which the target is wrong (for example a teacher's update). The
     training loop refuses to start without them."""
 
     pixels: bool = False
-    """Whether the values of a token are the pixels of its patch in the image that :meth:`filter`
-    returns. Pictures, continuation and the loss by spatial frequency need this."""
+    """Set this to True if the values of a token are the pixels of its patch in the image that
+    :meth:`filter` returns. Pictures, continuation and the loss by spatial frequency need this."""
 
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Return the groups of predictions.

@@ -16,7 +16,7 @@ from xtra_toolkit.targets.next import NextToken
 
 @MODELS.register_module()
 class NextColour(NextToken):
-    """Position i predicts which of K colours is nearest to the pixel at position i + 1.
+    """Predict at position i which of K colours is nearest to the pixel at position i + 1.
 
     The values are class ids, so the head's loss must be ``'cross_entropy'``. A token must be a
     single pixel: ``patch_size=1``.

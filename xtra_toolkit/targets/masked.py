@@ -11,7 +11,7 @@ from xtra_toolkit.targets.pixels import PixelTarget
 
 @MODELS.register_module()
 class MaskedPatches(PixelTarget):
-    """Each hidden token predicts itself (MAE, arXiv 2111.06377)."""
+    """Predict each hidden token at its own position (MAE, arXiv 2111.06377)."""
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Return one group: each hidden position predicts itself.

@@ -11,7 +11,7 @@ from xtra_toolkit.targets.pixels import PixelTarget
 
 
 class Next(PixelTarget):
-    """The outputs of a unit predict the units that follow, with one predictor for each distance.
+    """Predict the units that follow a unit from its outputs, by one predictor for each distance.
 
     Args:
         look_ahead: The units 1 to ``look_ahead`` later are predicted. The loss is the mean over
@@ -62,7 +62,7 @@ class NextToken(Next):
 
 @MODELS.register_module()
 class NextBlock(Next):
-    """The outputs of a block predict the pixels of the next block (XTRA, arXiv 2411.15648)."""
+    """Predict the pixels of the next block from the outputs of a block (XTRA, arXiv 2411.15648)."""
 
     def unit(self, mask: Mask) -> Tensor:
         """Return the units of the mask; each position is a unit if the mask has none."""

@@ -10,7 +10,7 @@ from xtra_toolkit.objective.target import Target
 
 
 class PixelTarget(Target):
-    """Base class of targets whose values are pixels. A subclass implements :meth:`pairs`.
+    """Predict pixels. A subclass implements :meth:`pairs`.
 
     Args:
         normalise: Whether the mean of the values of a link is subtracted and they are divided by

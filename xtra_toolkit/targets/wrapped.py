@@ -10,7 +10,7 @@ from xtra_toolkit.targets.build import build_target
 
 
 class WrappedTarget(Target):
-    """Base class that hands every member on to an inner target; a subclass overrides some.
+    """Hand every member on to an inner target; a subclass overrides some.
 
     Args:
         target: Config of the inner target, which says what predicts what (NextBlock,
@@ -23,27 +23,27 @@ class WrappedTarget(Target):
 
     @property
     def classes(self) -> bool:
-        """Whether the inner target's values are class ids."""
+        """Return whether the inner target's values are class ids."""
         return self.target.classes
 
     @property
     def local(self) -> bool:
-        """Whether the inner target's values are local."""
+        """Return whether the inner target's values are local."""
         return self.target.local
 
     @property
     def normalises(self) -> bool:
-        """Whether the inner target normalises."""
+        """Return whether the inner target normalises."""
         return self.target.normalises
 
     @property
     def needs_hooks(self) -> tuple[str, ...]:
-        """Hooks that the inner target needs."""
+        """Return the names of the hooks that the inner target needs."""
         return self.target.needs_hooks
 
     @property
     def pixels(self) -> bool:
-        """Whether the inner target's values are pixels."""
+        """Return whether the inner target's values are pixels."""
         return self.target.pixels
 
     def bind(self, backbone: nn.Module) -> None:

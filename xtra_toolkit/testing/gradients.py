@@ -18,7 +18,7 @@ WIDTH = 24
 
 @dataclass(frozen=True)
 class Moved:
-    """One prediction of one draw, and the tokens that move it.
+    """Hold one prediction of one draw, and the tokens that move it.
 
     Args:
         group: Index of its group.
@@ -47,7 +47,6 @@ def small_model(
     """
     built = build_target(target)
     loss = "cross_entropy" if built.classes else "mse"
-    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
     shape = dict(embed_dims=WIDTH, num_layers=2, num_heads=2, feedforward_channels=2 * WIDTH)
     return MaskTargetPretrainer(
         mask=mask,
@@ -55,7 +54,7 @@ def small_model(
         backbone=dict(
             type="xtra_toolkit.MaskedViT",
             arch=shape,
-            img_size=size,
+            img_size=grid.img_size,
             patch_size=grid.patch,
             in_channels=grid.channels,
             with_cls_token=bool(grid.extra),
@@ -68,8 +67,7 @@ def small_model(
 
 def images_of(grid: PatchGrid, batch: int) -> Tensor:
     """Return random images for a grid, (batch, C, height, width)."""
-    size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
-    return torch.randn(batch, grid.channels, *size, generator=gen(0))
+    return torch.randn(batch, grid.channels, *grid.img_size, generator=gen(0))
 
 
 def moved_tokens(

@@ -32,7 +32,7 @@ CUDA = [torch.device("cuda")] if torch.cuda.is_available() else []
 
 @dataclass(frozen=True)
 class MaskSubject:
-    """A mask under test, and the grid on which it is tested."""
+    """Hold a mask under test, and the grid on which it is tested."""
 
     name: str
     config: dict
@@ -50,7 +50,7 @@ class MaskSubject:
 
     @cached_property
     def draws(self) -> dict[int | None, Mask]:
-        """Draws by seed: ``DRAWS`` of a random mask, and the draw of evaluation (None)."""
+        """Return draws by seed: ``DRAWS`` of a random mask, and the draw of evaluation (None)."""
         with explain_errors(f"{self.name}: no mask came out of (grid, batch, generator)"):
             random = self.new().random
             many = {seed: draw_many(self.new(), self.grid, seed) for seed in SEEDS if random}

@@ -28,7 +28,7 @@ TOLERANCE = 1e-4  # relative to the largest value: rounding depends on the batch
 
 @dataclass(frozen=True)
 class TargetSubject:
-    """A target under test in a small pretrainer, with the mask and the grid of the test."""
+    """Hold a target under test in a small pretrainer, with the mask and the grid of the test."""
 
     name: str
     config: dict

@@ -1,1 +1,1 @@
-"""What ``xtra train`` does before and around MMPretrain's training script."""
+"""Do what ``xtra train`` does before and around MMPretrain's training script."""

@@ -1,4 +1,4 @@
-"""A brief console: a progress bar or a few lines, while everything goes to the log file."""
+"""Keep the console brief: a progress bar or a few lines, while all goes to the log file."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The work folder of a run: is it free, and what was it trained with?"""
+"""Check that a work folder is free, and find what its run was trained with."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -48,8 +48,7 @@ def activations(model: MaskTargetPretrainer) -> int:
 
     leaves = [module for module in model.modules() if not list(module.children())]
     hooks = [leaf.register_forward_hook(add) for leaf in leaves]
-    sides = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
-    images = torch.empty(1, grid.channels, *sides, device=meta)
+    images = torch.empty(1, grid.channels, *grid.img_size, device=meta)
     plan = model.objective(1, meta, torch.Generator().manual_seed(0))
     with on_sdpa(model), torch.no_grad():
         model.reconstruct(images, plan)

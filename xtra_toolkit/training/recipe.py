@@ -24,7 +24,7 @@ STEPS_AN_EPOCH = 4  # that a batch which nobody chose leaves at least
 
 @dataclass
 class Numbers:
-    """What the command line was given; None where the config's value stays."""
+    """Hold what the command line was given; None where the config's value stays."""
 
     data: Path | None = None
     size: int | None = None

@@ -32,7 +32,7 @@ PROGRESS = dict(type="xtra_toolkit.ProgressHook")
 
 @dataclass
 class Run:
-    """A run that is ready to start.
+    """Hold a run that is ready to start.
 
     Args:
         cfg: The whole config.

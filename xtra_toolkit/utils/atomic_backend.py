@@ -1,4 +1,4 @@
-"""An MMEngine file backend that writes a file as a whole or not at all."""
+"""Let MMEngine write a file as a whole or not at all, as a file backend."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from xtra_toolkit.utils.atomic import UNFINISHED, replacing
 
 
 class AtomicBackend(LocalBackend):
-    """MMEngine's backend for local files, with a ``put`` that replaces a file in one step.
+    """Extend MMEngine's backend for local files by a ``put`` that replaces a file in one step.
 
     ``put`` writes a file beside the old one, syncs it to the disk, renames it and syncs the folder.
     After a kill or a loss of power the file has the old content or the new one, never a part of it.

@@ -1,4 +1,4 @@
-"""The model inside the wrapper of distributed training."""
+"""Find the model inside the wrapper of distributed training."""
 
 from mmengine.model import is_model_wrapper
 from torch import nn

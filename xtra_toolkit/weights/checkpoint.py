@@ -37,7 +37,7 @@ REQUIRED_PARTS = {  # the parameters that a layout requires, and what to do if t
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, and the mask under which their encoder gives features.
+    """Hold weights, and the mask under which their encoder gives features.
 
     Args:
         state: The weights under the names of MaskTargetPretrainer, without the mask.
@@ -101,12 +101,12 @@ class Checkpoint:
 
     @property
     def full(self) -> bool:
-        """Whether every token attends to every other when the encoder gives features."""
+        """Return whether every token attends to every other when the encoder gives features."""
         return bool(build_mask(self.mask).for_features(self.grid).attention_mask().all())
 
     @property
     def encoder(self) -> dict[str, Tensor]:
-        """The parameters of the encoder, without prefix."""
+        """Return the parameters of the encoder, without prefix."""
         return without_prefix(self.state)
 
     def layout(self, name: str, full_attention: bool = False) -> dict:

@@ -27,7 +27,7 @@ ADVICE = (
 
 
 class Encoder(nn.Module):
-    """A trained encoder as a plain module that turns images into features, under its own mask.
+    """Turn images into features by a trained encoder, as a plain module under its own mask.
 
     Args:
         vit: The encoder.
@@ -149,8 +149,7 @@ def load(
         raise ValueError(
             f"{checkpoint} does not tell how images are normalised for its encoder; {ADVICE}"
         )
-    rows, cols = vit.grid.rows, vit.grid.cols
-    size = rows * vit.grid.patch[0], cols * vit.grid.patch[1]
+    size = vit.grid.img_size
     transform = Transform(size, tuple(images["mean"]), tuple(images["std"]), images["order"])
     encoder = Encoder(vit, output).eval()
     with torch.no_grad():  # compute the mask's tables now: torch.export cannot trace that

@@ -32,7 +32,7 @@ VIT: Rows = [
 
 
 class Ours(NamedTuple):
-    """A converted state dict, and what its source tells of the mask and the images.
+    """Hold a converted state dict, and what its source tells of the mask and the images.
 
     Args:
         state: The weights under the names of MaskTargetPretrainer, or of MMPretrain's classifier.

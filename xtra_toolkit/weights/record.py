@@ -43,7 +43,7 @@ def describe_state(encoder: dict[str, Tensor], grid: PatchGrid, heads: int | Non
     hidden = len(encoder["layers.0.ffn.layers.0.0.weight"])
     return dict(
         arch=dict(zip(ARCH, (width, depth, heads, hidden), strict=True)),
-        img_size=[grid.rows * grid.patch[0], grid.cols * grid.patch[1]],
+        img_size=list(grid.img_size),
         patch_size=list(grid.patch),
         in_channels=grid.channels,
         norm_eps=NORM_EPS,

@@ -27,7 +27,7 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 @DATASETS.register_module()
 class Digits(SeededSamples, BaseDataset):
-    """Data set of 8×8 grey digits, 1297 for training and 500 for testing, in a fixed shuffle.
+    """Give 8×8 grey digits, 1297 for training and 500 for testing, in a fixed shuffle.
 
     A sample has ``img``, uint8 of shape (8, 8, 1), and ``gt_label``, 0 to 9.
 

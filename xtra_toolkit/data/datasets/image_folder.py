@@ -17,7 +17,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 @DATASETS.register_module()
 class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
-    """Data set of the images below a folder, at any depth, in the order of their paths.
+    """Give the images below a folder, at any depth, in the order of their paths.
 
     For millions of images, write a list once by ``xtra index FOLDER``. With ``ann_file`` no process
     searches the folder: all of them map the list into memory.

@@ -12,7 +12,7 @@ TRAIN, TESTS = "train", ("val", "test", "valid", "validation")
 
 
 class Listing(NamedTuple):
-    """The images of a folder, in the order of their paths.
+    """Hold the images of a folder, in the order of their paths.
 
     Args:
         paths: Paths of the files.

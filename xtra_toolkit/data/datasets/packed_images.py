@@ -1,4 +1,4 @@
-"""A data set of small images in two NumPy files, and how to write them."""
+"""Read and write a data set of small images in two NumPy files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ from xtra_toolkit.registry import DATASETS
 
 @DATASETS.register_module()
 class PackedImages(SeededSamples, BaseDataset):
-    """Images of one size in ``SPLIT_images.npy`` and their labels in ``SPLIT_labels.npy``.
+    """Give images of one size in ``SPLIT_images.npy`` and their labels in ``SPLIT_labels.npy``.
 
     A sample has ``img``, uint8 of shape (H, W, C), and ``gt_label``. The images are mapped into
     memory, so no file is decoded in training and all processes share the same pages.

@@ -21,7 +21,7 @@ PLACE = re.compile(r"(.*?\.tar)!(.*)@(\d+)\+(\d+)", re.DOTALL)  # shard!name@off
 
 @DATASETS.register_module()
 class Shards(ImageFolder):
-    """Data set of the images in tar shards, in the order of the list of ``xtra index --shards``.
+    """Give the images in tar shards, in the order of the list of ``xtra index --shards``.
 
     The list is mapped into memory, as in ``ImageFolder``. Reading needs no further package. The
     pipeline must begin with ``ReadImage`` or ``LoadImage``, and the shards must be on a disk or a

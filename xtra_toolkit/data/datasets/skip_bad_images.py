@@ -12,7 +12,7 @@ MAX_ATTEMPTS = 20  # number of consecutive bad images after which a data set is 
 
 
 class SkipsBadImages:
-    """Mixin of a data set, between ``SeededSamples`` and its base class.
+    """Skip the images that cannot be read. A mixin between ``SeededSamples`` and the base class.
 
     If ``skips_bad`` is set, as by the hook ``SkipBadImages``, a sample whose file cannot be read is
     replaced by another one. The replacement and its augmentation depend on NumPy's random state

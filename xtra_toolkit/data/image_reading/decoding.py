@@ -33,7 +33,7 @@ TURNS = {
 
 @dataclass(frozen=True)
 class Jpeg:
-    """A JPEG that simplejpeg can decode.
+    """Hold a JPEG that simplejpeg can decode.
 
     Args:
         data: Content of the file.
@@ -60,7 +60,7 @@ class Jpeg:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width after the image is turned."""
+        """Return height and width after the image is turned."""
         return self.stored[::-1] if TURNS[self.orientation][0] else self.stored
 
     def decode(self, factor: int = 1, bottom: int | None = None) -> np.ndarray:

@@ -8,7 +8,7 @@ from xtra_toolkit.registry import TRANSFORMS
 
 
 class UnreadableImage(ValueError):
-    """Error of an image file that cannot be read; ``path`` and ``cause`` name it and say why."""
+    """Report an image file that cannot be read; ``path`` and ``cause`` name it and say why."""
 
     path: str
     cause: str

@@ -9,7 +9,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class MyMask(MaskFactory):
-    """Strips of columns. A token attends to its own strip and to all strips left of it.
+    """Put strips of columns in order. A token attends to its own strip and to all left of it.
 
     attend = strip(k) <= strip(q). The tokens of a strip are neighbours in the sequence.
 
@@ -38,5 +38,5 @@ class MyMask(MaskFactory):
         )
 
     def for_features(self, grid: PatchGrid) -> Mask:
-        """Return the mask of the encoder when it is probed: the same."""
+        """Return the mask under which the encoder is probed: the same."""
         return self(grid)

@@ -13,7 +13,7 @@ from xtra_toolkit.targets import PixelTarget
 
 @MODELS.register_module()
 class MyTarget(PixelTarget):
-    """The outputs of a unit predict the mean colour of each token of the next unit.
+    """Predict the mean colour of each token of the next unit from the outputs of a unit.
 
     Args:
         normalise: Whether the values of a unit are normalised by their mean and standard deviation.

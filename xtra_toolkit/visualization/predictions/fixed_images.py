@@ -20,7 +20,7 @@ def fixed_images(runner: Any, grid: PatchGrid, count: int) -> tuple[str, Tensor]
     """
     if grid.channels not in COLOURS:
         raise ValueError(f"images of {grid.channels} channels are neither grey nor in colour")
-    shape = grid.channels, grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    shape = grid.channels, *grid.img_size
     validation = runner.val_loop and runner.val_loop.dataloader
     for split, loader in (("validation", validation), ("training", runner.train_dataloader)):
         if loader is not None and isinstance(loader.dataset, Sized):
