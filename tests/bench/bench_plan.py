@@ -21,7 +21,8 @@ from spread import row
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, PrefixCausal, RandomShown, Reordered
 from xtra_toolkit.masks.rng import StepGenerator
-from xtra_toolkit.objective.compiler import CompiledObjective, certify_objective
+from xtra_toolkit.objective.compiled import CompiledObjective
+from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "block_orders"))

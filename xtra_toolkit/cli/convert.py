@@ -2,13 +2,18 @@
 
 import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from xtra_toolkit.utils.atomic import replacing
 from xtra_toolkit.utils.progress import progress
 from xtra_toolkit.utils.quiet_imports import quiet_imports
+
+if TYPE_CHECKING:
+    from xtra_toolkit.weights.checkpoint import Checkpoint
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 SOURCE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -147,9 +152,8 @@ def convert(
     if target.exists() and not force:
         raise click.UsageError(f"{target} exists; name another file, or overwrite it with --force")
     with quiet_imports():
-        from xtra_toolkit.weights.checkpoint import STOCK, Checkpoint
+        from xtra_toolkit.weights.checkpoint import Checkpoint
         from xtra_toolkit.weights.read import read_state
-        from xtra_toolkit.weights.record import normalisation
 
     for plugin in plugins:
         importlib.import_module(plugin)
@@ -161,22 +165,29 @@ def convert(
     content = checkpoint.layout(layout, full_attention)
     with progress(f"writing {target.name}"):
         save(content, target)
+    for line in describe(checkpoint, content, target):
+        click.echo(line)
+
+
+def describe(checkpoint: "Checkpoint", content: dict, target: Path) -> Iterator[str]:
+    """Yield what was written, how images are normalised, and what is not known."""
+    from xtra_toolkit.weights.checkpoint import STOCK
+    from xtra_toolkit.weights.record import normalisation
+
+    layout, images = content["meta"]["layout"], checkpoint.images
     attends = "full attention" if "attention" in content["meta"] else f"mask {checkpoint.mask}"
-    click.echo(
+    yield (
         f"{target}: {len(content['state_dict'])} tensors, layout {layout}, {checkpoint.grid}, "
         f"{attends}" + (f"; {checkpoint.note}" if checkpoint.note else "")
     )
-    images = checkpoint.images
-    click.echo(
-        "normalisation: " + (normalisation(images) if images else "not known (--mean, --std)")
-    )
+    yield "normalisation: " + (normalisation(images) if images else "not known (--mean, --std)")
     if layout == "timm" and images:
-        click.echo(
+        yield (
             "timm's default for its model may be another: timm.create_model(..., "
             f"pretrained_cfg_overlay=dict({normalisation(images)}))"
         )
     if layout not in STOCK and checkpoint.encoder_record is None:
-        click.echo("its number of heads is not known, which xtra_toolkit.load needs (--heads)")
+        yield "its number of heads is not known, which xtra_toolkit.load needs (--heads)"
 
 
 def image_record(mean: list[float] | None, std: list[float] | None) -> dict | None:

@@ -33,7 +33,7 @@ def refuse_other_order(saved: dict | None, here: dict) -> None:
     Args:
         saved: ``images`` (a fingerprint) and ``global_batch`` of the checkpoint; None in older
             ones.
-        here: The same of this run.
+        here: The same two values of this run.
 
     Raises:
         ValueError: They differ, so that the rest of the epochs would have other images.

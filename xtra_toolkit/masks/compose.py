@@ -73,7 +73,7 @@ class Reordered(MaskFactory):
 
 @MASKS.register_module()
 class WithPrefix(MaskFactory):
-    """Make the first units of a mask context, in which all attend to all, as AIM's prefix.
+    """The first units of a mask attend to each other in full and are context, as in AIM's prefix.
 
     :class:`PrefixCausal` is this mask around TokenCausal.
 

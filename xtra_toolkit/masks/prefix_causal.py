@@ -7,7 +7,7 @@ from xtra_toolkit.registry import MASKS
 
 @MASKS.register_module()
 class PrefixCausal(WithPrefix):
-    """Make a prefix context, in which all attend to all; a later token attends to all before it.
+    """A prefix attends to itself in full and is context; each later token attends to all before it.
 
     attend = k < prefix or k <= q, in raster order. Features are extracted with full attention, as
     in AIM.

@@ -1,7 +1,7 @@
 """Compile a mask and a target into the plan that the models read, and refuse pairs that leak."""
 
+from xtra_toolkit.objective.compiled import CompiledObjective
 from xtra_toolkit.objective.compiler import (
-    CompiledObjective,
     ObjectiveRefusedError,
     Outline,
     Refusal,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
-from xtra_toolkit.objective.compiler import CompiledObjective
+from xtra_toolkit.objective.compiled import CompiledObjective
 from xtra_toolkit.objective.draw import check_structure, compile_plan
 from xtra_toolkit.targets import build_target
 from xtra_toolkit.testing.common import CPU, DRAWS, SEEDS, draw_many, explain_errors, gen, require

@@ -242,7 +242,7 @@ def features(it: MaskSubject) -> None:
 
 
 def round_trip(it: MaskSubject) -> None:
-    """Check that the config gives the same mask after JSON, as which checkpoints hold it."""
+    """Check that the config gives the same mask after JSON, which is how checkpoints hold it."""
     mask = build_from_json(it.name, it.config, build_mask)
     require(
         all(same(it.draw(s), mask(it.grid, 3, None if s is None else gen(s))) for s in (None, 0)),

@@ -56,9 +56,9 @@ def check_target(
 ) -> None:
     """Check that a target keeps its contract.
 
-    A target is local unless it sets ``local = False`` (see :class:`Target`). It is measured that
-    the values of a local target depend only on the token's own pixels. A random mask is drawn a few
-    thousand times (``DRAWS``), and each draw is checked against the certificate.
+    A target is local unless it sets ``local = False`` (see :class:`Target`). The check measures
+    that the values of a local target depend only on the token's own pixels. A random mask is drawn
+    a few thousand times (``DRAWS``), and each draw is checked against the certificate.
 
     Args:
         target: Config of the target, ``dict(type='xtra_toolkit.MyTarget', ...)``.

@@ -12,7 +12,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[], None
 
     Args:
         label: What is being done.
-        total: Number of steps. None: unknown; the bar then moves to and fro, and counts.
+        total: Number of steps. None if it is unknown; the bar then moves to and fro and counts.
 
     Yields:
         A function to call after each step.

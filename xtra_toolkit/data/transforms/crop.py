@@ -25,8 +25,8 @@ class RandomResizedCrop(_RandomResizedCrop):
 
     It takes half the time. After ``ReadImage`` it draws the box from the size in the header of the
     file, and decodes at 1/2, 1/4 or 1/8 if the box then keeps 2.25 times the pixels of the result.
-    The box does not change, to a fraction of a pixel. After a transform that gives ``img`` it crops
-    that image.
+    The box is the same to a fraction of a pixel. If the data hold ``img`` already, that image is
+    cropped.
 
     Args:
         scale: Height and width of the result, or one number for both.
