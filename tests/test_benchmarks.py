@@ -117,7 +117,7 @@ def test_a_benchmark_reads_its_layout_and_steps(root, name):
 
 
 @pytest.mark.parametrize(("root", "name"), [("cifar10",) * 2, ("cifar100",) * 2], indirect=["root"])
-def test_images_in_memory_arrive_as_files_do_in_bgr(root, name):
+def test_images_in_memory_are_bgr_like_files(root, name):
     image = DATASETS.build(config(name, root).val_dataloader.dataset)[0]["inputs"]
     assert image.flatten(1).unique(dim=1).flatten().tolist() == [30, 20, 10]
 
@@ -129,7 +129,7 @@ def test_the_linear_probe_of_imagenet_steps(root):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_data_set_is_a_sentence(tmp_path, name):
+def test_a_missing_data_set_is_reported(tmp_path, name):
     """A folder that is absent, and one that is empty; nothing is downloaded into it."""
     (tmp_path / "empty").mkdir()
     cfg = Config.fromfile(ROOT / "_base_" / "data" / f"{name}.py")
@@ -145,7 +145,7 @@ def test_a_missing_data_set_is_a_sentence(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_numbers_are_the_original_s(name):
+def test_the_protocol_is_that_of_the_original(name):
     cfg = Config.fromfile(ROOT / "attentive" / f"{name}.py")
     first, cosine = cfg.param_scheduler
     warm_up = first.end if first.type == "mmengine.LinearLR" else 0
@@ -218,7 +218,7 @@ def assert_scheduled_as_the_original(seen, rates, warm_up=0, begin=0.1):
 
 
 @pytest.mark.parametrize("root", ["cifar10"], indirect=True)
-def test_a_transfer_run_has_the_learning_rates_of_the_original_s_scheduler(root, tmp_path):
+def test_a_transfer_run_has_the_learning_rates_of_the_original_scheduler(root, tmp_path):
     """In every step of a run of 5 epochs of 2 steps, as trained."""
     options = {"train_cfg.max_epochs": 5, "param_scheduler.1.end": 5, "work_dir": str(tmp_path)}
     options |= {"train_cfg.global_batch": 10, "train_dataloader.batch_size": 10}
@@ -241,7 +241,7 @@ def test_a_transfer_run_has_the_learning_rates_of_the_original_s_scheduler(root,
     ],
     indirect=["root"],
 )
-def test_schedules_are_those_of_the_original_s_scheduler(
+def test_schedules_equal_those_of_the_original_scheduler(
     root, kind, name, warm_up, options, begin, tmp_path
 ):
     """All 100 epochs, stepped by MMEngine's hook without training: warm-up included."""
@@ -263,7 +263,7 @@ def test_schedules_are_those_of_the_original_s_scheduler(
     assert_scheduled_as_the_original(recorder.seen, rates, warm_up * steps, begin)
 
 
-def test_xtra_h_s_linear_probe_is_the_original_s():
+def test_the_linear_probe_of_xtra_h_is_that_of_the_original():
     """config/eval/xtra_h/in1k_linear: decay and augmentation that XTRA-B's has not."""
     large, base = (
         Config.fromfile(ROOT / "linear" / f"{name}.py")
@@ -283,7 +283,7 @@ def test_xtra_h_s_linear_probe_is_the_original_s():
     assert large.model.backbone.frozen_stages == 32 and large.model.neck == base.model.neck
 
 
-def test_xtra_h_takes_the_options_that_the_pipelines_name():
+def test_xtra_h_takes_the_documented_options():
     """At full size on the meta device."""
     path = ROOT / "_base_" / "images.py"
     _, options = ast.get_docstring(ast.parse(path.read_text())).split("--cfg-options")
@@ -315,7 +315,7 @@ def pairs(options):
         ("linear/imagenet_xtra-h14", 1280, None),
     ],
 )
-def test_other_encoders_have_probes_at_their_224_px(name, width, heads):
+def test_other_encoders_are_probed_at_224_px(name, width, heads):
     """At full size on the meta device, with the very names that their pretraining saves."""
     cfg = Config.fromfile(ROOT / f"{name}.py")
     sources = {"aim-600m": "aim_vit-600m-p14", "mae-b16": "mae_vit-b16", "xtra-h14": "xtra_vit-h14"}

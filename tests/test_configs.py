@@ -77,7 +77,7 @@ def test_every_type_in_a_config_is_prefixed(config):
         ("igpt_s.py", 76.2, 0, 0.263),
     ],
 )
-def test_parameter_counts(config, encoder, decoder, head):
+def test_parameter_counts_are_those_of_the_papers(config, encoder, decoder, head):
     """In millions. 85M and 632M encoders, AIM's 681M (600M in its tables), iGPT-S's 76M."""
     model = on_meta(ROOT / config)
     neck = model.neck if model.with_neck else torch.nn.Identity()
@@ -85,7 +85,7 @@ def test_parameter_counts(config, encoder, decoder, head):
         assert millions(part) == pytest.approx(count, rel=0.01)
 
 
-def test_from_xtra_to_aim_two_lines_change():
+def test_xtra_and_aim_differ_in_two_lines():
     """The mask line and the target line, in the files as they are."""
     xtra, aim = ((ROOT / f"{n}_vit-b16.py").read_text().splitlines() for n in ("xtra", "aim"))
     changed = [line for line in difflib.unified_diff(xtra, aim, n=0) if line[1] == " "]
@@ -129,7 +129,7 @@ def values_of(node, name):
 
 
 @pytest.mark.parametrize("recipe", RECIPES_OF_THE_PAPERS)
-def test_the_recipes_of_the_papers(recipe):
+def test_recipes_are_those_of_the_papers(recipe):
     """What the facts say: papers, released checkpoints and recipes."""
     config = Config.fromfile(ROOT / f"{recipe}.py")
     warm_up, cosine = config.param_scheduler
@@ -174,7 +174,7 @@ def test_every_loss_is_the_mean_over_the_whole_batch(config):
         ("igpt_s.py", dict(qkv=0.02, conv=0.02, pos=0.02, cls=0.02)),
     ],
 )
-def test_initialisation(config, expected):
+def test_parameters_are_initialised_as_in_the_original_code(config, expected):
     """Standard deviations: truncated normal and kaiming of XTRA, xavier of MAE and AIM."""
     model = Config.fromfile(ROOT / config).model
     if "600m" in config:  # as wide as fits a test
@@ -203,7 +203,7 @@ def test_initialisation(config, expected):
         assert float(found[name].std()) == pytest.approx(deviation, rel=0.08), name
 
 
-def test_weight_decay_spares_one_dimensional_parameters_and_takes_position_tables():
+def test_weight_decay_applies_to_position_tables_and_not_to_biases_and_norms():
     from mmengine.optim import build_optim_wrapper
 
     config = Config.fromfile(Path(__file__).parent / "configs" / "xtra_tiny.py")
@@ -215,7 +215,7 @@ def test_weight_decay_spares_one_dimensional_parameters_and_takes_position_table
 
 
 @pytest.mark.parametrize("config", RECIPES, ids=name)
-def test_every_config_takes_trackers_by_name(config):
+def test_every_config_accepts_trackers_by_name(config):
     config = Config.fromfile(config)
     config.merge_from_dict({"visualizer.vis_backends": "tensorboard"})
     assert config.visualizer.type == "xtra_toolkit.Visualizer"

@@ -9,7 +9,7 @@ from pathlib import Path
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 
 
-def test_every_block_of_the_guide(tmp_path):
+def test_every_code_block_of_the_guide_runs(tmp_path):
     blocks = re.findall(r"```(\w*)\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert len(blocks) == 6 and {kind for kind, _ in blocks} == {"bash"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

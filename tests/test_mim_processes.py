@@ -10,7 +10,7 @@ def losses(work_dir):
 
 
 @pytest.mark.slow
-def test_two_processes_and_a_resume_on_one_are_a_run_on_one(tmp_path):
+def test_a_run_on_two_processes_resumed_on_one_equals_a_run_on_one(tmp_path):
     """With drop path and random crops; the losses of each step, as they were logged."""
     photos = photographs.write(tmp_path / "photos", 18)
     options = ["--cfg-options", f"train_dataloader.dataset.data_root={photos}"]

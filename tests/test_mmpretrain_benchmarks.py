@@ -109,7 +109,9 @@ def runner_of(config, options):
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "stem", ""),
 )
-def test_it_trains_and_validates(config, encoder, options, imagenet, checkpoints, tmp_path):
+def test_a_benchmark_of_mmpretrain_trains_and_validates(
+    config, encoder, options, imagenet, checkpoints, tmp_path
+):
     checkpoint = checkpoints / f"{encoder}.pth"
     runner = runner_of(config, options | few_images(imagenet, checkpoint, tmp_path))
     runner.train()
@@ -146,13 +148,13 @@ def test_layer_decay_reaches_our_layers(imagenet, checkpoints, tmp_path):
     assert scales["backbone.pos_embed"] == pytest.approx(0.65**13) and scales["head.fc.weight"] == 1
 
 
-def test_at_mmpretrains_224_px_the_refusal_names_both_ways_out(imagenet, checkpoints, tmp_path):
+def test_other_image_sizes_are_refused_with_both_alternatives(imagenet, checkpoints, tmp_path):
     options = OURS | POOLED | ON_CPU | few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
     with pytest.raises(ValueError, match=r"192×192, 256×256 px .*img_size.*crops.*ragged=True"):
         runner_of(LINEAR, options).train()
 
 
-def test_the_readmes_line_through_mim(imagenet, checkpoints, tmp_path):
+def test_the_line_in_the_readme_runs_through_mim(imagenet, checkpoints, tmp_path):
     options = OURS | POOLED | AT_256 | ON_CPU
     options |= few_images(imagenet, checkpoints / "xtra.pth", tmp_path / "run")
     options.pop("work_dir"), options.pop("log_level")

@@ -56,16 +56,16 @@ def built(config):
     return MMPRETRAIN.build(Config.fromfile(config).model)
 
 
-def test_the_page_has_every_file():
+def test_the_page_shows_every_file_of_the_test():
     assert len(FILES) == 9
 
 
-def test_a_file(place):
+def test_a_plugin_in_a_file_is_found(place):
     objective = built(place / "row_digits.py").objective
     assert objective.name == "RowCausal × NextBlock" and objective.bounds.num_computed == 56
 
 
-def test_an_installed_package(place, monkeypatch):
+def test_a_plugin_in_an_installed_package_is_found(place, monkeypatch):
     install(place, place / "site")
     (place / "row_causal.py").unlink()
     monkeypatch.syspath_prepend(place / "site")
@@ -74,17 +74,17 @@ def test_an_installed_package(place, monkeypatch):
     assert built(place / "installed_digits.py").objective.name == "RowCausal × NextBlock"
 
 
-def test_a_scope(place):
+def test_a_plugin_in_a_scope_is_found(place):
     assert built(place / "scope_digits.py").objective.name == "Columns × NextContrast"
 
 
-def test_the_kits_test(place):
+def test_the_documented_test_of_a_plugin_passes(place):
     space = {}
     exec(FILES["test_row_causal.py"], space)
     space["test_it_keeps_its_contract"]()
 
 
-def test_a_file_and_a_scope_through_mim_with_a_worker(place):
+def test_plugins_in_a_file_and_a_scope_train_through_mim_with_a_worker(place):
     options = [*STEPS, "model.target_generator.type=their_lab.NextContrast"]
     options.append("train_dataloader.num_workers=1")
     output = mim(place / "row_digits.py", "--cfg-options", *options, work_dir=place / "run")
@@ -95,7 +95,7 @@ def test_a_file_and_a_scope_through_mim_with_a_worker(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("config", ["row_digits.py", "installed_digits.py", "scope_digits.py"])
-def test_two_processes_with_workers(config, start, place, monkeypatch):
+def test_a_plugin_trains_on_two_processes_with_workers(config, start, place, monkeypatch):
     """On a CPU MMEngine needs the group before it looks for GPUs, and no device ids."""
     if config == "installed_digits.py":
         install(place, place / "site")
@@ -141,7 +141,7 @@ def test_a_broken_plugin_breaks_no_other_and_is_named(place):
         build_target(dict(type="xtra_toolkit.Spiral"))
 
 
-def test_a_plugin_that_fails_at_its_last_line_leaves_nothing_behind(place):
+def test_a_plugin_that_fails_at_its_last_line_registers_nothing(place):
     """Not even over a name that was taken; what it imported of others stays."""
     info = place / "half-1.dist-info"
     info.mkdir()
@@ -184,7 +184,7 @@ def write_plugin(place, name, text):
         ("raise KeyboardInterrupt\n", "KeyboardInterrupt: "),
     ],
 )
-def test_a_plugin_that_exits_is_named_and_ends_nothing(text, cause, place, monkeypatch):
+def test_a_plugin_that_exits_is_named_and_does_not_end_the_process(text, cause, place, monkeypatch):
     write_plugin(place, "exits", text)
     plugins.load_plugins()
     assert plugins.FAILED["exits"] == cause
@@ -192,7 +192,7 @@ def test_a_plugin_that_exits_is_named_and_ends_nothing(text, cause, place, monke
         build_mask(dict(type="xtra_toolkit.Nothing"))
 
 
-def test_the_users_own_interrupt_is_none_of_a_plugins(place):
+def test_an_interrupt_of_the_user_is_not_swallowed(place):
     write_plugin(place, "slow", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -236,7 +236,7 @@ def test_a_plugin_that_replaces_a_built_in_is_left_out_and_named(place):
     assert "replaces the mask 'BlockCausal'" in plugins.FAILED["usurper"]
 
 
-def test_not_even_before_the_built_ins_are_there(tmp_path, monkeypatch):
+def test_a_plugin_that_registers_first_replaces_no_built_in(tmp_path, monkeypatch):
     """A registry of which nothing was asked yet, as in a run that builds its hooks first."""
     write_plugin(
         tmp_path,
@@ -278,9 +278,7 @@ def test_a_file_that_cannot_be_imported_is_named(place):
 @pytest.mark.parametrize(
     ("first", "theirs"), [("targets", "targets import NextBlock"), ("models", "models import *")]
 )
-def test_a_plugin_may_import_all_of_the_package_whatever_came_first(
-    first, theirs, tmp_path, monkeypatch
-):
+def test_a_plugin_may_import_any_part_of_the_package(first, theirs, tmp_path, monkeypatch):
     info = tmp_path / "greedy-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Name: greedy\nVersion: 1\n")
@@ -297,7 +295,7 @@ def test_a_plugin_may_import_all_of_the_package_whatever_came_first(
     subprocess.run([sys.executable, "-W", "error::UserWarning:xtra", "-c", code], check=True)
 
 
-def test_a_registry_of_theirs_may_hang_below_ours_too(place):
+def test_a_plugin_may_have_a_child_registry(place):
     """Not the documented place for models, but a target is found there."""
     child = Registry("model", parent=MODELS, scope="below")
     try:

@@ -26,7 +26,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("page, name", [(README, "xtra"), (DOCS / "pretrain.md", "mae")])
-def test_the_compositions_train(page, name):
+def test_the_compositions_of_the_readme_train(page, name):
     space = {}
     exec(block(page, f"# mmconfigs/{name}_vit-b16.py"), space)
     with torch.device("meta"):
@@ -37,14 +37,14 @@ def test_the_compositions_train(page, name):
     assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_from_xtra_to_aim_the_readme_shows_the_files_own_lines():
+def test_the_readme_shows_the_lines_that_differ_between_xtra_and_aim():
     shown = block(README, "aim_vit-b16.py", "diff").splitlines()[1:]
     files = [(CONFIGS / f"{n}_vit-b16.py").read_text().splitlines() for n in ("xtra", "aim")]
     changed = [line for line in difflib.unified_diff(*files, n=0) if re.match(r"[+-] ", line)]
     assert shown == changed
 
 
-def test_the_line_for_mmpretrains_linear_probe_is_the_one_that_is_tested():
+def test_the_line_for_the_linear_probe_of_mmpretrain_is_tested():
     text = block(DOCS / "evaluate.md", "vit-base-p16_8xb2048-linear", "")
     given = dict(re.findall(r"([\w.]+\.[\w.]+)=(\S+)", text.split("--cfg-options")[1]))
     checkpoint = given.pop("model.backbone.init_cfg.checkpoint")
@@ -53,7 +53,7 @@ def test_the_line_for_mmpretrains_linear_probe_is_the_one_that_is_tested():
     assert given == tested | val and checkpoint.endswith(".pth")
 
 
-def test_a_mask_of_your_own_takes_twelve_lines(monkeypatch):
+def test_the_mask_of_the_readme_takes_twelve_lines(monkeypatch):
     monkeypatch.setattr(MASKS, "_module_dict", dict(MASKS.module_dict))
     code = block(README, "class RowCausal")
     assert len([line for line in code.splitlines() if line]) <= 12

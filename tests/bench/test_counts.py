@@ -110,12 +110,12 @@ def test_a_step_costs_what_the_formula_says(built):
     assert back.get_total_flops() == IMAGES * (2 * expected - patches(work))
 
 
-def test_xtra_show_reports_the_formulas_parts(built):
+def test_xtra_show_reports_the_parts_of_the_formula(built):
     model, _, work, cfg = built
     assert cost.flops(model) == forward(work, cfg)
 
 
-def test_every_layer_sees_the_computed_positions_alone_and_attends_once(built):
+def test_every_layer_runs_only_the_computed_positions_and_attends_once(built):
     model, images, work, cfg = built
     calls, places = [], {}
     for name, module in model.named_modules():
@@ -133,7 +133,7 @@ def test_every_layer_sees_the_computed_positions_alone_and_attends_once(built):
     assert len(places) == 20
 
 
-def test_the_positions_are_those_of_the_papers(built):
+def test_the_numbers_of_positions_are_those_of_the_papers(built):
     model, images, work, _ = built
     plan = model.plan(images)
     computed = dict(xtra=(240, 240, 15), aim=(255, 255, 255), mae=(50, 197, 147))

@@ -100,7 +100,7 @@ def k2() -> tuple[DenseXTRA, dict[str, Tensor]]:
     return model, load_file(GOLDEN / "xtra_k2_outputs.safetensors")
 
 
-def test_outputs_are_the_originals(k2):
+def test_outputs_equal_those_of_the_original(k2):
     model, golden = k2
     order = model.sequence_order()
     tokens = model.tokens(golden["images"])
@@ -115,7 +115,7 @@ def test_outputs_are_the_originals(k2):
     assert_close(model.targets(tokens), targets, 1e-5)
 
 
-def test_loss_and_gradients_are_the_originals(k2):
+def test_loss_and_gradients_equal_those_of_the_original(k2):
     model, golden = k2
     loss = model(golden["images"])
     loss.backward()
@@ -127,7 +127,7 @@ def test_loss_and_gradients_are_the_originals(k2):
 
 
 @pytest.mark.parametrize("name", EXPRESSIBLE)
-def test_case(name):
+def test_outputs_and_loss_equal_those_of_the_dense_code(name):
     case = CASES[name]
     model = build(case)
     load_original(model, weight)
@@ -143,13 +143,13 @@ def test_case(name):
     assert encoded.abs().mean().item() == pytest.approx(case["encoder_out_mean_abs"], abs=1e-6)
 
 
-def test_a_block_sees_itself_and_all_earlier_ones():
+def test_a_block_attends_to_itself_and_all_earlier_blocks():
     model = DenseXTRA(image=32, patch=8, block=2, width=8, depth=1, heads=1, decoder_depth=1)
     assert model.sequence_order().tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
     blocks = torch.ones(4, 4).tril().repeat_interleave(4, 0).repeat_interleave(4, 1).bool()
     assert torch.equal(model.mask, blocks)
 
 
-def test_only_blocks_that_tile_the_image():
+def test_blocks_that_do_not_tile_the_image_are_refused():
     with pytest.raises(ValueError, match="3×3 tokens of 16 px do not tile an image of 256"):
         DenseXTRA(block=3)

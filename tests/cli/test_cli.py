@@ -25,7 +25,7 @@ def xtra(*args):
     return CliRunner().invoke(main, [str(a) for a in args])
 
 
-def test_convert_writes_what_torch_loads_safely_and_says_so(tmp_path):
+def test_convert_writes_a_file_that_loads_with_weights_only(tmp_path):
     result = xtra("convert", WEIGHTS, tmp_path / "x.pth")
     assert result.exit_code == 0, result.output
     assert "64 tensors, layout pretrainer, a grid of 8×8 tokens" in result.output
@@ -35,7 +35,7 @@ def test_convert_writes_what_torch_loads_safely_and_says_so(tmp_path):
     assert content["meta"]["encoder_mask"]["block_size"] == 2
 
 
-def test_stock_files_record_that_full_attention_is_meant(tmp_path):
+def test_files_for_stock_vits_record_full_attention(tmp_path):
     args = ("--to", "timm", "--full-attention")
     result = xtra("convert", WEIGHTS, tmp_path / "x.safetensors", *args)
     assert result.exit_code == 0 and "full attention" in result.output
@@ -45,7 +45,7 @@ def test_stock_files_record_that_full_attention_is_meant(tmp_path):
     assert {"pos_embed", "blocks.1.mlp.fc2.bias", "norm.weight"} <= names
 
 
-def test_a_file_of_ours_can_be_converted_again(tmp_path):
+def test_a_converted_file_can_be_converted_again(tmp_path):
     assert xtra("convert", WEIGHTS, tmp_path / "a.pth").exit_code == 0
     assert xtra("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--to", "encoder").exit_code == 0
     names = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
@@ -70,7 +70,7 @@ def aims(folder):
     return folder / "trunk.pth", folder / "head.pth"
 
 
-def test_aims_trunk_and_head_become_a_classifier(tmp_path):
+def test_the_trunk_and_the_head_of_aim_become_a_classifier(tmp_path):
     trunk, head = aims(tmp_path)
     args = ("convert", trunk, tmp_path / "x.pth", "--head", head, "--to", "classifier")
     result = xtra(*args, "--img-size", 64, 64)
@@ -83,7 +83,7 @@ def test_aims_trunk_and_head_become_a_classifier(tmp_path):
     assert refused.exit_code == 2 and "SOURCE and --head both hold 'preproc" in refused.output
 
 
-def test_what_is_left_out_is_said(tmp_path):
+def test_the_output_names_what_the_conversion_left_out(tmp_path):
     import timm
 
     shape = dict(img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=3, num_classes=10)
@@ -106,7 +106,7 @@ def test_what_is_left_out_is_said(tmp_path):
         ((WEIGHTS, WEIGHTS), 2, "exists; name another file, or overwrite it with --force"),
     ],
 )
-def test_refusals_are_sentences(args, code, sentence, tmp_path, monkeypatch):
+def test_invalid_input_is_refused_with_a_message(args, code, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = xtra("convert", *args)
     assert not Path("x.pth").exists()
@@ -115,7 +115,7 @@ def test_refusals_are_sentences(args, code, sentence, tmp_path, monkeypatch):
     assert isinstance(result.exception, SystemExit)  # no traceback
 
 
-def test_force_overwrites(tmp_path):
+def test_force_overwrites_the_target(tmp_path):
     (tmp_path / "x.pth").write_text("old")
     assert xtra("convert", WEIGHTS, tmp_path / "x.pth", "--force").exit_code == 0
     assert torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"]
@@ -128,7 +128,7 @@ def test_a_file_can_be_converted_in_place(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
+def test_an_unexpected_error_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.Checkpoint, "of", lambda *_: int("not ours"))
     assert isinstance(xtra("convert", OTHER, tmp_path / "x.pth").exception, ValueError)
 
@@ -172,17 +172,17 @@ def test_help_lists_the_commands_without_heavy_imports():
     assert run.stdout.endswith("[]\n")
 
 
-def test_help_tells_how_far_the_conversion_was_tested():
+def test_the_help_says_how_the_conversion_was_tested():
     text = " ".join(xtra("convert", "--help").output.split())
     assert "not tested on released checkpoints" in text
 
 
-def test_the_command_line_knows_every_layout():
+def test_the_command_line_offers_every_layout():
     option = next(p for p in main.get_command(None, "convert").params if p.name == "layout")
     assert tuple(option.type.choices) == LAYOUTS
 
 
-def test_a_plugins_mask_is_converted_where_its_module_is_named(tmp_path, monkeypatch):
+def test_the_mask_of_a_plugin_is_converted_if_its_module_is_named(tmp_path, monkeypatch):
     from helpers.builds import pretrainer
 
     from xtra_toolkit.models.encoder_mask import pack

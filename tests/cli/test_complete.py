@@ -77,7 +77,7 @@ def errors(output, name):
     return [float(line.split()[-2]) for line in output.splitlines() if f"  {name}" in line]
 
 
-def test_after_a_little_training_the_predictions_come_nearer_the_truth(digits, checkpoint):
+def test_a_short_training_improves_the_predictions(digits, checkpoint):
     images, out = sorted(digits.glob("?.png")), digits / "picture.png"
     before = complete(digits / "raw.py", checkpoint, *images, "--out", out)
     assert before.exit_code == 0, before.output
@@ -92,7 +92,7 @@ def test_after_a_little_training_the_predictions_come_nearer_the_truth(digits, c
     assert f"{out}: drawn" in after.output
 
 
-def test_normalised_targets_run_free_with_borrowed_statistics_alone(digits, checkpoint):
+def test_normalised_targets_are_continued_only_with_statistics_of_the_image(digits, checkpoint):
     args = (digits / "normalised.py", checkpoint, digits / "0.png", "--out", digits / "n.svg")
     forced = complete(*args)
     assert forced.exit_code == 0, forced.output
@@ -128,18 +128,18 @@ def refusal(digits, checkpoint, config="raw.py", **given):
         (dict(image=CONFIGS / "metafile.yml"), 1, "Cannot read the image"),
     ],
 )
-def test_refusals_are_sentences(options, code, sentence, digits, checkpoint):
+def test_invalid_input_is_refused_with_a_message(options, code, sentence, digits, checkpoint):
     result = refusal(digits, checkpoint, **options)
     assert result.exit_code == code and sentence in words(result), result.output
     assert isinstance(result.exception, SystemExit)  # no traceback
 
 
-def test_an_image_is_not_overwritten(digits, checkpoint):
+def test_an_existing_image_is_not_overwritten(digits, checkpoint):
     result = refusal(digits, checkpoint, out=digits / "0.png")
     assert result.exit_code == 2 and "is one of the images; name another" in words(result)
 
 
-def test_another_models_checkpoint_is_refused_by_its_first_missing_tensor(digits, tmp_path):
+def test_the_checkpoint_of_another_model_is_refused_and_a_missing_tensor_named(digits, tmp_path):
     torch.save(dict(state_dict=dict(fc=torch.ones(1))), tmp_path / "z.pth")
     result = refusal(digits, tmp_path / "z.pth")
     assert result.exit_code == 1
@@ -148,7 +148,7 @@ def test_another_models_checkpoint_is_refused_by_its_first_missing_tensor(digits
     )
 
 
-def test_what_is_shown_is_pasted_and_what_is_hidden_predicted():
+def test_visible_patches_are_copied_and_hidden_patches_predicted():
     images = torch.randn(2, 3, 64, 64)
     model = randomise(pretrainer("shown", PIXELS, with_cls_token=True))
     shown, made, truth = panels(model, images)
@@ -160,7 +160,7 @@ def test_what_is_shown_is_pasted_and_what_is_hidden_predicted():
     torch.testing.assert_close(made.error(shown.images, images)[0], error)
 
 
-def test_a_perfect_prediction_reconstructs_the_image_and_the_caption_says_whose_statistics():
+def test_a_perfect_prediction_reconstructs_the_image_and_the_caption_names_the_statistics():
     images = torch.randn(2, 3, 64, 64)
     model = pretrainer("shown", "masked")
     model.reconstruct = model.target_values
@@ -170,13 +170,13 @@ def test_a_perfect_prediction_reconstructs_the_image_and_the_caption_says_whose_
 
 
 @pytest.mark.parametrize("options", [dict(given=3), dict(stats="previous")])
-def test_a_reconstruction_takes_no_options(options):
+def test_a_reconstruction_refuses_the_options_of_a_continuation(options):
     model = pretrainer("shown", "masked")
     with pytest.raises(ValueError, match="reconstructs what its mask hides, and continues nothing"):
         panels(model, torch.randn(1, 3, 64, 64), **options)
 
 
-def test_what_is_no_pixel_is_refused(tmp_path):
+def test_targets_other_than_pixels_are_refused(tmp_path):
     np.save(tmp_path / "colours.npy", np.random.rand(8, 3))
     target = dict(type="xtra_toolkit.NextColour", clusters=str(tmp_path / "colours.npy"))
     head = dict(loss="cross_entropy")
@@ -186,7 +186,7 @@ def test_what_is_no_pixel_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("to_rgb", [True, False])
-def test_colours_come_back_as_they_were_on_disk(to_rgb, tmp_path):
+def test_colours_are_those_of_the_file(to_rgb, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     model = pretrainer("token", "token", image=(32, 64))
@@ -211,7 +211,7 @@ def test_images_are_cropped_at_the_centre(tmp_path):
     assert (read_images([tmp_path / "x.png"], model) == 255).all()
 
 
-def test_the_border_is_between_what_is_given_and_what_is_not():
+def test_the_border_separates_context_from_the_rest():
     region = np.array([[True, True, True], [True, False, False]])
     assert sorted(edges(region)) == [
         ((0.5, 0.5), (0.5, 1.5)),  # to the right of the second row's first pixel

@@ -6,7 +6,7 @@ from xtra_toolkit.cli import main
 from xtra_toolkit.comparison.plan import find_config
 
 
-def test_the_configs_are_listed_with_size_and_cost_from_any_folder(tmp_path, monkeypatch):
+def test_the_command_lists_configs_with_size_and_cost_in_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = CliRunner().invoke(main, ["configs"]).output.splitlines()
     names = [line.split()[0] for line in lines[1:-2]]

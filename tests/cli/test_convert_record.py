@@ -28,7 +28,7 @@ def convert(source, target, *args):
     return result.output
 
 
-def test_what_the_source_does_not_tell_is_named(source, tmp_path):
+def test_the_output_names_what_the_source_does_not_tell(source, tmp_path):
     output = convert(source, tmp_path / "x.pth")
     assert "std=(0.229, 0.224, 0.225)" in output  # that of the original, which all its runs share
     assert "heads is not known, which xtra_toolkit.load needs (--heads)" in output

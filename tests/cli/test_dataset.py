@@ -23,11 +23,11 @@ def lines(root, split):
     return (root / f"{split}.txt").read_text().splitlines()
 
 
-def test_every_reader_has_a_name():
+def test_the_command_offers_every_reader():
     assert sorted(NAMES) == sorted(READERS)
 
 
-def test_inat18(tmp_path):
+def test_inat18_is_read(tmp_path):
     """An annotation finds its image by its id, not by its place."""
     output = layouts.inat18(tmp_path)
     assert lines(tmp_path, "train") == [
@@ -38,13 +38,13 @@ def test_inat18(tmp_path):
     assert "val.txt: 2 images of 2 classes" in output
 
 
-def test_iwildcam(tmp_path):
+def test_iwildcam_is_read(tmp_path):
     layouts.iwildcam(tmp_path)
     assert lines(tmp_path, "train") == ["train/train.jpg 0", "train/other.jpg 5"]
     assert lines(tmp_path, "val") == ["train/val.jpg 181"]
 
 
-def test_camelyon17(tmp_path):
+def test_camelyon17_is_read(tmp_path):
     """Hospital 1 validates with all its patches; 2 is WILDS' test; a part of the rest is held
     out. Patients keep their zeros."""
     layouts.camelyon17(tmp_path)
@@ -56,7 +56,7 @@ def test_camelyon17(tmp_path):
     assert len(lines(tmp_path, "val")) == 2
 
 
-def test_rxrx1(tmp_path):
+def test_rxrx1_is_read(tmp_path):
     """Training takes the first site of a well, validation both."""
     layouts.rxrx1(tmp_path)
     folder = "images/HEPG2-train/Plate1"
@@ -66,21 +66,21 @@ def test_rxrx1(tmp_path):
     ]
 
 
-def test_fmow(tmp_path):
+def test_fmow_is_read(tmp_path):
     """File numbers are places in the table; years before 2013, and 2013 to 2015."""
     layouts.fmow(tmp_path)
     assert lines(tmp_path, "train") == ["images/rgb_img_0.png 1", "images/rgb_img_16.png 0"]
     assert lines(tmp_path, "val") == ["images/rgb_img_5.png 0", "images/rgb_img_6.png 1"]
 
 
-def test_eurosat(tmp_path):
+def test_eurosat_is_read(tmp_path):
     layouts.eurosat(tmp_path)
     assert lines(tmp_path, "val")[9] == "SeaLake/SeaLake_10.jpg 9"
     assert len(lines(tmp_path, "val")) == 10
     assert len(lines(tmp_path, "train")) == 20  # 4 and 11; 5 is left out
 
 
-def test_pcam(tmp_path, monkeypatch):
+def test_pcam_is_read(tmp_path, monkeypatch):
     """With a stand-in of h5py, which the tests do not install."""
     pixels = np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), np.uint8)
     content = {"x": pixels, "y": np.uint8([0, 1, 1]).reshape(3, 1, 1, 1)}
@@ -99,7 +99,7 @@ def test_pcam(tmp_path, monkeypatch):
     assert np.array_equal(written, pixels[2])
 
 
-def test_pcam_without_h5py_is_a_sentence(tmp_path, monkeypatch):
+def test_pcam_without_h5py_is_refused_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     result = xtra("pcam", tmp_path)
     assert result.exit_code == 1
@@ -114,24 +114,24 @@ def test_pcam_without_h5py_is_a_sentence(tmp_path, monkeypatch):
         ("eurosat", "has 0 folders; EuroSAT has 10"),
     ],
 )
-def test_absent_metadata_is_a_sentence(tmp_path, name, sentence):
+def test_absent_metadata_is_reported(tmp_path, name, sentence):
     result = xtra(name, tmp_path)
     assert result.exit_code == 1 and sentence in result.output
 
 
-def test_an_unknown_table_is_a_sentence(tmp_path):
+def test_an_unknown_table_is_reported(tmp_path):
     layouts.table(tmp_path / "metadata.csv", "split,file", ["train", "a.jpg"])
     assert (
         "has no column filename, y; it has ['split', 'file']" in xtra("iwildcam", tmp_path).output
     )
 
 
-def test_an_unknown_file_name_is_a_sentence(tmp_path):
+def test_an_unknown_file_name_is_reported(tmp_path):
     layouts.put(tmp_path, *(f"{letter}/{letter}_1.jpg" for letter in "abcdefghi"), "j/1.jpg")
     assert "j/1.jpg is not named as EuroSAT's images, j_1.jpg" in xtra("eurosat", tmp_path).output
 
 
-def test_absent_images_are_a_sentence_and_nothing_is_written(tmp_path):
+def test_absent_images_are_reported_and_nothing_is_written(tmp_path):
     layouts.table(tmp_path / "metadata.csv", "split,filename,y", ["train", "a", 1], ["val", "b", 2])
     layouts.put(tmp_path, "train/a")
     result = xtra("iwildcam", tmp_path)
@@ -139,17 +139,17 @@ def test_absent_images_are_a_sentence_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "train.txt").exists()
 
 
-def test_a_label_that_is_no_number_is_a_sentence(tmp_path):
+def test_a_label_that_is_no_number_is_reported(tmp_path):
     layouts.table(tmp_path / "metadata.csv", "split,filename,y", ["train", "a", "zebra"])
     assert "has 'zebra' where a whole number is expected" in xtra("iwildcam", tmp_path).output
 
 
-def test_an_empty_split_is_a_sentence(tmp_path):
+def test_an_empty_split_is_reported(tmp_path):
     layouts.table(tmp_path / "metadata.csv", "split,filename,y", ["train", "a", 1])
     assert "names no image of the split 'val'" in xtra("iwildcam", tmp_path).output
 
 
-def test_lists_are_overwritten_on_demand_alone(tmp_path):
+def test_lists_are_overwritten_only_with_force(tmp_path):
     layouts.iwildcam(tmp_path)
     (tmp_path / "train.txt").write_text("mine")
     assert "overwrite it with --force" in xtra("iwildcam", tmp_path).output

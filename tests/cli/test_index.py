@@ -54,7 +54,7 @@ def test_a_list_gives_the_images_of_the_folder_in_their_order(folder, with_label
     assert (sample == same).all()
 
 
-def test_the_folder_is_not_looked_at_again(folder, monkeypatch):
+def test_the_folder_is_not_searched_if_there_is_a_list(folder, monkeypatch):
     xtra(folder)
     for name in ("scandir", "listdir", "walk"):
         monkeypatch.setattr(os, name, None)
@@ -63,7 +63,7 @@ def test_the_folder_is_not_looked_at_again(folder, monkeypatch):
         ImageFolder(str(folder))
 
 
-def test_the_list_stays_a_file_that_is_mapped(folder):
+def test_the_list_is_mapped_into_memory_and_not_read(folder):
     xtra(folder)
     dataset = ImageFolder(str(folder), ann_file="index.txt")
     assert isinstance(dataset.data_bytes, np.memmap) and dataset.data_list == []
@@ -71,7 +71,7 @@ def test_the_list_stays_a_file_that_is_mapped(folder):
     assert infos(pickle.loads(pickle.dumps(dataset))) == infos(dataset)  # workers that are spawned
 
 
-def test_parts_of_a_list(folder):
+def test_a_data_set_can_take_a_part_of_a_list(folder):
     xtra(folder)
     whole = infos(ImageFolder(str(folder), ann_file="index.txt"))
     paths = [info["img_path"] for info in whole]
@@ -84,7 +84,7 @@ def test_parts_of_a_list(folder):
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n\n"])
 @pytest.mark.parametrize("block", [1, 4, 1 << 20])
-def test_lines_end_as_they_like(tmp_path, monkeypatch, end, block):
+def test_any_line_ending_is_accepted(tmp_path, monkeypatch, end, block):
     monkeypatch.setattr(lines, "BLOCK", block)
     between = end if end.strip("\n") else "\n"
     text = between.join(["a.png", "b c.png", "d.png"]) + end
@@ -95,7 +95,7 @@ def test_lines_end_as_they_like(tmp_path, monkeypatch, end, block):
     ]
 
 
-def test_names_of_other_bytes_than_utf8_survive(tmp_path):
+def test_file_names_that_are_not_utf8_survive(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", tmp_path / name)
@@ -104,7 +104,7 @@ def test_names_of_other_bytes_than_utf8_survive(tmp_path):
     assert os.path.exists(info["img_path"])
 
 
-def test_what_is_there_is_kept(folder):
+def test_an_existing_list_is_kept_without_force(folder):
     (folder / "index.txt").write_text("mine\n")
     result = xtra(folder)
     assert result.exit_code == 2 and "overwrite it with --force" in result.output
@@ -115,7 +115,7 @@ def test_what_is_there_is_kept(folder):
     assert "there is no folder" in xtra(folder, "--out", folder / "no" / "x.txt").output
 
 
-def test_what_cannot_be_listed_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     result = xtra(tmp_path / "empty")
     assert result.exit_code == 1 and "No images in" in result.output
@@ -126,14 +126,14 @@ def test_what_cannot_be_listed_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_a_list_that_is_absent_or_empty_is_a_sentence(tmp_path, content):
+def test_an_absent_or_empty_list_is_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "index.txt").write_text(content)
     with pytest.raises(ValueError, match=r"index\.txt.*Write one with xtra index FOLDER"):
         ImageFolder(str(tmp_path), ann_file="index.txt")
 
 
-def test_a_line_without_a_label_is_named(folder):
+def test_a_line_without_a_label_is_reported(folder):
     xtra(folder)
     data = ImageFolder(str(folder), ann_file="index.txt", with_label=True)
     with pytest.raises(ValueError, match=r"Line 1 of .*index\.txt' ends in .*--with-label"):
@@ -142,7 +142,7 @@ def test_a_line_without_a_label_is_named(folder):
 
 @pytest.mark.parametrize("links", [{"b/up": "..", "a/more": "."}, {"a/knot": "knot"}])
 @pytest.mark.parametrize("with_label", [False, True])
-def test_a_link_to_where_it_lies_is_named(folder, links, with_label):
+def test_a_link_to_a_folder_above_it_is_refused(folder, links, with_label):
     """Two such links would be followed 2 to the power of 40 times."""
     for name, leads_to in links.items():
         (folder / name).symlink_to(leads_to)
@@ -153,7 +153,7 @@ def test_a_link_to_where_it_lies_is_named(folder, links, with_label):
         ImageFolder(str(folder), with_label=with_label)
 
 
-def test_other_links_are_followed_as_before(folder, tmp_path):
+def test_other_links_are_followed(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (folder / "a" / "Z.png").rename(tmp_path / "elsewhere" / "Z.png")
     (folder / "c").symlink_to(tmp_path / "elsewhere")

@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_both_are_written_and_their_tests_pass(folder):
+def test_new_plugins_pass_their_own_tests(folder):
     names = dict(mask="strips_of_columns", target="mean_colours")
     for kind, name in names.items():
         done = new(kind, name)
@@ -36,7 +36,7 @@ def test_both_are_written_and_their_tests_pass(folder):
     assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout[-3000:]
 
 
-def test_an_installed_one_pretrains_through_mim(folder, monkeypatch):
+def test_an_installed_new_plugin_pretrains_through_mim(folder, monkeypatch):
     new("mask", "strips_of_columns")
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--target", "site", "./strips_of_columns"], check=True)
@@ -64,7 +64,7 @@ def test_an_installed_one_pretrains_through_mim(folder, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("kind", ["mask", "target"])
-def test_a_name_that_cannot_be_is_refused(kind, name, sentence, folder):
+def test_an_invalid_name_is_refused(kind, name, sentence, folder):
     (folder / "here").mkdir()
     done = new(kind, name)
     assert done.exit_code == 1 and re.search(sentence, done.output), done.output

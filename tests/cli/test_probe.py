@@ -27,7 +27,7 @@ def xtra(folder, images, *args):
     return CliRunner().invoke(main, [str(a) for a in given])
 
 
-def test_the_table(folder):
+def test_the_table_has_the_measured_accuracies(folder):
     """Which half is black, any probe of a random encoder tells."""
     result = xtra(folder, "flat", "--k", 3)
     assert result.exit_code == 0, result.output
@@ -40,7 +40,7 @@ def test_the_table(folder):
     assert xtra(folder, "flat", "--k", 3).output == result.output
 
 
-def test_the_folders_own_split_and_other_rates(folder):
+def test_the_split_of_the_folder_and_given_rates_are_used(folder):
     output = xtra(folder, "split", "--rate", 1e-9, "--rate", 2e-9).output
     assert "16 images train and 4 test, 2 classes, the folder's own split" in output
     assert "1e-9" in output and "2e-9" in output
@@ -57,7 +57,7 @@ def test_the_folders_own_split_and_other_rates(folder):
         ("other", "tests the class 'b', of which train/ has no image"),
     ],
 )
-def test_folders_that_are_refused(folder, images, sentence):
+def test_invalid_folders_are_refused(folder, images, sentence):
     result = xtra(folder, images)
     assert result.exit_code == 1 and sentence in result.output
 
@@ -80,5 +80,5 @@ def test_the_split_is_fixed_and_stratified():
         ({None: 7.0}, False),
     ],
 )
-def test_the_edge_of_a_sweep(accuracies, edge):
+def test_a_best_rate_at_the_edge_of_the_sweep_is_reported(accuracies, edge):
     assert Result("linear", accuracies).at_edge is edge

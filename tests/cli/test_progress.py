@@ -23,7 +23,7 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_a_terminal_shows_a_bar_and_standard_output_only_the_result(photos):
+def test_a_bar_goes_to_the_terminal_and_the_result_to_standard_output(photos):
     ours, theirs = pty.openpty()
     command = [*XTRA, "index", str(photos)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
@@ -39,7 +39,7 @@ def test_a_terminal_shows_a_bar_and_standard_output_only_the_result(photos):
     assert "images found" in shown.decode() and "3/?" in shown.decode()
 
 
-def test_a_pipe_gets_nothing(photos, monkeypatch):
+def test_no_bar_is_written_to_a_pipe(photos, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes a pipe for a terminal then
     read, write = os.pipe()
     with os.fdopen(write, "w") as pipe:
@@ -77,7 +77,7 @@ def terminal(monkeypatch):
     return put
 
 
-def test_the_bar_counts_what_has_gone_and_leaves_standard_output_alone(terminal, capsys):
+def test_the_bar_counts_the_steps_and_leaves_standard_output_alone(terminal, capsys):
     screen, out = terminal(), sys.stdout
     for item in progress.watched([5, 6], "bank [a]"):
         assert sys.stdout is out and item in (5, 6)
@@ -85,14 +85,14 @@ def test_the_bar_counts_what_has_gone_and_leaves_standard_output_alone(terminal,
     assert capsys.readouterr().out == ""
 
 
-def test_only_the_main_process_shows_one(terminal, monkeypatch):
+def test_only_the_main_process_shows_a_bar(terminal, monkeypatch):
     screen = terminal()
     monkeypatch.setattr("mmengine.dist.is_main_process", lambda: False)
     assert list(progress.watched([5, 6], "bank")) == [5, 6]
     assert screen.text == ""
 
 
-def test_a_bar_is_taken_away_when_its_work_fails(terminal):
+def test_the_bar_is_removed_after_an_error(terminal):
     screen = terminal()
     with pytest.raises(ZeroDivisionError), progress.progress("reading"):
         raise ZeroDivisionError

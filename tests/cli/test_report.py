@@ -66,12 +66,12 @@ def test_a_run_becomes_a_cell_named_by_its_checkpoint_and_protocol(tmp_path):
     assert str(tmp_path / "20250101_120000") in output
 
 
-def test_the_columns_are_those_of_the_configs():
+def test_the_columns_are_the_data_sets_of_the_configs():
     names = {shipped(f"attentive/{p.name}").benchmark for p in ROOT.glob("attentive/*.py")}
     assert names == set(BENCHMARKS) and len(BENCHMARKS) == 15
 
 
-def test_the_mean_is_there_when_all_15_are(tmp_path):
+def test_the_mean_is_given_only_for_all_15_data_sets(tmp_path):
     shipped = [p for p in sorted(ROOT.glob("attentive/*.py")) if "imagenet_" not in p.name]
     for i, path in enumerate(shipped):
         run(tmp_path / path.stem, {100: 60.0 + i}, f"attentive/{path.name}")
@@ -95,7 +95,7 @@ def test_a_folder_named_twice_is_one_run(tmp_path):
     assert own(xtra(tmp_path, tmp_path / "a")[1])[0]["DTD"] == "71.0"
 
 
-def test_a_shorter_protocol_is_a_row_of_its_own(tmp_path):
+def test_a_shorter_protocol_has_a_separate_row(tmp_path):
     run(tmp_path / "a", {100: 72.0})
     run(tmp_path / "b", {2: 33.0}, **{"train_cfg.max_epochs": 2})
     rows = own(xtra(tmp_path)[1])
@@ -105,7 +105,7 @@ def test_a_shorter_protocol_is_a_row_of_its_own(tmp_path):
     ]
 
 
-def test_a_test_between_two_starts_is_not_continued(tmp_path):
+def test_a_test_between_two_starts_does_not_break_a_resumed_run(tmp_path):
     run(tmp_path, {50: 70.0})
     run(tmp_path, {}, time="20250101_180000")
     log = tmp_path / "20250101_180000" / "vis_data" / "scalars.json"
@@ -132,7 +132,7 @@ def test_unfinished_runs_are_listed_and_kept_out_of_the_table(tmp_path):
     assert "- Pets, attentive: 70.00 % after 50 of 100" in listed
 
 
-def test_another_mask_another_protocol_and_another_encoder_are_rows_of_their_own(tmp_path):
+def test_another_mask_protocol_or_encoder_has_a_separate_row(tmp_path):
     mask = {"type": "xtra_toolkit.BlockCausal", "block_size": 2}
     options = {"model.backbone.change_mask": True, "model.backbone.mask": mask}
     name = "attentive/imagenet.py"
@@ -155,13 +155,13 @@ def test_another_mask_another_protocol_and_another_encoder_are_rows_of_their_own
     }
 
 
-def test_a_run_on_other_images_is_listed(tmp_path):
+def test_a_run_on_other_images_is_listed_and_not_in_the_table(tmp_path):
     run(tmp_path, {100: 90.0}, benchmark="my birds")
     _, listed = xtra(tmp_path)[1].split("Not one of the 15 benchmarks:")
     assert "- my birds, attentive: 90.00 %" in listed
 
 
-def test_a_pretraining_run_beside_them_is_on_a_page_of_its_own(tmp_path):
+def test_a_pretraining_run_has_a_separate_page(tmp_path):
     run(tmp_path / "probe", {100: 72.0})
     folder = tmp_path / "xtra" / "20250101_120000" / "vis_data"
     folder.mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_a_pretraining_run_beside_them_is_on_a_page_of_its_own(tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-def test_the_paper_s_rows_are_marked_and_as_published(tmp_path):
+def test_the_rows_of_the_paper_are_marked(tmp_path):
     run(tmp_path, {100: 72.0})
     rows = [row for row in table(xtra(tmp_path)[1]) if row["model"].startswith("paper: ")]
     assert len(rows) == len(REPORTED)
@@ -190,12 +190,12 @@ def test_the_csv_has_the_same_cells(tmp_path):
         assert list(csv.DictReader(file)) == table(output)
 
 
-def test_a_folder_without_runs_is_a_sentence(tmp_path):
+def test_a_folder_without_runs_is_reported(tmp_path):
     code, output = xtra(tmp_path)
     assert code == 1 and "give a --work-dir of mim train" in output
 
 
-def test_a_run_without_its_config_is_a_sentence(tmp_path):
+def test_a_run_without_its_config_is_reported(tmp_path):
     (tmp_path / "20250101_120000" / "vis_data").mkdir(parents=True)
     code, output = xtra(tmp_path)
     assert code == 1 and "LocalVisBackend" in output
@@ -207,7 +207,7 @@ def test_every_row_of_the_paper_names_its_protocol_and_has_a_figure(row):
     assert (row.accuracy or row.mean) and set(row.accuracy) <= set(BENCHMARKS)
 
 
-def test_a_knn_test_is_called_so_and_read_where_mim_test_writes(tmp_path):
+def test_a_knn_test_is_read_from_the_folder_of_mim_test(tmp_path):
     run(tmp_path, {})
     folder = tmp_path / "20250101_120000"
     with open(folder / "vis_data" / "config.py", "a") as config:
@@ -217,7 +217,7 @@ def test_a_knn_test_is_called_so_and_read_where_mim_test_writes(tmp_path):
     assert own(xtra(tmp_path)[1])[0]["protocol"] == "kNN"
 
 
-def test_a_start_that_was_refused_says_so(tmp_path):
+def test_a_refused_start_is_reported(tmp_path):
     run(tmp_path, {})
     (tmp_path / "20250101_120000" / "vis_data" / "scalars.json").write_text("")
     assert "- DTD, attentive: no step in its log" in xtra(tmp_path)[1]

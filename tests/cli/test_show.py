@@ -22,7 +22,7 @@ def words(result):
     return " ".join(result.output.split())
 
 
-def test_xtra_b_in_print_and_picture(tmp_path):
+def test_show_prints_and_draws_xtra_b(tmp_path):
     result = show(ROOT / "xtra_vit-b16.py", "--out", tmp_path / "x.pdf", "--predict", 0)
     assert result.exit_code == 0, result.output
     output = words(result)
@@ -41,7 +41,7 @@ def test_xtra_b_in_print_and_picture(tmp_path):
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_overrides_are_those_of_mim_train(tmp_path):
+def test_show_takes_the_overrides_of_mim_train(tmp_path):
     """Several after one flag, and one after each."""
     one = show(DIGITS, "--cfg-options", "model.mask.block_size=4", "model.neck.depth=1")
     assert "3 predictions, each of 16 tokens" in words(one)
@@ -49,7 +49,7 @@ def test_overrides_are_those_of_mim_train(tmp_path):
     assert show(*two[:2], DIGITS, *two[2:]).output == one.output
 
 
-def test_a_random_mask_is_one_draw_by_its_seed(tmp_path):
+def test_show_draws_a_random_mask_from_its_seed(tmp_path):
     config = tmp_path / "mae.py"
     config.write_text(
         f"_base_ = [{str(DIGITS)!r}]\n"
@@ -65,7 +65,7 @@ def test_a_random_mask_is_one_draw_by_its_seed(tmp_path):
     assert "every position attends to every one, in the encoder of the visible ones" in grids[0]
 
 
-def test_without_a_decoder_and_on_a_grid_too_wide_to_print(tmp_path, monkeypatch):
+def test_show_works_without_a_decoder_and_on_a_wide_grid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     np.save("data/clusters.npy", np.random.default_rng(0).uniform(-1, 1, (512, 3)))
@@ -92,7 +92,7 @@ def test_a_leak_is_refused_and_shown(tmp_path):
     assert "the prediction of patch (0, 1) from position 0" in picture
 
 
-def test_the_picture_leaves_this_machine_out(tmp_path):
+def test_the_picture_does_not_depend_on_the_machine(tmp_path):
     result = show(DIGITS, "--out", tmp_path / "x.svg")
     picture = (tmp_path / "x.svg").read_text()
     assert "15 predictions, each of 4 tokens from 4 outputs" in picture
@@ -124,7 +124,7 @@ def test_a_target_that_the_mask_cannot_serve_is_refused_with_the_mask():
         ((DIGITS, "--out", "nowhere/x.png"), 2, "nowhere/x.png: there is no folder"),
     ],
 )
-def test_refusals_are_sentences(args, code, sentence, tmp_path, monkeypatch):
+def test_invalid_input_is_refused_with_a_message(args, code, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken.py").write_text("model = dict(\n")
     result = show(*args)

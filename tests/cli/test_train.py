@@ -20,7 +20,7 @@ def photos(tmp_path_factory):
     return photographs.write(tmp_path_factory.mktemp("photos"), 36)
 
 
-def test_sizes_and_widths_follow_as_in_the_shipped_configs(photos):
+def test_derived_sizes_and_widths_are_those_of_the_shipped_configs(photos):
     for family in ("xtra", "aim", "mae"):
         for short, name in (("ti", "ti16"), ("s", "s16")):
             shipped = Config.fromfile(CONFIGS / f"{family}_vit-{name}.py").model
@@ -36,7 +36,7 @@ def test_sizes_and_widths_follow_as_in_the_shipped_configs(photos):
                 assert cfg.model[part].get(key) == shipped[part].get(key), (family, short)
 
 
-def test_crops_follow_the_size(photos):
+def test_the_crops_have_the_given_image_size(photos):
     cfg, _, model = derive(CONFIGS / "mae_vit-ti16.py", Numbers(data=photos, size=64))
     assert model.backbone.grid.tokens == 16
     assert cfg.train_dataloader.dataset.pipeline[1]["scale"] == 64
@@ -51,7 +51,7 @@ def test_the_schedule_keeps_its_shares_of_the_run(photos):
     assert not warm.by_epoch
 
 
-def test_a_batch_that_nobody_chose_leaves_steps_and_the_rate_follows(photos):
+def test_a_derived_batch_keeps_enough_steps_and_scales_the_rate(photos):
     cfg, _, _ = derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos, arch="ti"))
     assert cfg.train_cfg.global_batch == 8  # 36 images, four steps an epoch
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 / 16, rel=1e-2)
@@ -59,7 +59,7 @@ def test_a_batch_that_nobody_chose_leaves_steps_and_the_rate_follows(photos):
     assert given.optim_wrapper.optimizer.lr == 3e-4
 
 
-def test_an_option_has_the_last_word(photos):
+def test_an_override_wins_over_derived_values(photos):
     options = ("model.neck.width=384", "default_hooks.logger.interval=7")
     cfg, _, model = derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos, arch="ti"), options)
     assert model.neck.width == 384 and cfg.default_hooks.logger.interval == 7
@@ -95,14 +95,14 @@ def xtra(*args):
         (["--resume", "--overwrite"], "give one"),
     ],
 )
-def test_refusals_end_with_a_sentence(photos, tmp_path, args, sentence):
+def test_invalid_input_is_refused_with_a_message(photos, tmp_path, args, sentence):
     data = [] if "--data" in args else ["--data", photos]
     result = xtra("xtra_vit-b16", *data, "--out", tmp_path / "run", *args)
     assert result.exit_code and isinstance(result.exception, SystemExit)
     assert sentence in result.output.splitlines()[-1]
 
 
-def test_a_used_folder_is_refused_overwritten_or_resumed(photos, tmp_path):
+def test_a_used_folder_is_refused_unless_it_is_overwritten_or_resumed(photos, tmp_path):
     base, out = CONFIGS / "xtra_vit-ti16.py", tmp_path / "run"
     small = Numbers(data=photos, size=128)
     prepare(base, out, small)
@@ -122,7 +122,7 @@ def test_a_used_folder_is_refused_overwritten_or_resumed(photos, tmp_path):
     assert not (out / "epoch_1.pth").exists()
 
 
-def test_three_steps_print_three_losses_and_say_where_everything_is(photos, tmp_path, capfd):
+def test_three_steps_print_three_losses_and_the_paths_of_the_results(photos, tmp_path, capfd):
     args = ["--data", photos, "--size", 128, "--batch", 8, "--out", tmp_path / "run"]
     result = xtra("xtra_vit-ti16", *args, "-o", "train_cfg.max_iters=3")
     assert result.exit_code == 0, result.output
@@ -141,7 +141,7 @@ def test_three_steps_print_three_losses_and_say_where_everything_is(photos, tmp_
     assert len([line for line in losses if "loss" in line]) == 3
 
 
-def test_a_failure_in_training_ends_with_its_sentence(photos, tmp_path, capfd):
+def test_an_error_in_training_is_reported_by_its_message(photos, tmp_path, capfd):
     args = ["--data", photos, "--size", 128, "--batch", 8, "--lr", "1e30"]
     result = xtra("xtra_vit-ti16", *args, "--out", tmp_path / "run", "--epochs", 3)
     assert result.exit_code == 1

@@ -42,7 +42,7 @@ def names(data):
     return bytes(data["paths"]).decode().split("\n")
 
 
-def test_each_image_once_and_bad_ones_listed(folder):
+def test_each_image_is_read_once_and_bad_images_are_listed(folder):
     data, output = written(folder, "flat", "--batch-size", 5)
     assert names(data) == [f"a/{i:02}.png" for i in range(7)] + [f"b/{i:02}.png" for i in range(5)]
     assert data["labels"].tolist() == [0] * 7 + [1] * 5
@@ -56,20 +56,20 @@ def test_each_image_once_and_bad_ones_listed(folder):
         assert file.metadata()["classes"] == '["a", "b"]'
 
 
-def test_a_split_and_a_folder_without_labels(folder):
+def test_a_folder_with_a_split_or_without_labels_is_read(folder):
     data, _ = written(folder, "split")
     assert data["labels"].tolist() == [0, 0, 1, 1, 0, 1] and names(data)[-1] == "val/b/00.png"
     data, output = written(folder, "none")
     assert "labels" not in data and len(data["features"]) == 3 and "no labels" in output
 
 
-def test_bfloat16_gives_nearly_the_same(folder):
+def test_features_in_bfloat16_are_close_to_float32(folder):
     full, half = (written(folder, "none", *a)[0] for a in ((), ("--dtype", "bfloat16")))
     scale = np.abs(full["features"]).max()
     assert 0 < np.abs(full["features"] - half["features"]).max() < 0.05 * scale
 
 
-def test_npy_has_a_table_beside_it(folder):
+def test_an_npy_file_has_a_table_of_paths_and_classes(folder):
     assert xtra(folder, "flat", "f.npy").exit_code == 0
     with open(folder / "f.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -77,14 +77,14 @@ def test_npy_has_a_table_beside_it(folder):
     assert rows[0] == {"path": "a/00.png", "class": "a"}
 
 
-def test_parquet(folder):
+def test_parquet_has_a_row_for_each_image(folder):
     parquet = pytest.importorskip("pyarrow.parquet")
     assert xtra(folder, "flat", "f.parquet").exit_code == 0
     table = parquet.read_table(folder / "f.parquet").to_pydict()
     assert table["class"] == ["a"] * 7 + ["b"] * 5 and len(table["features"][0]) == 48
 
 
-def test_parquet_without_pyarrow_is_a_sentence(folder, monkeypatch):
+def test_parquet_without_pyarrow_is_refused_with_a_message(folder, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "pyarrow" else find(name, *a)
@@ -93,7 +93,7 @@ def test_parquet_without_pyarrow_is_a_sentence(folder, monkeypatch):
     assert result.exit_code == 2 and "pip install 'xtra_toolkit[parquet]'" in result.output
 
 
-def test_the_documented_lines_probe(folder):
+def test_the_documented_lines_train_a_probe(folder):
     written(folder, "flat")
     text = features.features.callback.__doc__.split("\b\n")[1]
     lines = "\n".join(line.strip() for line in text.splitlines() if line.strip())
@@ -118,19 +118,19 @@ def test_the_documented_lines_probe(folder):
         ("flat", "x.pth", "ends in"),
     ],
 )
-def test_what_is_refused(folder, images, out, sentence):
+def test_invalid_input_is_refused_with_a_message(folder, images, out, sentence):
     result = xtra(folder, images, out)
     assert result.exit_code and sentence in result.output
 
 
-def test_a_file_is_not_overwritten_unasked(folder):
+def test_an_existing_file_is_not_overwritten_without_force(folder):
     (folder / "there.safetensors").write_text("mine")
     result = xtra(folder, "flat", "there.safetensors")
     assert result.exit_code == 2 and "overwrite it with --force" in result.output
     assert (folder / "there.safetensors").read_text() == "mine"
 
 
-def test_a_file_without_an_encoder(folder):
+def test_a_file_without_an_encoder_is_refused(folder):
     torch.save(dict(state_dict=dict(w=torch.zeros(2))), folder / "w.pth")
     given = ["features", folder / "w.pth", folder / "flat", "--out", folder / "w.npy"]
     result = CliRunner().invoke(main, list(map(str, given)))

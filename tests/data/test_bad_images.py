@@ -88,26 +88,26 @@ def read(tmp_path, data, load=None):
     ("kind", "dtype"),
     [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32), ("PPM", np.int32)],
 )
-def test_sixteen_bits_keep_their_greys(tmp_path, kind, dtype):
+def test_16_bit_images_keep_their_grey_levels(tmp_path, kind, dtype):
     """Pillow would turn all of them from 256 on into white."""
     img = read(tmp_path, sixteen(kind, dtype))
     assert np.array_equal(img[0], np.arange(256)[:, None].repeat(3, 1))
 
 
 @pytest.mark.parametrize("transparency", [0, bytes([0, 255])])
-def test_what_lies_under_transparent_pixels_is_not_shown(tmp_path, transparency):
+def test_colours_under_transparent_pixels_are_replaced_by_the_background(tmp_path, transparency):
     img = read(tmp_path, palette(transparency))
     assert img[0, 0].tolist() == list(GREY) and img[0, -1].tolist() == list(BLUE)
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("RGBA", (*RED, 0)), ("LA", (255, 0))])
-def test_neither_where_the_pixels_have_an_alpha(tmp_path, mode, colour):
+def test_colours_of_pixels_with_zero_alpha_are_replaced_by_the_background(tmp_path, mode, colour):
     data = encoded(Image.new(mode, (4, 4), colour), "PNG")
     assert read(tmp_path, data)[0, 0].tolist() == list(GREY)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_of_an_animation_the_first_frame_is_taken(tmp_path, kind):
+def test_the_first_frame_of_an_animation_is_taken(tmp_path, kind):
     img = read(tmp_path, animated(kind))
     assert img.shape == (8, 12, 3) and np.abs(img.astype(int) - RED).max() <= 1
 
@@ -117,7 +117,7 @@ def test_cmyk_is_converted(tmp_path):
     assert np.abs(read(tmp_path, data).astype(int) - RED).max() <= 2
 
 
-def test_exif_turns(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     img = read(tmp_path, turned()).astype(int)
     assert img.shape == (64, 32, 3)
     assert np.abs(img[4, 16] - RED).max() < 9 and np.abs(img[60, 16] - BLUE).max() < 9
@@ -125,13 +125,13 @@ def test_exif_turns(tmp_path):
 
 @pytest.mark.parametrize("size", [(1, 50), (50, 1), (1, 1)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_one_pixel_is_a_width(size, kind):
+def test_an_image_may_be_one_pixel_wide(size, kind):
     crop, img = RandomResizedCrop(8), Image.new("RGB", size, BLUE)
     found = crop(dict(img_bytes=encoded(img, kind), img_path=""))["img"]
     assert found.shape == (8, 8, 3) and np.abs(found[..., ::-1].astype(int) - BLUE).max() < 3
 
 
-def test_floats_have_no_range(tmp_path):
+def test_float_pixels_are_refused(tmp_path):
     data = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
     with pytest.raises(UnreadableImage, match=r"pixels of the mode F, from 1\.0 to 1\.0"):
         read(tmp_path, data)
@@ -169,7 +169,7 @@ def huge(width, height):
     return bytes(data)
 
 
-def test_the_option_and_not_pillows_own_limit_decides(tmp_path):
+def test_max_pixels_replaces_the_limit_of_pillow(tmp_path):
     with pytest.raises(UnreadableImage, match=r"180,018,000 pixels, and max_pixels is 100,000,000"):
         read(tmp_path, huge(10_001, 18_000))
     with pytest.raises(UnreadableImage, match=r"truncated|incomplete"):
@@ -198,7 +198,7 @@ def test_the_largest_image_takes_a_gigabyte_to_decode():
         assert int(printed.split()[-1]) < 1e9 / 4, printed
 
 
-def test_a_large_image_is_that_of_its_strips(monkeypatch):
+def test_a_large_image_equals_its_strips(monkeypatch):
     """Turned, with transparent pixels, of 16 bits: converted a few rows at a time or at once."""
     for make in (lambda: sixteen("PNG"), lambda: palette(bytes([0, 128])), turned, panorama):
         whole = pillow.decode(make())
@@ -210,7 +210,7 @@ def test_a_large_image_is_that_of_its_strips(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "FITS"])
-def test_other_formats_of_pillows_are_not_tried(tmp_path, monkeypatch, kind):
+def test_other_formats_of_pillow_are_refused(tmp_path, monkeypatch, kind):
     """EPS would go to Ghostscript, whatever the file's name."""
     called = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: called.append(args))
@@ -311,7 +311,7 @@ def listed(work_dir):
     return [(line["path"].rpartition("/")[2], line["cause"]) for line in lines]
 
 
-def test_a_folder_of_every_kind_trains_and_the_bad_are_counted_and_listed(folder, tmp_path):
+def test_training_goes_on_and_bad_images_are_counted_and_listed(folder, tmp_path):
     runner = build(folder, tmp_path / "run", hook=dict(max_share=0.3))
     runner.train()
     found = listed(tmp_path / "run")
@@ -324,7 +324,7 @@ def test_a_folder_of_every_kind_trains_and_the_bad_are_counted_and_listed(folder
     assert hook.tried == 32 + hook.bad and hook.bad >= len(CAUSES)
 
 
-def test_workers_batches_and_a_new_start_find_the_same_substitutes(folder, tmp_path):
+def test_workers_batches_and_a_resumed_run_use_the_same_replacements(folder, tmp_path):
     """And the list of a folder that is used again names no file twice."""
     runs = [build(folder, tmp_path / "run", hook=dict(max_share=0.3)) for _ in range(2)]
     runs.append(build(folder, tmp_path / "other", 1, 8, 0, hook=dict(max_share=0.3)))
@@ -334,9 +334,7 @@ def test_workers_batches_and_a_new_start_find_the_same_substitutes(folder, tmp_p
     assert len(listed(tmp_path / "run")) == len(CAUSES)
 
 
-def test_a_substitute_follows_from_the_key_and_not_from_how_far_a_file_was_read(
-    folder, monkeypatch
-):
+def test_a_replacement_depends_only_on_the_key(folder, monkeypatch):
     dataset = ImageFolder(str(folder), pipeline=STEPS)
     dataset.skips_bad = True
     paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
@@ -352,7 +350,7 @@ def test_a_substitute_follows_from_the_key_and_not_from_how_far_a_file_was_read(
         assert sample["data_samples"].skipped_images[0][0] == paths[index]
 
 
-def test_and_is_cropped_anew(folder):
+def test_a_replacement_has_a_new_crop(folder):
     """Not as it is in its own place of the same epoch."""
     dataset = ImageFolder(str(folder), pipeline=STEPS)
     dataset.skips_bad = True
@@ -366,21 +364,21 @@ def test_and_is_cropped_anew(folder):
     assert photographs
 
 
-def test_readable_images_are_cropped_as_without_it(folder):
+def test_readable_images_are_cropped_as_without_the_hook(folder):
     skips, plain = (ImageFolder(str(folder), pipeline=STEPS) for _ in range(2))
     skips.skips_bad = True
     assert torch.equal(skips[0, 1, 2]["inputs"], plain[0, 1, 2]["inputs"])
     assert "skipped_images" not in skips[0, 1, 2]["data_samples"]
 
 
-def test_a_larger_share_stops_the_run_with_a_sentence(folder, tmp_path):
+def test_a_larger_share_of_bad_images_stops_the_run_with_a_message(folder, tmp_path):
     runner = build(folder, tmp_path / "run", workers=0, hook=dict(max_share=0.05, at_least=3))
     with pytest.raises(ValueError, match=r"3 of \d+ images cannot be read, .*max_share is 5\.0%"):
         runner.train()
     assert len(listed(tmp_path / "run")) == 3
 
 
-def test_a_folder_of_nothing_else_stops_too(folder, tmp_path):
+def test_a_folder_of_bad_images_stops_the_run(folder, tmp_path):
     for path in folder.iterdir():
         if "bad_" not in path.name:
             path.unlink()
@@ -390,7 +388,7 @@ def test_a_folder_of_nothing_else_stops_too(folder, tmp_path):
         build(folder, tmp_path / "run", workers=0).train()
 
 
-def test_a_worker_can_hand_the_error_over():
+def test_the_error_can_be_pickled_by_a_worker():
     try:
         raise unreadable("gone.jpg", OSError("no such file"))
     except UnreadableImage:
@@ -399,12 +397,12 @@ def test_a_worker_can_hand_the_error_over():
         handed.reraise()
 
 
-def test_without_the_hook_the_first_bad_image_stops(folder, tmp_path):
+def test_without_the_hook_the_first_bad_image_stops_the_run(folder, tmp_path):
     dataset = ImageFolder(str(folder), pipeline=STEPS)
     with pytest.raises(UnreadableImage, match="Cannot read the image"):
         [dataset[0, 0, i] for i in range(len(dataset))]
 
 
-def test_a_share_is_a_share():
+def test_a_share_above_one_is_refused():
     with pytest.raises(ValueError, match="max_share=5 was given; it is a share"):
         SkipBadImages(max_share=5)

@@ -14,7 +14,7 @@ def images(dataset):
     return np.stack([dataset.get_data_info(i)["img"] for i in range(len(dataset))])
 
 
-def test_the_splits_share_no_image_and_are_all_of_them():
+def test_the_splits_are_a_partition_of_the_images():
     train, test = images(Digits()), images(Digits(split="test"))
     assert (len(train), len(test)) == (1297, 500)
     every = np.round(load_digits().images * 255 / 16).astype(np.uint8).reshape(1797, -1)
@@ -29,7 +29,7 @@ def test_the_shuffle_is_fixed():
     assert np.bincount(labels).min() > 30
 
 
-def test_pack_inputs_works_right_away():
+def test_pack_inputs_takes_the_samples():
     config = dict(type="xtra_toolkit.Digits", pipeline=[dict(type="PackInputs")])
     dataset = DATASETS.build(config)
     sample = dataset[7, 0, 3]
@@ -38,7 +38,7 @@ def test_pack_inputs_works_right_away():
     assert dataset.metainfo["classes"] == tuple("0123456789")
 
 
-def test_an_unknown_split_is_a_sentence():
+def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="'train' and 'test', not 'val'"):
         Digits(split="val")
 

@@ -103,7 +103,7 @@ def test_photographs_are_cropped_as_by_pillow(make):
 
 
 @pytest.mark.parametrize("make", [small, mosaic])
-def test_opencvs_cubic_would_fail(make):
+def test_the_cubic_filter_of_opencv_fails_the_same_check(make):
     assert not near(differences(make, cubic))
 
 
@@ -162,7 +162,7 @@ def energies(times):
 
 
 @pytest.mark.parametrize("times", [2, 3, 4])
-def test_above_nyquist_a_zone_plate_keeps_what_pillow_keeps(times):
+def test_a_zone_plate_has_as_little_energy_above_nyquist_as_by_pillow(times):
     mine, pillow, opencv, factor = energies(times)
     assert mine == pytest.approx(pillow, rel=0.1)
     assert opencv != pytest.approx(pillow, rel=0.1)
@@ -170,7 +170,7 @@ def test_above_nyquist_a_zone_plate_keeps_what_pillow_keeps(times):
 
 
 @pytest.mark.parametrize(("times", "factor"), [(4.5, 2), (6, 2), (9, 4)])
-def test_above_nyquist_a_reduced_scale_adds_little(times, factor):
+def test_a_reduced_scale_adds_little_energy_above_nyquist(times, factor):
     """libjpeg's scaling is no ideal filter; what it adds is nothing beside what OpenCV's lacks."""
     mine, pillow, opencv, found = energies(times)
     assert found == factor
@@ -182,7 +182,7 @@ def test_above_nyquist_a_reduced_scale_adds_little(times, factor):
 
 
 @pytest.mark.parametrize("box", [(0, 0, 375, 500), (30, 41, 200, 333), (5, 6, 100, 90)])
-def test_between_pixels_is_the_same_resampling(box):
+def test_a_box_between_pixels_is_resampled_by_the_same_filter(box):
     """Whole pixels given as floats, both reducing and enlarging."""
     pixels = small(PHOTOGRAPHS[0])
     whole, between = resize(pixels, box, SIZE), resize(pixels, tuple(map(float, box)), SIZE)
@@ -191,7 +191,7 @@ def test_between_pixels_is_the_same_resampling(box):
     assert np.abs(whole.astype(int) - pillows(pixels, box)).max() <= 1
 
 
-def test_a_box_between_pixels_is_where_it_says():
+def test_a_box_between_pixels_is_at_its_place():
     """On a ramp a resampling keeps positions: the means of both are the box's middle."""
     ramp = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (40, 100, 3))
     out = resize(ramp, (0.5, 20.25, 30.0, 40.5), (16, 16))
@@ -246,7 +246,7 @@ def test_an_image_in_memory_is_cropped():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("factor", [1, 2])
-def test_exif_turns_the_crop(tmp_path, orientation, factor):
+def test_the_exif_orientation_is_applied_to_the_crop(tmp_path, orientation, factor):
     exif = Image.Exif()
     exif[decoding.ORIENTATION] = orientation
     file = jpeg(small(PHOTOGRAPHS[0]), exif=exif)
@@ -265,7 +265,7 @@ def test_exif_turns_the_crop(tmp_path, orientation, factor):
 
 @pytest.mark.parametrize("bottom", [1, 16, 200, 374, 375])
 @pytest.mark.parametrize("options", [{}, dict(progressive=True), dict(subsampling="4:4:4")])
-def test_rows_that_are_not_needed_change_no_other(bottom, options):
+def test_skipping_rows_changes_no_other_row(bottom, options):
     file = Jpeg.of(jpeg(small(PHOTOGRAPHS[0]), **options))
     for factor in (1, 2):
         rows = bottom // factor
@@ -276,7 +276,7 @@ def test_rows_that_are_not_needed_change_no_other(bottom, options):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "I;16", "1"])
-def test_other_files_go_pillows_way(tmp_path, mode):
+def test_other_files_are_decoded_by_pillow(tmp_path, mode):
     path = tmp_path / ("x.jpg" if mode in ("CMYK", "L") else "x.png")
     img = Image.fromarray(small(PHOTOGRAPHS[0]))
     grey = np.asarray(img.convert("L"))
@@ -293,7 +293,7 @@ def test_other_files_go_pillows_way(tmp_path, mode):
 
 @pytest.mark.parametrize("absent", [False, True])
 @pytest.mark.parametrize("kept", [0, 1, 30, 600, 5000, -400, -2])
-def test_a_truncated_or_empty_file_is_named(tmp_path, monkeypatch, kept, absent):
+def test_a_truncated_or_empty_file_is_reported_by_its_name(tmp_path, monkeypatch, kept, absent):
     if absent:
         monkeypatch.setattr(decoding, "simplejpeg", None)
     path = tmp_path / "half.jpg"
@@ -303,6 +303,6 @@ def test_a_truncated_or_empty_file_is_named(tmp_path, monkeypatch, kept, absent)
             functools.reduce(lambda results, step: step(results), steps, dict(img_path=str(path)))
 
 
-def test_an_absent_file_is_named(tmp_path):
+def test_an_absent_file_is_reported_by_its_name(tmp_path):
     with pytest.raises(ValueError, match=r"Cannot read the image .*no\.jpg': FileNotFoundError"):
         ReadImage()(dict(img_path=str(tmp_path / "no.jpg")))

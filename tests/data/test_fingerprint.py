@@ -24,7 +24,7 @@ def names(folder):
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def test_another_image_is_noticed_and_another_place_is_not(photos, tmp_path):
+def test_the_fingerprint_depends_on_the_images_and_not_on_the_folder(photos, tmp_path):
     before = fingerprint(ImageFolder(str(photos)))
     assert before.startswith("6 images with the digest ")
     assert before == fingerprint(ImageFolder(f"{photos}/"))
@@ -37,7 +37,7 @@ def test_another_image_is_noticed_and_another_place_is_not(photos, tmp_path):
     assert after.startswith("6 images ") and after != before
 
 
-def test_a_list_is_known_by_its_lines(photos):
+def test_the_fingerprint_of_a_list_is_that_of_its_lines(photos):
     found = names(photos)
     before = listed(photos, found)
     assert before == listed(photos, found)
@@ -49,7 +49,7 @@ def test_images_without_names_are_counted(photos):
     assert fingerprint(Digits("train", indices=44)) == "44 images"
 
 
-def test_what_differs_is_a_sentence():
+def test_another_order_is_refused_and_the_difference_named():
     order = dict(images="6 images with the digest ab", global_batch=8)
     refuse_other_order(order, dict(order))
     refuse_other_order(None, order)  # a checkpoint of an earlier version

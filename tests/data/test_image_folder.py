@@ -62,7 +62,7 @@ def test_a_key_decides_the_crop_and_keeps_the_index(folder):
 
 @pytest.mark.parametrize("with_label", [False, True])
 @pytest.mark.parametrize("name", ["absent", "empty"])
-def test_no_images_is_a_sentence(tmp_path, name, with_label):
+def test_a_folder_without_images_is_reported(tmp_path, name, with_label):
     (tmp_path / "empty" / "class").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"No images in|There is no folder") as caught:
         ImageFolder(str(tmp_path / name), with_label=with_label)
@@ -89,14 +89,14 @@ def test_every_mode_becomes_three_channels(tmp_path, mode):
     assert loaded["ori_shape"] == (4, 5)
 
 
-def test_exif_turns_the_image(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by a quarter
     write(tmp_path / "x.jpg", size=(24, 16), exif=exif)
     assert read(tmp_path / "x.jpg")["img_shape"] == (24, 16)
 
 
-def test_a_truncated_jpeg_is_named(tmp_path):
+def test_a_truncated_jpeg_is_reported_by_its_name(tmp_path):
     path = tmp_path / "half.jpg"
     write(path, size=(64, 64))
     path.write_bytes(path.read_bytes()[:-400])
@@ -108,7 +108,7 @@ def test_a_truncated_jpeg_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_a_file_that_is_no_image_is_named(tmp_path, content):
+def test_a_file_that_is_no_image_is_reported_by_its_name(tmp_path, content):
     path = tmp_path / "bad.png"
     if content is not None:
         path.write_bytes(content)

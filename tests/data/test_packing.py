@@ -19,7 +19,7 @@ def packed(transform):
     return [transform(dict(img=img, img_path=str(i))) for i, img in enumerate(images())]
 
 
-def test_a_batch_is_mmpretrains_but_for_its_layout():
+def test_a_batch_equals_that_of_mmpretrain_except_for_its_layout():
     mine = channels_last_collate(packed(PackInputs()))
     theirs = default_collate(packed(MMPretrains()))
     assert torch.equal(mine["inputs"], theirs["inputs"])
@@ -27,12 +27,12 @@ def test_a_batch_is_mmpretrains_but_for_its_layout():
     assert [s.img_path for s in mine["data_samples"]] == list("01234")
 
 
-def test_packing_copies_no_pixel():
+def test_packing_copies_no_pixels():
     img = images()[0]
     assert PackInputs()(dict(img=img))["inputs"].data_ptr() == img.ctypes.data
 
 
-def test_the_layout_survives_a_worker_and_planes_are_taken_too():
+def test_the_layout_survives_a_worker_and_channel_first_images_are_accepted():
     samples = packed(PackInputs())
     loader = DataLoader(samples, 5, num_workers=1, collate_fn=channels_last_collate)
     batch = next(iter(loader))["inputs"]
@@ -50,7 +50,7 @@ def test_a_grey_image_has_one_channel():
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
 @pytest.mark.parametrize("color_type", ["grayscale", "color"])
 @pytest.mark.parametrize("pack", [PackInputs, MMPretrains])
-def test_what_is_loaded_and_packed_can_be_written_to(pack, color_type, shape, tmp_path):
+def test_packed_images_are_writable(pack, color_type, shape, tmp_path):
     """NumPy's array over Pillow's memory cannot, and torch warns of it."""
     Image.fromarray(np.full(shape, 7, dtype=np.uint8)).save(tmp_path / "x.png")
     loaded = LoadImage(color_type)(dict(img_path=str(tmp_path / "x.png")))

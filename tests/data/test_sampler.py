@@ -18,7 +18,7 @@ def ranks(monkeypatch, world, images=50, epoch=0, start=0, **kwargs):
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 12])
-def test_all_ranks_together_see_the_batches_of_one(monkeypatch, world):
+def test_all_ranks_together_take_the_batches_of_one_process(monkeypatch, world):
     (alone,) = ranks(monkeypatch, 1)
     shares = ranks(monkeypatch, world)
     share = 12 // world
@@ -27,7 +27,7 @@ def test_all_ranks_together_see_the_batches_of_one(monkeypatch, world):
         assert together == alone[step * 12 :][:12]
 
 
-def test_an_epoch_is_its_full_batches_without_repeats(monkeypatch):
+def test_an_epoch_has_full_batches_without_repeats(monkeypatch):
     (keys,) = ranks(monkeypatch, 1)
     assert len(keys) == len(set(keys)) == 48
     assert {key[:2] for key in keys} == {(7, 0)}
@@ -45,22 +45,22 @@ def test_seed_and_epoch_decide_the_permutation(monkeypatch):
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_an_epoch_can_start_in_its_middle(monkeypatch, world):
+def test_an_epoch_can_start_at_any_step(monkeypatch, world):
     whole, rest = ranks(monkeypatch, world), ranks(monkeypatch, world, start=3)
     assert rest == [keys[-12 // world :] for keys in whole]
 
 
-def test_too_few_images_are_a_sentence():
+def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match=r"no step: 5 images were found.*takes 12.*Lower"):
         GlobalBatchSampler(range(5), global_batch=12, seed=0)
 
 
-def test_a_batch_that_cannot_be_shared_is_a_sentence(monkeypatch):
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"12 images .* 5 processes.*multiple of 5.*example 10"):
         ranks(monkeypatch, 5)
 
 
-def test_no_global_batch_is_a_sentence():
+def test_a_missing_global_batch_is_refused():
     with pytest.raises(ValueError, match=r"GlobalBatchLoop.*fills it in"):
         GlobalBatchSampler(range(5), seed=0)
 

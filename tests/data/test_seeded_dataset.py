@@ -26,7 +26,7 @@ def textures(tmp_path):
     return seeded("mmpretrain.DTD", tmp_path, split="trainval", pipeline=PIPELINE)
 
 
-def test_it_is_the_named_class_with_all_that_tools_use(textures):
+def test_the_data_set_is_an_instance_of_the_named_class(textures):
     assert isinstance(textures, DTD) and isinstance(textures, BaseDataset)
     assert type(textures).__name__ == "DTD"
     assert len(textures) == 2 and textures.get_cat_ids(1) == [46]
@@ -41,24 +41,24 @@ def test_a_key_decides_the_crop(textures):
     assert one["data_samples"].draw_seed == again["data_samples"].draw_seed
 
 
-def test_it_goes_to_a_spawned_worker(textures):
+def test_the_data_set_can_be_pickled_for_a_spawned_worker(textures):
     copy = pickle.loads(pickle.dumps(textures))
     assert type(copy) is type(textures)
     assert torch.equal(copy[7, 0, 1]["inputs"], textures[7, 0, 1]["inputs"])
 
 
-def test_the_home_folder_has_its_sign(tmp_path, monkeypatch):
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     layouts.dtd(tmp_path / "textures")
     assert len(seeded("mmpretrain.DTD", "~/textures", split="test")) == 1
 
 
-def test_an_unknown_data_set_is_a_sentence(tmp_path):
+def test_an_unknown_data_set_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"No data set 'mmpretrain\.ZIFAR' is registered"):
         seeded("mmpretrain.ZIFAR", tmp_path)
 
 
-def test_missing_pieces_are_named(tmp_path):
+def test_missing_files_are_reported_by_their_names(tmp_path):
     layouts.put(tmp_path, "train/a/1.png", "train/b/2.png")
     with pytest.raises(ValueError, match=r"subfolders \(2\).*1000.*Expected there: train/ and"):
         seeded("mmpretrain.ImageNet", tmp_path, split="train", expects="train/ and val/")

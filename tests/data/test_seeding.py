@@ -75,7 +75,7 @@ def test_the_hash_never_changes():
     assert hash_words(7, 3, 1) == [1060801321, 3103788793, 2540067344, 3973745353]
 
 
-def test_a_model_finds_a_seed_of_its_own_in_each_sample():
+def test_each_sample_has_a_seed_for_the_model():
     """Different for each key, the same again for the same; MaskTargetPretrainer masks by it."""
     data = Digits("train", pipeline=[dict(type="mmpretrain.PackInputs")])
     keys = [(0, 0, 3), (0, 1, 3), (1, 0, 3), (0, 0, 4)]
@@ -86,7 +86,7 @@ def test_a_model_finds_a_seed_of_its_own_in_each_sample():
     assert "step_seed" not in data[0, 0, 3]["data_samples"]
 
 
-def test_and_one_of_its_step_which_changes_nothing_else():
+def test_the_seed_of_the_step_changes_nothing_else_in_a_sample():
     data = Digits("train", pipeline=[dict(type="mmpretrain.PackInputs")])
     keys = [(0, 0, 3, 2), (0, 0, 4, 2), (0, 0, 3, 5), (0, 1, 3, 2), (1, 0, 3, 2)]
     one, same, *others = (data[key]["data_samples"] for key in keys)
@@ -95,7 +95,7 @@ def test_and_one_of_its_step_which_changes_nothing_else():
     assert len({one.step_seed, *(sample.step_seed for sample in others)}) == 4
 
 
-def test_a_step_seeds_every_generator_whatever_was_drawn_before():
+def test_a_step_seeds_every_generator():
     def three(*numbers):
         seed_step(*numbers)
         return random.random(), np.random.rand(), torch.rand(()).item()

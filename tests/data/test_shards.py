@@ -92,14 +92,14 @@ def seen(dataset, chosen, workers=0):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_they_give_what_the_folder_gives(shards, photos, workers):
+def test_shards_give_the_images_of_the_folder(shards, photos, workers):
     folder = ImageFolder(str(photos), with_label=True, pipeline=CROPPED)
     expected = seen(folder, keys())
     assert seen(labelled(shards), keys(), workers) == expected
     assert len(set(expected)) == 40 and {label for _, label, *_ in expected} == {0, 1}
 
 
-def test_without_labels_and_built_from_a_config(shards, photos):
+def test_shards_without_labels_are_built_from_a_config(shards, photos):
     xtra(shards, "--shards", "--out", shards / "plain.txt")
     config = dict(type="xtra_toolkit.Shards", data_root=str(shards), ann_file="plain.txt")
     dataset, infos = DATASETS.build(config), ImageFolder(str(photos), pipeline=[])
@@ -112,7 +112,7 @@ def test_without_labels_and_built_from_a_config(shards, photos):
         assert sample["img_path"] == f"{shards}/{i % 44 // 12:03}.tar!{name}"
 
 
-def test_they_are_webdatasets_samples(shards):
+def test_the_samples_are_those_of_webdataset(shards):
     """As its own reader gives them, one after another."""
     files = sorted(map(str, shards.glob("*.tar")))
     streamed = webdataset.WebDataset(files, shardshuffle=False)
@@ -122,7 +122,7 @@ def test_they_are_webdatasets_samples(shards):
         assert mine["img_path"].endswith(f"!{sample['__key__']}.jpg")
 
 
-def test_images_of_many_names_in_shards_at_any_depth(tmp_path):
+def test_shards_at_any_depth_with_unusual_names_are_read(tmp_path):
     """Long names, others' letters, other files beside them: webdataset's rules of a sample."""
     names = ["b", "a " * 90 + "/ü", "deep/folder!x@3+4.tar!y"]
     made = [{"__key__": name, "PNG": name.encode(), "json": {}} for name in names[:2]]
@@ -150,7 +150,7 @@ def opened(monkeypatch):
     return found
 
 
-def test_a_jump_into_an_epoch_reads_nothing_before_it(shards, monkeypatch):
+def test_starting_within_an_epoch_reads_no_earlier_image(shards, monkeypatch):
     whole = seen(labelled(shards), keys())
     found = opened(monkeypatch)
     dataset = labelled(shards)
@@ -167,7 +167,7 @@ class Bytes(Shards):
         return self.prepare_data(index)["img_bytes"]
 
 
-def test_workers_that_read_one_shard_at_once_share_no_position(tmp_path):
+def test_workers_read_one_shard_at_the_same_time(tmp_path):
     content = [bytes([i]) * (40_000 + 1000 * i) for i in range(24)]
     made = ({"__key__": f"{i:02}", "jpg": data} for i, data in enumerate(content))
     xtra(shard(made, tmp_path / "one"), "--shards")
@@ -186,7 +186,7 @@ def _begin(rank, folder, dataset):
     return noted.steps
 
 
-def test_pretraining_is_the_folders_on_one_process_and_on_two_and_resumed(
+def test_pretraining_on_shards_equals_pretraining_on_the_folder(
     shards, photos, tmp_path, monkeypatch
 ):
     options = dict(drop_path=0.0, batch_size=8)
@@ -258,7 +258,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_shard_that_is_not_as_listed_is_named(shards, change):
+def test_a_changed_shard_is_reported_by_its_name(shards, change):
     changing, cause = CHANGES[change]
     dataset = labelled(shards)
     index, name = (0, "000.tar!even/000.jpg") if change == "changed" else (43, "003.tar!odd/043")
@@ -281,7 +281,7 @@ def test_a_shard_that_is_not_as_listed_is_named(shards, change):
         ([{"__key__": "a", "jpg": b""}] * 2, r"000\.tar': a\.jpg: duplicate file name"),
     ],
 )
-def test_what_cannot_be_listed_is_a_sentence(tmp_path, made, sentence):
+def test_samples_that_cannot_be_listed_are_refused(tmp_path, made, sentence):
     result = xtra(shard(made, tmp_path / "x"), "--shards", "--with-label")
     assert result.exit_code == 1
     assert re.search(sentence, result.output), result.output
@@ -289,13 +289,13 @@ def test_what_cannot_be_listed_is_a_sentence(tmp_path, made, sentence):
 
 
 @pytest.mark.parametrize("content", [b"no tar", b"\x1f\x8b compressed", b""])
-def test_neither_is_what_is_no_tar(tmp_path, content):
+def test_a_file_that_is_no_tar_is_refused(tmp_path, content):
     (tmp_path / "x.tar").write_bytes(content)
     result = xtra(tmp_path, "--shards")
     assert result.exit_code == 1 and f"Cannot list the shard '{tmp_path}/x.tar'" in result.output
 
 
-def test_without_a_list_or_with_another_it_says_what_to_write(shards, photos):
+def test_an_absent_or_other_list_is_refused_with_a_message(shards, photos):
     with pytest.raises(ValueError, match=r"index\.txt.*xtra index FOLDER --shards"):
         Shards(str(photos))
     with pytest.raises(ValueError, match=r"Line 1 of .*names no place in a shard.*--shards"):
@@ -345,7 +345,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_shard_is_not_listed_as_if_it_were_whole(damage, tmp_path):
+def test_a_damaged_shard_is_not_listed(damage, tmp_path):
     at, (damaging, cause) = tar_of(tmp_path / "a.tar", 700, 700, 700), DAMAGES[damage]
     (tmp_path / "a.tar").write_bytes(damaging((tmp_path / "a.tar").read_bytes(), at))
     done = xtra(tmp_path, "--shards")
@@ -362,7 +362,7 @@ def test_a_sparse_image_is_refused_when_it_is_listed(tmp_path):
     assert done.exit_code == 1 and "'0.jpg' in it is a sparse file" in done.output
 
 
-def test_a_folder_whose_name_ends_a_shards_name_is_refused_where_it_stands_in_a_line(tmp_path):
+def test_a_shard_in_a_folder_named_like_a_shard_is_refused(tmp_path):
     root = tmp_path / "x.tar!" / "y.tar!"
     root.mkdir(parents=True)
     tar_of(root / "a.tar", 700)
@@ -373,7 +373,7 @@ def test_a_folder_whose_name_ends_a_shards_name_is_refused_where_it_stands_in_a_
     assert info["img_path"] == f"{root}/a.tar!00.jpg" and info["place"][0] == f"{root}/a.tar"
 
 
-def test_the_cause_of_what_cannot_be_opened_is_in_words(tmp_path):
+def test_the_cause_of_an_unreadable_shard_is_named(tmp_path):
     (tmp_path / "a.tar").symlink_to("a.tar")
     done = xtra(tmp_path, "--shards")
     assert done.exit_code == 1 and "a.tar': Too many levels of symbolic links" in done.output

@@ -23,7 +23,7 @@ def wrapper(**kwargs):
         ({"devices": ("cuda", "cpu"), "dtype": "float32"}, torch.float32),
     ],
 )
-def test_a_cpu_is_autocast_only_when_asked(options, dtype):
+def test_the_cpu_has_autocast_only_on_request(options, dtype):
     model, optim = wrapper(**options)
     with optim.optim_context(model):
         loss = model(torch.ones(1, 2))
@@ -33,7 +33,7 @@ def test_a_cpu_is_autocast_only_when_asked(options, dtype):
 
 
 @pytest.mark.gpu
-def test_a_gpu_is_autocast():
+def test_a_gpu_has_autocast():
     model, optim = wrapper()
     model.cuda()
     with optim.optim_context(model):
@@ -51,7 +51,7 @@ def test_gradients_are_synchronised_once_a_step():
     assert held_back == [0, 1, 3, 4]
 
 
-def test_float16_is_refused_with_a_way_out():
+def test_float16_is_refused_with_an_alternative():
     with pytest.raises(ValueError, match=r"no loss scaler.*AmpOptimWrapper"):
         AutocastOptimWrapper(dtype="float16", optimizer=None)
     with pytest.raises(ValueError, match="'bfloat16' or 'float32', not 'int8'"):

@@ -30,7 +30,7 @@ def settings(wrapper):
 
 
 @pytest.mark.parametrize("wrapper", ["AutocastOptimWrapper", "MasterWeightsOptimWrapper"])
-def test_a_compiled_run_is_an_uncompiled_one(wrapper, tmp_path, one_thread):
+def test_a_compiled_run_equals_an_uncompiled_run(wrapper, tmp_path, one_thread):
     """With accumulation, clipping, exemptions from weight decay, and gradients that are looked at.
 
     Graphs are made and run as they are (``backend="eager"``), which is exact.
@@ -52,7 +52,7 @@ class Overflow(Hook):
             runner.model.backbone.layers[1].ffn.layers[1].weight.data.fill_(1e38)
 
 
-def test_where_a_compiled_run_went_wrong_is_found_in_an_uncompiled_replay(tmp_path, one_thread):
+def test_an_uncompiled_replay_finds_the_layer_in_which_a_compiled_run_failed(tmp_path, one_thread):
     changes = settings("AutocastOptimWrapper")
     changes["custom_hooks"].append(Overflow())
     with pytest.raises(FloatingPointError, match=r"the forward pass of backbone\.ln1"):

@@ -38,7 +38,7 @@ val_dataloader = val_evaluator = val_cfg = None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_compiled_and_resumed_the_losses_are_those_of_an_uncompiled_run(
+def test_losses_of_a_compiled_and_resumed_run_equal_those_of_an_uncompiled_run(
     name, tmp_path, monkeypatch
 ):
     """Three steps, and three more after a resume, with the kernels that torch.compile writes."""

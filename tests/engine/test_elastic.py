@@ -32,7 +32,7 @@ def relative(one, other):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_begun_on_two_processes_and_resumed_on_one(pair, tmp_path):
+def test_a_run_can_begin_on_two_processes_and_resume_on_one(pair, tmp_path):
     options = dict(drop_path=0.0)
     accumulated = dict(options, batch_size=2)  # twice on two processes, four times on one
     (first, losses), (second, also) = on_two(_begin, tmp_path, pair, accumulated)
@@ -55,7 +55,7 @@ def test_begun_on_two_processes_and_resumed_on_one(pair, tmp_path):
     assert relative(rest.losses, whole.losses) <= 1e-5
 
 
-def test_with_drop_path_too_where_the_batch_size_stays(tmp_path):
+def test_a_run_with_drop_path_can_resume_on_one_process_with_the_same_batch_size(tmp_path):
     options = dict(drop_path=0.1)
     (_, losses), _ = on_two(_begin, tmp_path, "AIM", options)
     kept = str(tmp_path / "two" / "iter_7.pth")
@@ -98,7 +98,7 @@ def _half(rank, folder, name):
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
-def test_loss_and_averaged_gradients_are_those_of_the_joint_batch(name, tmp_path):
+def test_loss_and_averaged_gradients_equal_those_of_the_joint_batch(name, tmp_path):
     """No composition needs find_unused_parameters; AIM's ranks have different counts."""
     loss, grads = stepped(built(name), *batch())
     (one, first, few), (two, second, many) = on_two(_half, tmp_path, name)

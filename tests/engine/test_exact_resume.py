@@ -31,7 +31,7 @@ class Restless(Hook):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_in_mid_epoch_and_resumed_it_ends_bit_identical(case, tmp_path):
+def test_a_run_that_is_resumed_within_an_epoch_ends_bit_identical(case, tmp_path):
     """With accumulation, workers, drop path and random crops; the whole run is stopped nowhere."""
     hooks = [dict(type="xtra_toolkit.SafeResume"), Restless()]
     options = dict(workers=2, custom_hooks=hooks, **CASES[case])
@@ -52,7 +52,7 @@ def test_stopped_in_mid_epoch_and_resumed_it_ends_bit_identical(case, tmp_path):
         assert len(one) > 30 and one == other
 
 
-def test_what_is_drawn_differs_from_step_to_step(tmp_path):
+def test_random_numbers_differ_from_step_to_step(tmp_path):
     """Crops, masks and drop path: the equalities above compare something."""
     _, seen = run(tmp_path / "one", "MAE")
     _, other = run(tmp_path / "two", "MAE", randomness=dict(seed=4))
@@ -74,7 +74,7 @@ class Counted(Digits):
         return super().get_data_info(index)
 
 
-def test_a_resume_reads_no_image_of_the_past(tmp_path):
+def test_a_resumed_run_reads_no_earlier_image(tmp_path):
     kept, dataset = tmp_path / "iter_7.pth", Counted("train", indices=IMAGES, pipeline=PIPELINE)
     Counted.reads = 0
     run(tmp_path, "XTRA", dataset=dataset)

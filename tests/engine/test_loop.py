@@ -89,7 +89,7 @@ def train(folder, **changes):
     return weights, next(hook for hook in runner.hooks if isinstance(hook, Record)), runner
 
 
-def test_accumulating_changes_nothing(tmp_path):
+def test_accumulation_changes_no_weight(tmp_path):
     weights, whole, runner = train(tmp_path / "whole")
     assert runner.iter == runner.max_iters == 15  # 44 // 8 steps, 3 epochs
     assert len(set(whole.rates)) > 10
@@ -103,13 +103,13 @@ def test_accumulating_changes_nothing(tmp_path):
             assert part == pytest.approx(one, abs=1e-5)
 
 
-def test_the_optimizer_steps_once_an_iteration(tmp_path):
+def test_the_optimizer_steps_once_in_each_iteration(tmp_path):
     _, record, runner = train(tmp_path, batch_size=2)
     (state,) = {int(s["step"]) for s in runner.optim_wrapper.optimizer.state.values()}
     assert state == len(record.steps) == 15
 
 
-def test_micro_batches_are_pulled_one_by_one(tmp_path):
+def test_micro_batches_are_loaded_one_by_one(tmp_path):
     events = []
 
     class Loud(Noisy):
@@ -123,7 +123,7 @@ def test_micro_batches_are_pulled_one_by_one(tmp_path):
     assert events[:10] == (["sample"] * 4 + ["forward"]) * 2
 
 
-def test_one_line_says_the_numbers(tmp_path):
+def test_one_line_states_batches_steps_and_rates(tmp_path):
     train(tmp_path, batch_size=2)
     (log,) = tmp_path.rglob("*.log")
     line = (
@@ -160,7 +160,7 @@ def test_validation_and_intervals_count_iterations_and_epochs(tmp_path):
 @pytest.mark.parametrize(
     ("unit", "interval", "done"), [("epoch", 2, 10), ("iter", 7, 7), ("iter", 5, 5)]
 )
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, unit, interval, done, monkeypatch):
+def test_a_resumed_run_ends_like_an_uninterrupted_run(tmp_path, unit, interval, done, monkeypatch):
     """Also from the middle of an epoch or its last step, and with a seed drawn, not given."""
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
     checkpoint = dict(type="CheckpointHook", interval=interval, by_epoch=unit == "epoch")
@@ -177,13 +177,13 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, unit, interval,
     assert second.train_dataloader.sampler.seed == first.train_dataloader.sampler.seed
 
 
-def test_a_resume_with_another_global_batch_is_a_sentence(tmp_path):
+def test_resuming_with_another_global_batch_is_refused(tmp_path):
     train(tmp_path, epochs=2)
     with pytest.raises(ValueError, match=r"in epoch 2 after 10 steps, but an epoch has 11 steps"):
         train(tmp_path, batch_size=2, resume=True, train_cfg=dict(global_batch=4))
 
 
-def test_a_resume_in_the_first_epoch_with_another_global_batch_is_a_sentence(tmp_path):
+def test_resuming_in_the_first_epoch_with_another_global_batch_is_refused(tmp_path):
     checkpoint = dict(type="CheckpointHook", interval=2, by_epoch=False)
     train(tmp_path, epochs=2, default_hooks=dict(checkpoint=checkpoint))
     kept = dict(load_from=str(tmp_path / "iter_2.pth"), resume=True)
@@ -191,7 +191,7 @@ def test_a_resume_in_the_first_epoch_with_another_global_batch_is_a_sentence(tmp
         train(tmp_path, batch_size=2, train_cfg=dict(global_batch=4), **kept)
 
 
-def test_a_batch_that_does_not_divide_is_a_sentence():
+def test_a_global_batch_that_does_not_divide_is_refused():
     assert accumulation_of(2048, 1, 64) == 32 and accumulation_of(2048, 8, 256) == 1
     with pytest.raises(
         ValueError, match=r"=24 is not a multiple of 2 .* x 5 .*1, 2, 3, 4, 6, 12\."
@@ -221,7 +221,7 @@ STOCK = dict(type="DefaultSampler", shuffle=True)
         (dict(train_cfg=dict(global_batch=64)), r"44 images were found, and a global batch"),
     ],
 )
-def test_what_would_count_wrongly_is_refused(tmp_path, changes, sentence):
+def test_configs_that_would_count_wrongly_are_refused(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         train(tmp_path, **changes)
 
@@ -232,7 +232,7 @@ def _train(rank, folder):
     return weights, record.steps, record.losses
 
 
-def test_two_processes_are_one(tmp_path):
+def test_two_processes_train_like_one(tmp_path):
     weights, whole, _ = train(tmp_path / "whole")
     for others, steps, losses in on_two(_train, tmp_path):
         assert torch.allclose(others, weights, atol=1e-6, rtol=0)
@@ -241,7 +241,7 @@ def test_two_processes_are_one(tmp_path):
             assert part == pytest.approx(one, abs=1e-5)
 
 
-def test_max_iters_stops_within_an_epoch_and_the_run_goes_on_as_an_unbroken_one(tmp_path):
+def test_a_run_stopped_by_max_iters_resumes_like_an_uninterrupted_run(tmp_path):
     saver = dict(checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook"))
 
     def losses(name, max_iters=None, **changes):
@@ -282,7 +282,7 @@ def test_a_schedule_whose_parts_all_begin_is_left_alone():
     assert in_shares(LONG, 4)[1]["begin"] == 3 and LONG[0]["end"] == 15
 
 
-def test_a_misspelt_section_is_refused_and_a_name_of_ones_own_is_not():
+def test_a_misspelt_section_is_refused_and_other_names_are_accepted():
     from xtra_toolkit.engine.loop_checks import refuse_misspelt_sections
 
     refuse_misspelt_sections(dict(bank_dataloader={}, optim_wrapper={}, xavier=[], val_loss={}))

@@ -51,7 +51,7 @@ def lines(count=2, **options):
     return [copy.deepcopy(model) for _ in range(count)]
 
 
-def test_losses_are_those_of_float32_within_2_percent():
+def test_losses_are_within_2_percent_of_float32():
     torch.manual_seed(0)
     images = torch.randn(4, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
     images = images + 0.3 * torch.randn(4, 3, 64, 64)
@@ -75,7 +75,7 @@ def test_losses_are_those_of_float32_within_2_percent():
     assert not torch.equal(*losses)
 
 
-def test_the_master_moves_where_bfloat16_could_not():
+def test_updates_below_the_spacing_of_bfloat16_are_kept():
     """A weight of 1 and steps of 1e-4: half of bfloat16's spacing below 1 is 20 of them."""
     model = nn.Module()
     model.weight = nn.Parameter(torch.ones(4))
@@ -95,7 +95,7 @@ def test_the_master_moves_where_bfloat16_could_not():
     assert seen[10] == 1 and seen[-1] == 0.99609375
 
 
-def test_within_a_step_weights_are_bfloat16_and_before_and_after_it_the_masters():
+def test_weights_are_bfloat16_within_a_step_and_float32_outside():
     (model,) = lines(1)
     optim, masters = wrapper(model), list(model.parameters())
     step(model, optim, torch.randn(5, 7))
@@ -110,7 +110,7 @@ def test_within_a_step_weights_are_bfloat16_and_before_and_after_it_the_masters(
 
 
 @pytest.mark.parametrize("clip", [None, dict(max_norm=1e-3), dict(max_norm=1e-3, norm_type=1)])
-def test_an_update_is_adamws(clip, monkeypatch):
+def test_an_update_equals_that_of_adamw(clip, monkeypatch):
     monkeypatch.setitem(master_adamw.CHUNK_SIZES, "cpu", 5)  # 21 weights in 5 parts
     model, other = lines()
     optim, x = wrapper(model, clip_grad=clip and dict(clip)), torch.randn(5, 7)
@@ -174,7 +174,7 @@ def note(reduced, bucket):
     return future
 
 
-def test_what_is_checkpointed_is_computed_anew_in_bfloat16():
+def test_recomputed_activations_are_bfloat16():
     model, other = lines()
     model.recompute = True
     x = torch.randn(5, 7)
@@ -187,7 +187,7 @@ def test_what_is_checkpointed_is_computed_anew_in_bfloat16():
 @pytest.mark.parametrize(
     "frozen", ["backbone", "neck", "head", "backbone.layers.0", "backbone.ln1"]
 )
-def test_parts_that_are_frozen_run_in_bfloat16_too(frozen):
+def test_frozen_parts_run_in_bfloat16(frozen):
     model = pretrainer(*XTRA)
     part = model.get_submodule(frozen).requires_grad_(False)
     before = copy.deepcopy(part.state_dict())
@@ -199,7 +199,7 @@ def test_parts_that_are_frozen_run_in_bfloat16_too(frozen):
     assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
 
 
-def test_what_is_frozen_meanwhile_stays():
+def test_a_parameter_frozen_during_training_is_not_updated():
     (model,) = lines(1)
     optim, x = wrapper(model), torch.randn(5, 7)
     step(model, optim, x)
@@ -210,7 +210,7 @@ def test_what_is_frozen_meanwhile_stays():
     assert not torch.equal(model.linear.weight, before[1])
 
 
-def test_a_penalty_on_the_masters_adds_to_what_the_halves_get():
+def test_gradients_of_parameters_and_their_copies_are_added():
     (model,) = lines(1)
     x = torch.randn(5, 7)
     optim = wrapper(model, clip_grad=dict(max_norm=1e-3))
@@ -225,7 +225,7 @@ def test_a_penalty_on_the_masters_adds_to_what_the_halves_get():
     optim.step()
 
 
-def test_resuming_is_exact_and_a_checkpoint_is_one_of_float32():
+def test_a_resumed_run_is_exact_and_its_checkpoint_is_float32():
     model, later = lines()
     optim, batches = wrapper(model), torch.randn(6, 5, 7)
     for x in batches[:3]:
@@ -247,7 +247,7 @@ def test_resuming_is_exact_and_a_checkpoint_is_one_of_float32():
     assert all(len(s) == 3 for s in adamw.state.values()) and len(adamw.state) == 2
 
 
-def test_groups_and_schedules_are_adamws():
+def test_parameter_groups_and_schedules_are_those_of_adamw():
     (model,) = lines(1)
     groups = [dict(params=[p], weight_decay=i, lr=0.0) for i, p in enumerate(model.parameters())]
     optim = MasterWeightsOptimWrapper(torch.optim.AdamW(groups, fused=True))
@@ -272,7 +272,7 @@ def test_other_optimizers_are_refused():
 
 
 @pytest.mark.parametrize("counts", [1, 2])
-def test_a_copy_with_its_model_trains_on_alike(counts):
+def test_an_optimizer_copied_with_its_model_trains_alike(counts):
     """Between two steps, as torch copies no gradients of parameters."""
     (model,) = lines(1)
     optim = wrapper(model, clip_grad=dict(max_norm=0.1), accumulative_counts=counts)
@@ -288,7 +288,7 @@ def test_a_copy_with_its_model_trains_on_alike(counts):
     assert twin.dtypes[-1][0] == torch.bfloat16 and twin.linear.weight is not model.linear.weight
 
 
-def test_a_copy_without_its_model_is_refused():
+def test_an_optimizer_copied_without_its_model_is_refused():
     (model,) = lines(1)
     optim = wrapper(model)
     step(model, optim, torch.randn(5, 7))

@@ -7,7 +7,7 @@ from test_mim_processes import losses
 
 
 @pytest.mark.slow
-def test_two_processes_shard_resume_and_are_a_run_on_one(tmp_path):
+def test_a_sharded_run_on_two_processes_resumes_and_equals_a_run_on_one(tmp_path):
     """With drop path and random crops; the losses of each step, as they were logged."""
     photos = photographs.write(tmp_path / "photos", 18)
     options = ["--cfg-options", f"train_dataloader.dataset.data_root={photos}"]

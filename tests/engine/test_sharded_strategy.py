@@ -114,7 +114,7 @@ def whole(photos, tmp_path_factory):
     return folder, train(WHOLE, folder, photos, record).model, record
 
 
-def test_losses_norms_and_weights_are_those_of_an_unsharded_run(sharded, whole):
+def test_losses_norms_and_weights_equal_those_of_an_unsharded_run(sharded, whole):
     folder, (first, second) = sharded
     other, _, record = whole
     losses, norms, *_ = first
@@ -126,14 +126,14 @@ def test_losses_norms_and_weights_are_those_of_an_unsharded_run(sharded, whole):
     assert largest_difference(weights, others) <= 1e-5
 
 
-def test_each_process_has_half(sharded, whole):
+def test_each_process_holds_half_of_the_weights(sharded, whole):
     _, ((*_, parts, _), (*_, others, _)) = sharded
     total = sum(p.numel() for p in whole[1].parameters())
     assert len(parts) == 6  # three layers, two matrices of the head, the rest
     assert parts == others and total <= 2 * sum(parts) <= 1.001 * total
 
 
-def test_its_checkpoint_is_that_of_an_unsharded_run(sharded, whole):
+def test_a_sharded_checkpoint_equals_that_of_an_unsharded_run(sharded, whole):
     """Names, groups with their exemptions from weight decay, averages, and what is beside them."""
     one, other = loaded(sharded[0]), loaded(whole[0])
     assert one.keys() == other.keys()
@@ -151,7 +151,7 @@ def test_its_checkpoint_is_that_of_an_unsharded_run(sharded, whole):
     )
 
 
-def test_its_checkpoint_loads_into_a_plain_encoder(sharded):
+def test_a_sharded_checkpoint_loads_into_a_plain_encoder(sharded):
     folder, ((*_, features), _) = sharded
     backbone = Config.fromfile(WHOLE).model.backbone
     file = str(folder / f"epoch_{EPOCHS}.pth")
@@ -162,7 +162,7 @@ def test_its_checkpoint_loads_into_a_plain_encoder(sharded):
         torch.testing.assert_close(encoder.eval()(IMAGES)[0], features)
 
 
-def test_bad_images_are_listed(sharded):
+def test_a_sharded_run_lists_bad_images(sharded):
     files = list(sharded[0].glob("bad_images*.jsonl"))
     assert files and all("bad.jpg" in file.read_text() for file in files)
 
@@ -180,7 +180,7 @@ def _goes_on(rank, folder, photos, run, options):
     return record.losses
 
 
-def test_stopped_by_a_signal_and_resumed_it_is_bit_identical(sharded, photos, tmp_path):
+def test_a_sharded_run_resumed_after_a_signal_is_bit_identical(sharded, photos, tmp_path):
     """In the middle of an epoch; what the pointer lacks is mended first."""
     assert on_two(_leaves, tmp_path, photos) == [75, 75]
     run = tmp_path / "run"
@@ -197,14 +197,14 @@ def test_stopped_by_a_signal_and_resumed_it_is_bit_identical(sharded, photos, tm
         assert len(one) > 30 and one == other
 
 
-def test_an_unsharded_run_goes_on_with_its_checkpoint(sharded, photos, tmp_path):
+def test_an_unsharded_run_resumes_a_sharded_checkpoint(sharded, photos, tmp_path):
     folder, ((before, *_), _) = sharded
     record, kept = Record(), str(folder / "epoch_1.pth")
     train(WHOLE, tmp_path, photos, record, load_from=kept, resume=True)
     assert list(record.losses) == [3, 4, 5, 6] and relative(record.losses, before) <= 1e-5
 
 
-def test_it_goes_on_with_the_checkpoint_of_an_unsharded_run(whole, photos, tmp_path):
+def test_a_sharded_run_resumes_an_unsharded_checkpoint(whole, photos, tmp_path):
     folder, _, record = whole
     kept = dict(load_from=str(folder / "epoch_1.pth"))
     losses, _ = on_two(_goes_on, tmp_path, photos, tmp_path / "run", kept)
@@ -219,7 +219,7 @@ def _compiled(rank, folder, photos):
     return record.losses, torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def test_its_loss_can_be_compiled(sharded, photos, tmp_path):
+def test_the_loss_of_a_sharded_run_can_be_compiled(sharded, photos, tmp_path):
     _, ((losses, *_), _) = sharded
     (compiled, graphs), _ = on_two(_compiled, tmp_path, photos)
     assert graphs and compiled == {step: losses[step] for step in compiled}
@@ -240,7 +240,7 @@ def _goes_wrong(rank, folder, photos):
     return str(caught.value)
 
 
-def test_all_processes_stop_where_one_went_wrong(photos, tmp_path):
+def test_all_processes_stop_at_a_non_finite_loss_in_one(photos, tmp_path):
     first, second = on_two(_goes_wrong, tmp_path, photos)
     assert "the forward pass of backbone.layers.1.ffn (FFN)" in second
     for sentence in (first, second):
@@ -259,20 +259,20 @@ def test_all_processes_stop_where_one_went_wrong(photos, tmp_path):
         ({"strategy.model_wrapper": dict(use_orig_params=False)}, "use_orig_params=False"),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(options, sentence, photos, tmp_path):
+def test_configs_that_cannot_be_sharded_are_refused(options, sentence, photos, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         train(SHARDED, tmp_path, photos, **options)
 
 
 @pytest.mark.parametrize("kind", ["MasterWeightsOptimWrapper", "SweepOptimWrapper"])
-def test_wrappers_with_norms_of_their_own_are_refused(kind):
+def test_wrappers_that_compute_their_own_norm_are_refused(kind):
     weight = torch.nn.Parameter(torch.zeros(1))
     config = dict(type=f"xtra_toolkit.{kind}", optimizer=torch.optim.AdamW([weight]))
     with pytest.raises(ValueError, match=f"{kind} clips or replaces whole"):
         refuse_own_clipping(OPTIM_WRAPPERS.build(config))
 
 
-def test_of_the_full_size_every_layer_is_wrapped():
+def test_every_layer_of_the_full_model_is_wrapped():
     config = Config.fromfile(ROOT / "mmconfigs" / "xtra_vit-h14_fsdp.py")
     with torch.device("meta"):
         model = MODELS.build(config.model)

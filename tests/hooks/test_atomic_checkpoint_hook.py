@@ -25,7 +25,7 @@ def names(folder):
     return sorted(path.name for path in folder.glob("*.pth*"))
 
 
-def test_the_oldest_goes_after_the_newest_is_there_and_named(build, tmp_path, monkeypatch):
+def test_the_oldest_checkpoint_is_removed_after_the_newest_is_named(build, tmp_path, monkeypatch):
     events = []
     replace, remove = os.replace, os.remove
     monkeypatch.setattr(
@@ -58,7 +58,7 @@ def test_every_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert (tmp_path / "new/file.pth").read_bytes() == b"whole"
 
 
-def test_what_a_kill_left_is_cleared_away(build, tmp_path):
+def test_unfinished_files_of_a_killed_run_are_removed(build, tmp_path):
     build(epochs=1, default_hooks=keep(2), custom_hooks=SAFE).train()
     (tmp_path / "iter_5.pth.unfinished").write_bytes(b"half")
     (tmp_path / "last_checkpoint.unfinished").write_bytes(b"ha")
@@ -102,14 +102,14 @@ class Start(Hook):
         self.start.append(runner.iter)
 
 
-def test_half_a_checkpoint_alone_is_refused(build, tmp_path):
+def test_a_damaged_checkpoint_without_another_is_refused(build, tmp_path):
     (tmp_path / "iter_4.pth").write_bytes(b"half")
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_4.pth"))
     with pytest.raises(ValueError, match=r"iter_4\.pth, and there is no whole .* is cut off"):
         build(default_hooks=keep(3), custom_hooks=SAFE, resume=True).train()
 
 
-def test_a_first_start_may_say_resume(build):
+def test_resume_without_a_checkpoint_starts_a_new_run(build):
     runner = build(epochs=1, default_hooks=keep(3), custom_hooks=SAFE, resume=True)
     runner.train()
     assert runner.iter == 4
@@ -144,7 +144,7 @@ def kept(folder):
     return last.name
 
 
-def test_a_full_disk_says_what_is_missing_and_keeps_the_last(build, small_disk):
+def test_a_full_disk_is_reported_and_keeps_the_last_checkpoint(build, small_disk):
     model = build().model
     model.register_buffer("ballast", torch.zeros(2**16))
     sentence = fills_up(build, small_disk, model=model)
@@ -158,7 +158,7 @@ def test_a_full_disk_says_what_is_missing_and_keeps_the_last(build, small_disk):
     assert runner.iter > 4 and len(names(small_disk)) == 2
 
 
-def test_a_disk_that_is_full_when_it_is_flushed(build, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_at_the_flush_is_reported(build, tmp_path, monkeypatch):
     """Without root; and as file systems that allocate late report it."""
     calls, fsync = [], os.fsync
 
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_when_it_is_flushed(build, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("minutes", "saved"), [(1e-9, 16), (0, 4), (30, 4)])
-def test_time_saves_too_between_two_epochs(build, tmp_path, minutes, saved):
+def test_a_checkpoint_is_saved_after_the_given_minutes(build, tmp_path, minutes, saved):
     saver = dict(type="xtra_toolkit.AtomicCheckpointHook", interval=1, minutes=minutes)
     hooks = [dict(type="xtra_toolkit.SafeResume")]
     build(default_hooks=dict(checkpoint=saver), custom_hooks=hooks).train()

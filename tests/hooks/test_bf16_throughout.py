@@ -89,11 +89,11 @@ def compare(folder, size, **shape):
     assert whole[-1] < whole[0] and worst < 0.02
 
 
-def test_twenty_steps_narrow(tmp_path):
+def test_twenty_steps_of_a_narrow_model_are_close_to_float32(tmp_path):
     compare(tmp_path, 128, steps=20, width=192, depth=2, decoder=2, batch=4)
 
 
 @pytest.mark.slow
-def test_two_hundred_steps_at_the_width_of_a_vit_b(tmp_path):
+def test_two_hundred_steps_at_the_width_of_vit_b_are_close_to_float32(tmp_path):
     """Ten minutes on two cores."""
     compare(tmp_path, 256, steps=200, width=768, depth=6, decoder=4, batch=4)

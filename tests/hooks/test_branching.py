@@ -93,7 +93,7 @@ def test_a_branch_leaves_the_best_checkpoint_of_its_source(build, tmp_path, faul
         assert kept.read_bytes() == before
 
 
-def test_a_moved_run_still_replaces_its_own_best(build, tmp_path):
+def test_a_moved_run_replaces_its_best_checkpoint(build, tmp_path):
     trained(build, tmp_path / "a", epochs=2, **validated(3.0, 2.0))
     (tmp_path / "a").rename(tmp_path / "b")
     trained(build, tmp_path / "b", epochs=3, resume=True, **validated(1.0))
@@ -144,7 +144,7 @@ DAMAGES = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_run_ends_as_if_it_were_whole(build, tmp_path, name, fault):
+def test_a_run_with_a_damaged_checkpoint_ends_like_a_whole_run(build, tmp_path, name, fault):
     whole, _ = trained(build, tmp_path, epochs=2)
     for path in tmp_path.glob("iter_[5678].pth"):
         path.unlink()
@@ -157,7 +157,7 @@ def test_a_damaged_run_ends_as_if_it_were_whole(build, tmp_path, name, fault):
         assert torch.equal(weights, whole)
 
 
-def test_a_damaged_file_that_is_named_is_refused(build, tmp_path):
+def test_a_damaged_file_in_load_from_is_refused(build, tmp_path):
     trained(build, tmp_path / "a", epochs=1)
     flip(tmp_path / "a/iter_4.pth")
     named = dict(load_from=str(tmp_path / "a/iter_4.pth"), resume=True)
@@ -165,7 +165,7 @@ def test_a_damaged_file_that_is_named_is_refused(build, tmp_path):
         trained(build, tmp_path / "b", epochs=2, **named)
 
 
-def test_damage_anywhere_is_found_or_harmless(build, tmp_path):
+def test_damage_at_any_byte_is_found_or_harmless(build, tmp_path):
     """Each 64th byte in turn; a file that passes loads as the whole one does."""
     trained(build, tmp_path, epochs=1)
     whole = (tmp_path / "iter_4.pth").read_bytes()
@@ -189,7 +189,7 @@ def test_damage_anywhere_is_found_or_harmless(build, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("pointer", ["relative", "absolute"])
-def test_a_moved_run_goes_on(build, tmp_path, pointer, fault):
+def test_a_moved_run_resumes(build, tmp_path, pointer, fault):
     """Earlier versions, and MMEngine, wrote absolute paths."""
     whole, _ = trained(build, tmp_path / "whole", epochs=2)
     trained(build, tmp_path / "a", epochs=1)
@@ -203,7 +203,7 @@ def test_a_moved_run_goes_on(build, tmp_path, pointer, fault):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("pointer", ["relative", "absolute"])
-def test_a_copy_goes_on_from_its_own_checkpoint(build, tmp_path, pointer, fault):
+def test_a_copied_run_resumes_from_its_own_checkpoint(build, tmp_path, pointer, fault):
     trained(build, tmp_path / "a", epochs=1)
     if pointer == "absolute":
         (tmp_path / "a/last_checkpoint").write_text(str(tmp_path / "a/iter_4.pth"))
@@ -216,7 +216,7 @@ def test_a_copy_goes_on_from_its_own_checkpoint(build, tmp_path, pointer, fault)
         assert began == 4
 
 
-def test_the_newest_is_told_by_its_number(tmp_path):
+def test_the_newest_checkpoint_is_found_by_its_number(tmp_path):
     content = dict(meta=dict(epoch=0, iter=0))
     for name in ("epoch_2", "epoch_10", "epoch_10_iter_53", "epoch_9_iter_49"):
         torch.save(content, tmp_path / f"{name}.pth")

@@ -34,7 +34,7 @@ def metrics(folder):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("epoch", [1, 2, 4], ids="of epoch {}".format)
-def test_a_killed_validation_is_made_up(tmp_path, epoch, fault):
+def test_an_interrupted_validation_is_repeated(tmp_path, epoch, fault):
     assert ends(fork(run, tmp_path / "whole")) == 0
     folder, deadline = tmp_path / "run", time.monotonic() + 60
     with fault("SIGKILL in a validation"):
@@ -60,7 +60,7 @@ def test_a_killed_validation_is_made_up(tmp_path, epoch, fault):
         assert infos[0]["best_score"] == infos[1]["best_score"]
 
 
-def test_a_validation_that_was_made_is_not_made_again(tmp_path):
+def test_a_finished_validation_is_not_repeated(tmp_path):
     """The checkpoint that a better score updated knows of it."""
     folder = tmp_path / "run"
     assert ends(fork(run, folder)) == 0

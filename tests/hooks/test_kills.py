@@ -73,7 +73,7 @@ def equals(folder, whole):
 
 
 @pytest.mark.faults
-def test_three_kills(whole, tmp_path, fault):
+def test_a_run_killed_three_times_ends_bit_identical(whole, tmp_path, fault):
     folder, seconds = whole
     with fault("SIGKILL at a moment of a run", tries=3):
         for attempt in range(10):  # a checkpoint is written in less than a millisecond
@@ -96,7 +96,7 @@ def test_three_kills(whole, tmp_path, fault):
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_forty_seven_kills_at_random_moments(whole, tmp_path, fault):
+def test_a_run_killed_47_times_at_random_ends_bit_identical(whole, tmp_path, fault):
     (folder, seconds), rng = whole, random.Random(0)
     kills = writing = runs = 0
     with fault("SIGKILL at a random moment", tries=47):
@@ -121,7 +121,7 @@ def test_forty_seven_kills_at_random_moments(whole, tmp_path, fault):
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_three_kills_through_mim(tmp_path, fault):
+def test_a_run_of_mim_killed_three_times_ends_bit_identical(tmp_path, fault):
     """The real command, killed with all its processes."""
     photos = photographs.write(tmp_path / "photos", 24)
     command = [Path(sys.executable).parent / "mim", "train", "mmpretrain"]

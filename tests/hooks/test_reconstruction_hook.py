@@ -119,7 +119,7 @@ def test_a_perfect_prediction_is_the_truth_where_something_is_predicted(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_what_a_model_predicts_is_off_by_what_the_picture_says(name):
+def test_the_difference_in_the_picture_is_that_of_the_predictions(name):
     model = built(*PAIRS[name])
     images = pictures(model)
     _, mask, guess, error, truth = columns(model, images, "these")
@@ -132,7 +132,7 @@ def test_what_a_model_predicts_is_off_by_what_the_picture_says(name):
     assert mask.pixels.shape == (2, 64, 96, 4)
 
 
-def test_the_first_block_of_xtra_is_not_predicted_and_the_last_never_seen():
+def test_the_first_block_of_xtra_is_not_predicted_and_the_last_is_no_input():
     model = built(*XTRA)
     given, mask, guess, *_ = columns(model, pictures(model), "validation images")
     seen, made = by_token(given, model.objective.grid), by_token(guess, model.objective.grid)
@@ -144,7 +144,7 @@ def test_the_first_block_of_xtra_is_not_predicted_and_the_last_never_seen():
     assert grey.tolist() == [217, 217, 217, 255] and dark.sum() < light.sum()
 
 
-def test_of_mae_the_shown_patches_are_those_of_the_plan():
+def test_the_visible_patches_of_mae_are_those_of_the_plan():
     model = built(*MAE)
     images = pictures(model)
     given, mask, guess, *_ = columns(model, images, "these")
@@ -166,7 +166,7 @@ def test_blocks_of_one_are_token_causal():
         assert np.array_equal(ours.pixels, theirs.pixels) and ours.note == theirs.note
 
 
-def test_of_look_ahead_the_nearest_prediction_is_drawn():
+def test_the_nearest_prediction_of_look_ahead_is_drawn():
     model = built("block", BLOCK | dict(look_ahead=2, normalise=False))
     images = pictures(model)
     plan, grid = model.objective(2, images.device), model.objective.grid
@@ -178,7 +178,7 @@ def test_of_look_ahead_the_nearest_prediction_is_drawn():
     assert not torch.allclose(third, far[:, 0])
 
 
-def test_lines_stand_between_what_is_predicted_apart():
+def test_lines_separate_units_that_are_predicted_separately():
     unit = torch.tensor([[0.0, 0, 1, 1]])
     made = cells(torch.full((1, 4, 4), 7, dtype=torch.uint8), unit, PatchGrid(2, 2, (8, 8)))
     assert (made[0, 7] == 255).all() and (made[0, :7] == 7).all() and (made[0, 8:] == 7).all()
@@ -232,7 +232,7 @@ def test_every_shipped_objective_is_drawn(name, model):
 
 
 @pytest.mark.parametrize("kind", ["LatentPatches", "NextColour"])
-def test_targets_that_are_no_pixels_are_not_drawn_and_the_log_says_so(kind, tmp_path):
+def test_targets_other_than_pixels_are_logged_and_not_drawn(kind, tmp_path):
     np.save(tmp_path / "colours.npy", np.random.default_rng(0).uniform(-1, 1, (3, 3)))
     target = dict(type=f"xtra_toolkit.{kind}")
     if kind == "NextColour":  # as many classes as a pixel has values
@@ -248,7 +248,7 @@ def test_targets_that_are_no_pixels_are_not_drawn_and_the_log_says_so(kind, tmp_
     assert said.startswith(f"No reconstructions are drawn: {kind} predicts something else than")
 
 
-def test_models_of_other_kinds_are_left_alone():
+def test_other_models_are_left_alone():
     hook, runner = ReconstructionHook(), stub(torch.nn.Linear(2, 2))
     hook.before_train(runner)
     hook.after_train(runner)
@@ -278,7 +278,7 @@ def images_of(model):
     return [dict(inputs=torch.full(size, i, dtype=torch.uint8)) for i in range(20)]
 
 
-def test_validation_images_come_first_where_they_fit():
+def test_validation_images_are_preferred_if_they_fit():
     model = built(*XTRA)
     grid, fitting = model.objective.grid, images_of(model)
     other = [dict(inputs=torch.zeros(3, 8, 8))]
@@ -298,7 +298,7 @@ def test_numbers_below_one_are_refused(options):
         ReconstructionHook(**options)
 
 
-def test_a_tracker_that_fails_stops_no_run():
+def test_a_failing_tracker_does_not_stop_the_run():
     model = built(*XTRA)
     runner, hook = stub(model, train=images_of(model)), ReconstructionHook()
 
@@ -347,7 +347,7 @@ def plain(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_does_not_notice(workers, tmp_path):
+def test_the_hook_does_not_change_the_training(workers, tmp_path):
     """With drop path, random masks and crops that all draw from torch's own random state."""
     weights, seen = {}, {}
     for interval in (0, 2):
@@ -391,7 +391,7 @@ def _rank(rank, folder):
     return drawing(runner).images is None, files(folder / f"of_{rank}"), weights
 
 
-def test_the_first_process_alone_draws(tmp_path):
+def test_only_the_first_process_draws(tmp_path):
     (none, drawn, weights), (also, nothing, others) = on_two(_rank, tmp_path)
     assert (none, also) == (False, True) and nothing == [] and len(drawn) == 3
     assert weights == others
@@ -420,7 +420,7 @@ def _sharded(rank, folder, photos):
 
 
 @pytest.mark.slow  # two processes at 256 px
-def test_of_a_sharded_model_the_whole_is_drawn(tmp_path):
+def test_the_whole_of_a_sharded_model_is_drawn(tmp_path):
     photos = photographs.write(tmp_path / "photos", 8)
     images, same = on_two(_sharded, tmp_path, photos)
     assert torch.equal(images, same) and files(tmp_path) == ["reconstruction_2.png"]

@@ -22,14 +22,14 @@ def weights(runner):
     return torch.cat([param.detach().flatten() for param in runner.train().parameters()])
 
 
-def test_the_upstream_defect_is_still_there(build, tmp_path):
+def test_mmengine_still_saves_checkpoints_that_torch_refuses(build, tmp_path):
     """When this fails, MMEngine or torch has mended it, and SafeResume can go."""
     build(epochs=1).train()
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(tmp_path / "epoch_1.pth")
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(build):
+def test_a_resumed_run_ends_like_an_uninterrupted_run(build):
     whole = weights(build(epochs=4))
     weights(build(epochs=2, custom_hooks=SAFE))
     second = build(epochs=4, custom_hooks=SAFE, resume=True)
@@ -48,7 +48,7 @@ class Odd(Hook):
         runner.message_hub.update_info("options", ConfigDict(a=[1, (2, np.str_("x"))]))
 
 
-def test_what_hooks_and_data_sets_leave_there_loads_too(build, tmp_path):
+def test_values_of_hooks_and_data_sets_load(build, tmp_path):
     class Described(type(build().train_dataloader.dataset)):
         metainfo = {"palette": np.array([[1, 2, 3]]), "names": np.array(["a", "bc"])}
 

@@ -37,7 +37,7 @@ def signalled(folder, number, *, send, after=3, **options):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_it_saves_in_mid_epoch_and_goes_on(tmp_path, name, fault):
+def test_a_signal_saves_within_an_epoch_and_the_run_resumes(tmp_path, name, fault):
     """Slurm signals all processes of a job step: those of the data loader must not end."""
     with fault(f"{name} to all processes of a run, data loaders included"):
         signum = signal.Signals[name]
@@ -60,7 +60,7 @@ def of_two(rank, folder, place):
 
 
 @pytest.mark.faults
-def test_all_processes_leave_at_the_iteration_that_they_agree_on(tmp_path, fault):
+def test_all_processes_save_and_exit_at_the_same_iteration(tmp_path, fault):
     with fault("SIGTERM to one of two processes"):
         children = [fork(of_two, rank, tmp_path / "run", tmp_path / "place") for rank in (0, 1)]
         reaches(tmp_path / "run", 6)  # both write there
@@ -126,7 +126,7 @@ def catches(process, number):
 
 
 @pytest.mark.faults
-def test_a_signal_before_the_launcher_has_imported_anything(tmp_path, fault):
+def test_a_signal_before_the_launcher_has_imported_torch_ends_with_75(tmp_path, fault):
     with fault("SIGTERM before training begins"):
         command = [sys.executable, "-m", "xtra_toolkit.train", CONFIG, "--work-dir", tmp_path]
         process = subprocess.Popen(list(map(str, command)), cwd=tmp_path)
@@ -154,7 +154,7 @@ class Counts(Hook):
         checkpoint["counted"] = self.steps
 
 
-def test_hooks_that_are_registered_later_see_the_last_step(build, tmp_path):
+def test_hooks_that_are_registered_later_run_in_the_last_step(build, tmp_path):
     saver = dict(checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook", interval=9))
     hooks = [dict(type="xtra_toolkit.SafeResume"), dict(type="xtra_toolkit.SaveOnSignal")]
     before = signal.getsignal(signal.SIGTERM)
@@ -182,7 +182,7 @@ COMMANDS = {
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_real_command_leaves_with_75(tmp_path, name, fault):
+def test_the_real_command_exits_with_75(tmp_path, name, fault):
     """mim itself ends with 1 whatever its training process ended with."""
     photos = photographs.write(tmp_path / "photos", 24)
     options = [f"train_dataloader.dataset.data_root={photos}", "train_dataloader.batch_size=2"]
@@ -210,7 +210,7 @@ class Interrupts(Hook):
 
 
 @pytest.mark.parametrize(("times", "ends"), [(1, SystemExit), (2, KeyboardInterrupt)])
-def test_ctrl_c_saves_and_a_second_one_leaves_at_once(build, tmp_path, times, ends):
+def test_ctrl_c_saves_and_a_second_ctrl_c_exits_at_once(build, tmp_path, times, ends):
     saver = dict(checkpoint=dict(type="xtra_toolkit.AtomicCheckpointHook", interval=9))
     hooks = [dict(type="xtra_toolkit.SafeResume"), dict(type="xtra_toolkit.SaveOnSignal")]
     former = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
@@ -223,13 +223,13 @@ def test_ctrl_c_saves_and_a_second_one_leaves_at_once(build, tmp_path, times, en
     assert list(tmp_path.glob("*.pth")) == [tmp_path / "epoch_0_iter_2.pth"] * (times == 1)
 
 
-def test_it_needs_the_hook_that_saves(build):
+def test_the_hook_requires_the_atomic_checkpoint_hook(build):
     hooks = [dict(type="xtra_toolkit.SaveOnSignal")]
     with pytest.raises(ValueError, match=r"checkpoint\.type=xtra_toolkit\.AtomicCheckpointHook"):
         build(custom_hooks=hooks).train()
 
 
-def test_the_signals_are_given_back(build):
+def test_the_former_handlers_are_restored(build):
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 

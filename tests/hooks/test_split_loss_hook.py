@@ -108,7 +108,7 @@ def names(pair, **options):
     return Ranges(pretrainer(*pair, **options).objective).names
 
 
-def test_the_names_of_the_ranges():
+def test_ranges_are_named_by_steps_or_rows():
     assert names(XTRA)[:2] == ["loss_step/000", "loss_step/001"] and len(names(XTRA)) == 16
     tokens = names(AIM)  # 64 tokens
     assert tokens[:2] == ["loss_step/000-003", "loss_step/004-007"]
@@ -118,7 +118,7 @@ def test_the_names_of_the_ranges():
     assert many[0] == "loss_row/000-001" and len(many) == 16 and many[-1] == "loss_row/019"
 
 
-def test_a_hard_step_and_a_hard_row_are_found():
+def test_a_step_or_row_with_a_large_loss_is_found():
     """Images whose fourth block (rows 0 and 1, columns 6 and 7), or fifth row, is noise."""
     for pair, hard in ((XTRA, "loss_step/003"), (MAE, "loss_row/004")):
         target = dict(pretrainer_target(pair), normalise=False)
@@ -139,7 +139,7 @@ def pretrainer_target(pair):
     return dict(type=f"xtra_toolkit.{'NextBlock' if pair == XTRA else 'MaskedPatches'}")
 
 
-def test_a_wave_is_in_its_band():
+def test_a_wave_is_counted_in_its_band():
     """A cosine of u half waves over a patch of 8 has u/16 cycles per pixel: band u."""
     bands = Bands(PatchGrid(2, 2, (8, 8)))
     assert bands.names == [f"loss_band/{b}" for b in range(8)]
@@ -153,7 +153,7 @@ def test_a_wave_is_in_its_band():
 
 
 @pytest.mark.parametrize("reduction", ["batch", "image"])
-def test_weights_of_two_processes_are_those_of_the_joint_batch(reduction, monkeypatch):
+def test_link_weights_of_two_processes_equal_those_of_the_joint_batch(reduction, monkeypatch):
     loss_mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]).bool()
     weights = link_weights(loss_mask, (4, 3), reduction, loss_mask)
     count = loss_mask.sum() if reduction == "batch" else loss_mask.any(1).sum()
@@ -162,7 +162,7 @@ def test_weights_of_two_processes_are_those_of_the_joint_batch(reduction, monkey
     torch.testing.assert_close(torch.cat(halves) / 2, weights)
 
 
-def test_the_dct_is_scipys():
+def test_the_dct_equals_that_of_scipy():
     values = np.random.default_rng(0).normal(size=(5, 14))
     mine = values @ dct(14).T.numpy()
     np.testing.assert_allclose(mine, scipy.fft.dct(values, norm="ortho"), atol=1e-12)
@@ -195,7 +195,7 @@ def picture(folder):
     return cv2.imread(str(file))
 
 
-def test_the_parts_of_a_step_are_those_of_its_logged_loss_and_are_drawn(tmp_path):
+def test_the_parts_of_a_step_add_up_to_its_logged_loss_and_are_drawn(tmp_path):
     """No drop path, one micro-batch; a resumed run draws the whole curve."""
     options = dict(drop_path=0.0, batch_size=8)
     options["custom_hooks"] = [SAFE, dict(type="xtra_toolkit.SplitLoss", interval=1)]
@@ -213,7 +213,7 @@ def test_the_parts_of_a_step_are_those_of_its_logged_loss_and_are_drawn(tmp_path
     assert np.array_equal(picture(tmp_path / "rest"), drawn)
 
 
-def test_a_look_leaves_no_trace_and_sees_no_drop_path():
+def test_a_measurement_changes_no_state_and_has_no_drop_path():
     """Also where masks come from torch's own generator, since samples bring no seeds."""
     model, hook = randomise(pretrainer(*MAE, drop_path_rate=0.5)).train(), SplitLoss()
     model.data_preprocessor = Both(None)
@@ -225,7 +225,7 @@ def test_a_look_leaves_no_trace_and_sees_no_drop_path():
     assert hook.measure(Stub(model.eval()), images) == first
 
 
-def test_classes_have_steps_and_no_bands(tmp_path):
+def test_class_targets_have_steps_and_no_bands(tmp_path):
     np.save(tmp_path / "colours.npy", np.random.default_rng(0).uniform(-1, 1, (7, 3)))
     target = dict(type="xtra_toolkit.NextColour", clusters=str(tmp_path / "colours.npy"))
     head = dict(loss="cross_entropy")
@@ -234,7 +234,7 @@ def test_classes_have_steps_and_no_bands(tmp_path):
     assert len(found) == 16 and all(name.startswith("loss_step/") for name in found)
 
 
-def test_another_model_is_left_alone(build, tmp_path):
+def test_other_models_are_left_alone(build, tmp_path):
     """Beside OnlineProbe, under hooks' defaults of a probe for instance."""
     kinds = ("SplitLoss", "OnlineProbe")
     hooks = [dict(type=f"xtra_toolkit.{kind}", interval=1) for kind in kinds]
@@ -252,7 +252,7 @@ def _split(rank, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_parts_of_the_joint_batch(tmp_path):
+def test_the_parts_of_two_processes_equal_those_of_the_joint_batch(tmp_path):
     on_two(_split, tmp_path)
     hooks = [SAFE, dict(type="xtra_toolkit.SplitLoss", interval=3)]
     run(tmp_path / "one", "AIM", drop_path=0.0, batch_size=8, custom_hooks=hooks)

@@ -27,11 +27,11 @@ def test_a_run_of_one_step_an_epoch_logs_every_fourth_and_the_last(tmp_path):
     assert steps(tmp_path / "rest", **rest) == [8, 10]
 
 
-def test_epochs_do_not_begin_the_count_anew(tmp_path):
+def test_the_count_continues_over_epochs(tmp_path):
     assert steps(tmp_path, images=24) == [*range(4, 31, 4), 30]
 
 
-def test_lines_of_a_running_validation_show_no_former_result(tmp_path):
+def test_lines_of_a_running_validation_show_no_earlier_result(tmp_path):
     val = dict(
         val_dataloader=dict(
             dataset=Digits("test", indices=12, pipeline=PIPELINE),

@@ -68,12 +68,12 @@ def test_the_last_good_checkpoint_is_kept_and_named(build, tmp_path, spoil, valu
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_without_a_checkpoint_the_sentence_says_so(build):
+def test_the_message_says_that_there_is_no_checkpoint(build):
     with pytest.raises(FloatingPointError, match=r"iteration 1, epoch 1.*no checkpoint yet"):
         build(custom_hooks=[Spoil(0, nan_loss), STOP]).train()
 
 
-def test_values_that_are_only_watched_may_be_nan(build):
+def test_logged_values_other_than_losses_may_be_nan(build):
     runner = build(epochs=1, custom_hooks=[Spoil(0, nan_to_watch), STOP])
     runner.train()
     assert runner.iter == 4
@@ -153,7 +153,9 @@ def poisoned(build, where, *bad, epochs=1, stop=(), **changes):
         ("backward", r"the backward pass: the gradient at the output of first \(Linear\)\."),
     ],
 )
-def test_it_says_in_which_layer_that_began_and_saves_the_batch(build, tmp_path, where, layer):
+def test_the_message_names_the_first_non_finite_layer_and_the_batch_is_saved(
+    build, tmp_path, where, layer
+):
     with pytest.raises(FloatingPointError, match=f"stopped at iteration 4, epoch 1.*{layer}"):
         poisoned(build, where, 3).train()
     saved = torch.load(tmp_path / "nonfinite_iter_4.pt", weights_only=True)
@@ -175,7 +177,7 @@ class Weights(Hook):
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_step_may_be_left_out(build, tmp_path, where):
+def test_a_step_may_be_skipped(build, tmp_path, where):
     runner, weights = poisoned(build, where, 3, 4, 6, stop=dict(skips=2)), Weights()
     runner.register_hook(weights)
     runner.train()
@@ -188,12 +190,12 @@ def test_a_step_may_be_left_out(build, tmp_path, where):
     ]
 
 
-def test_too_many_in_a_row_stop_the_run(build):
+def test_too_many_skipped_steps_in_a_row_stop_the_run(build):
     with pytest.raises(FloatingPointError, match="stopped at iteration 6"):
         poisoned(build, "forward", 3, 4, 5, stop=dict(skips=2)).train()
 
 
-def test_the_replay_draws_what_the_step_drew(build):
+def test_the_replay_draws_the_random_numbers_of_the_step(build):
     """The step goes wrong for one draw in eight; another draw in the replay would not."""
     drawn = []
 
@@ -209,7 +211,7 @@ def test_the_replay_draws_what_the_step_drew(build):
     assert drawn[-1] == drawn[-2] > 0.9
 
 
-def test_no_checkpoint_has_weights_that_are_not_finite(build, tmp_path):
+def test_a_checkpoint_of_non_finite_weights_is_refused(build, tmp_path):
     class Spoilt(Hook):
         priority = "LOW"  # after the step was judged, before it is saved
 
@@ -225,7 +227,7 @@ def test_no_checkpoint_has_weights_that_are_not_finite(build, tmp_path):
 
 
 @pytest.mark.parametrize("clip", [None, dict(max_norm=1.0)])
-def test_with_float32_masters_their_copies_are_looked_at(build, tmp_path, clip):
+def test_the_gradients_of_bfloat16_copies_are_checked(build, tmp_path, clip):
     wrapper = dict(
         type="xtra_toolkit.MasterWeightsOptimWrapper",
         optimizer=dict(type="torch.optim.AdamW", lr=0.05, fused=True),
@@ -240,7 +242,7 @@ def test_with_float32_masters_their_copies_are_looked_at(build, tmp_path, clip):
     assert [path.name for path in tmp_path.glob("*.pt")] == ["nonfinite_iter_4.pt"]
 
 
-def test_batches_of_a_validation_are_not_held(build):
+def test_validation_batches_are_not_kept(build):
     runner = poisoned(build, "forward")
     runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, StopOnNonFiniteLoss))
@@ -264,7 +266,7 @@ def of_two(rank, folder, place):
         train(folder, ballast=1, hooks=[SpoilRank(), STOP])
 
 
-def test_all_processes_stop_where_one_went_wrong(tmp_path):
+def test_all_processes_stop_at_a_non_finite_loss_in_one(tmp_path):
     children = [fork(of_two, rank, tmp_path / "run", tmp_path / "place") for rank in (0, 1)]
     assert [ends(child, within=15) for child in children] == [0, 0]
     saved = sorted(path.name for path in (tmp_path / "run").glob("*.pt"))
@@ -286,7 +288,7 @@ class LaterDevice:
         return known
 
 
-def test_read_one_step_late_the_weights_are_untouched_all_the_same(build, tmp_path):
+def test_weights_are_unchanged_although_the_result_is_read_one_step_later(build, tmp_path):
     runner = poisoned(build, "forward", 3)
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == "StopOnNonFiniteLoss")
     hook._late = LaterDevice()
@@ -297,7 +299,7 @@ def test_read_one_step_late_the_weights_are_untouched_all_the_same(build, tmp_pa
     assert all(torch.equal(last[name], before[name]) for name in last)
 
 
-def test_of_the_last_step_it_hears_before_the_epoch_is_saved(build, tmp_path):
+def test_the_last_step_is_checked_before_the_epoch_is_saved(build, tmp_path):
     runner = poisoned(build, "forward", 7)
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == "StopOnNonFiniteLoss")
     hook._late = LaterDevice()
@@ -306,7 +308,7 @@ def test_of_the_last_step_it_hears_before_the_epoch_is_saved(build, tmp_path):
 
 
 @pytest.mark.gpu
-def test_cuda_is_not_waited_for(build):
+def test_the_host_does_not_wait_for_cuda(build):
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3, device="cuda"))], fused=True)
     (param,) = optimizer.param_groups[0]["params"]
     hook, late = StopOnNonFiniteLoss(), OneStepLate()
@@ -329,7 +331,7 @@ def test_cuda_is_not_waited_for(build):
     [{}, dict(type="xtra_toolkit.MasterWeightsOptimWrapper")],
     ids=["float32", "masters"],
 )
-def test_the_norm_of_clipping_is_taken_over_and_nothing_changes(wrapper, tmp_path, monkeypatch):
+def test_the_norm_of_clipping_is_reused_without_a_change(wrapper, tmp_path, monkeypatch):
     counts = []
     total = finite.get_total_norm
     monkeypatch.setattr(finite, "get_total_norm", lambda x: counts.append(len(x)) or total(x))
@@ -350,7 +352,7 @@ def test_the_norm_of_clipping_is_taken_over_and_nothing_changes(wrapper, tmp_pat
         assert first == second
 
 
-def test_gradients_that_clipping_saw_to_be_infinite_stop_the_run(build, tmp_path):
+def test_infinite_gradients_found_by_clipping_stop_the_run(build, tmp_path):
     runner = build(
         optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.05), clip_grad=dict(max_norm=1.0)),
         custom_hooks=[Spoil(5, infinite_gradient), STOP],

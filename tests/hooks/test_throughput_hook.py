@@ -55,7 +55,7 @@ def left(folder):
     return [3600 * int(h) + 60 * int(m) + int(s) for h, m, s in times]
 
 
-def test_images_by_seconds_over_the_window_of_time(run, tmp_path, monkeypatch):
+def test_images_per_second_is_an_average_over_the_window(run, tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
     run(custom_hooks=[clock, dict(type="xtra_toolkit.SafeResume")])
     lines = scalars(tmp_path)
@@ -69,9 +69,7 @@ def test_images_by_seconds_over_the_window_of_time(run, tmp_path, monkeypatch):
     assert len(re.findall(r"Epoch\(train\).*images_per_second: 8\.0000", log)) == 5
 
 
-def test_what_is_left_counts_global_batches_and_from_where_the_run_was_resumed(
-    run, tmp_path, monkeypatch
-):
+def test_the_eta_counts_global_batches_from_the_resumed_step(run, tmp_path, monkeypatch):
     run(custom_hooks=[Clock(monkeypatch), dict(type="xtra_toolkit.SafeResume")])
     passed = [SLOW + STEP * i for i in range(15)]
     assert left(tmp_path) == [int(t / (i + 1) * (14 - i)) for i, t in enumerate(passed)]
@@ -95,7 +93,7 @@ class Slow:
             yield number
 
 
-def test_a_step_waits_for_all_of_its_micro_batches(monkeypatch):
+def test_data_time_includes_all_micro_batches(monkeypatch):
     clock = []
     monkeypatch.setattr("xtra_toolkit.engine.accumulation.time.perf_counter", lambda: len(clock))
     steps = iter(Accumulated(loader := Slow(clock), 2))
@@ -121,14 +119,14 @@ class Waiting(Hook):
         runner.train_loop.dataloader.waited += 0.25
 
 
-def test_data_time_is_that_of_the_whole_step(run, tmp_path, monkeypatch):
+def test_data_time_excludes_the_hooks_of_the_step_before(run, tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
     run(custom_hooks=[clock, Waiting(clock)])
     loaded = [line["data_time"] for line in scalars(tmp_path)]
     assert loaded == pytest.approx([0.25] * 15, abs=0.1)  # and what was waited indeed
 
 
-def test_with_mmengines_own_loop_a_step_is_a_batch_of_each_process(build, tmp_path, monkeypatch):
+def test_in_mmengines_loop_a_step_counts_a_batch_of_each_process(build, tmp_path, monkeypatch):
     monkeypatch.setattr("xtra_toolkit.hooks.throughput_hook.get_world_size", lambda: 3)
     hooks = dict(
         timer=dict(type="xtra_toolkit.Throughput"), logger=dict(type="LoggerHook", interval=1)

@@ -26,7 +26,7 @@ def of_two(rank, folder, port, timeout):
 
 
 @pytest.mark.faults
-def test_a_stopped_process_ends_the_other_with_a_sentence(tmp_path, fault):
+def test_a_stopped_process_ends_the_other_with_a_message(tmp_path, fault):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -45,7 +45,7 @@ def _sharded(rank, folder, photos):
 
 
 @pytest.mark.slow
-def test_a_sharded_run_does_not_notice_and_has_the_curves_of_a_whole_one(tmp_path):
+def test_hooks_do_not_change_a_sharded_run_and_its_curves_are_those_of_an_unsharded_run(tmp_path):
     photos = photographs.write(tmp_path / "photos", 18)
     on_two(_sharded, tmp_path, photos)
     train("xtra_tiny", tmp_path / "whole", photos, **WATCHES)

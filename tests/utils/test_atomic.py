@@ -28,7 +28,7 @@ def planted(tmp_path, name):
     return victim
 
 
-def test_xtra_index_writes_through_no_planted_link(tmp_path):
+def test_xtra_index_follows_no_planted_link(tmp_path):
     victim = planted(tmp_path, "index.txt")
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert xtra("index", tmp_path).exit_code == 0
@@ -36,7 +36,7 @@ def test_xtra_index_writes_through_no_planted_link(tmp_path):
     assert (tmp_path / "index.txt").read_text() == "a.png\n"
 
 
-def test_xtra_report_writes_through_no_planted_link(tmp_path):
+def test_xtra_report_follows_no_planted_link(tmp_path):
     victim = planted(tmp_path, "report.html")
     start(tmp_path, pretraining(), training())
     assert xtra("report", tmp_path).exit_code == 0
@@ -44,7 +44,7 @@ def test_xtra_report_writes_through_no_planted_link(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_xtra_convert_writes_goes_through_no_planted_link(suffix, tmp_path):
+def test_xtra_convert_follows_no_planted_link(suffix, tmp_path):
     from xtra_toolkit.cli.convert import save
 
     victim = planted(tmp_path, f"x{suffix}")
@@ -53,13 +53,13 @@ def test_what_xtra_convert_writes_goes_through_no_planted_link(suffix, tmp_path)
     assert (tmp_path / f"x{suffix}").stat().st_size > 8
 
 
-def test_a_checkpoint_goes_through_no_planted_link(tmp_path):
+def test_a_checkpoint_follows_no_planted_link(tmp_path):
     victim = planted(tmp_path, "iter_1.pth")
     AtomicBackend().put(b"weights", tmp_path / "iter_1.pth")
     assert victim.read_text() == "mine" and (tmp_path / "iter_1.pth").read_bytes() == b"weights"
 
 
-def test_a_dangling_link_in_the_place_of_a_table_of_colours_is_not_followed(tmp_path):
+def test_xtra_clusters_follows_no_dangling_link(tmp_path):
     pytest.importorskip("sklearn")
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -70,7 +70,7 @@ def test_a_dangling_link_in_the_place_of_a_table_of_colours_is_not_followed(tmp_
     assert not (tmp_path / "victim").exists() and np.load(tmp_path / "colours.npy").shape == (2, 3)
 
 
-def test_not_even_a_guessed_name_is_followed(tmp_path, monkeypatch):
+def test_a_link_with_the_name_of_the_new_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
     victim = tmp_path / "victim"
     victim.write_text("mine")
@@ -80,7 +80,7 @@ def test_not_even_a_guessed_name_is_followed(tmp_path, monkeypatch):
     assert victim.read_text() == "mine" and not (tmp_path / "x").exists()
 
 
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_error_keeps_the_old_file_and_removes_the_new_one(tmp_path):
     (tmp_path / "x").write_text("old")
     with pytest.raises(KeyError), replacing(tmp_path / "x") as file:
         file.write(b"half")
@@ -88,7 +88,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_text() == "old"
 
 
-def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+def test_a_new_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "other").write_text("")
     with replacing(tmp_path / "x") as file:
         file.write(b"new")

@@ -81,7 +81,7 @@ def test_the_original_gives_the_golden_loss_and_features(tmp_path, content):
 
 
 @pytest.mark.parametrize("layout", ["pretrainer", "encoder"])
-def test_the_mask_comes_out_of_the_checkpoint(tmp_path, layout):
+def test_the_mask_is_read_from_the_checkpoint(tmp_path, layout):
     path = saved(tmp_path / "ours.pth", Checkpoint.of(ORIGINAL).layout(layout))
     init = dict(type="Pretrained", checkpoint=path, prefix="backbone.")
     model = vit(init_cfg=init)  # no mask named, as in a benchmark config
@@ -92,7 +92,7 @@ def test_the_mask_comes_out_of_the_checkpoint(tmp_path, layout):
     torch.testing.assert_close(model(OUT["images"])[0], OUT["encoder_out"], atol=1e-5, rtol=0)
 
 
-def test_another_mask_is_refused_unless_meant():
+def test_another_mask_is_refused_without_change_mask():
     state = Checkpoint.of(ORIGINAL).layout("encoder")["state_dict"]
     state = {name.removeprefix("backbone."): value for name, value in state.items()}
     with pytest.raises(ValueError, match=r"trained with the mask .*BlockCausal.* change_mask=True"):
@@ -126,7 +126,7 @@ def test_blocks_of_one_token_are_token_causal():
     assert Checkpoint.of(state).mask == MASKS["token"]
 
 
-def test_an_encoder_alone_of_the_original_needs_its_mask_named():
+def test_an_encoder_of_the_original_without_its_head_needs_a_mask():
     state = {name: value for name, value in ORIGINAL.items() if name.startswith("enc.")}
     with pytest.raises(ValueError, match=r"tell its encoder's mask \(that of an original XTRA"):
         Checkpoint.of(state)
@@ -144,7 +144,7 @@ FULL = [("prefix", "token", {}), ("shown", "masked", dict(with_cls_token=True))]
 
 @pytest.mark.parametrize(("mask", "target", "options"), FULL)
 @pytest.mark.parametrize("scale", [0.0, 0.1], ids=["", "layer_scale"])
-def test_stock_encoders_give_our_features(tmp_path, mask, target, options, scale):
+def test_stock_vits_give_the_same_features(tmp_path, mask, target, options, scale):
     options = dict(options, layer_scale_init_value=scale)
     checkpoint, model = ours(mask, target, **options)
     features = model.extract_feat(OUT["images"])[0]
@@ -160,7 +160,7 @@ def test_stock_encoders_give_our_features(tmp_path, mask, target, options, scale
     torch.testing.assert_close(stock(OUT["images"]), features, atol=1e-5, rtol=0)
 
 
-def test_a_masked_encoder_goes_to_a_stock_vit_only_where_that_is_meant():
+def test_a_masked_encoder_becomes_a_stock_vit_only_with_full_attention():
     checkpoint = Checkpoint.of(ORIGINAL)
     for name in ("mmpretrain", "timm"):
         with pytest.raises(ValueError, match=f"stock ViT of {name} would run it with full att"):
@@ -176,7 +176,7 @@ def test_a_masked_encoder_goes_to_a_stock_vit_only_where_that_is_meant():
     assert (model(x) - OUT["encoder_out"]).abs().max() > 1e-2  # the reason for the refusal
 
 
-def test_stock_vits_tell_that_the_mask_is_not_theirs(tmp_path, caplog):
+def test_files_for_stock_vits_record_the_mask_of_the_encoder(tmp_path, caplog):
     content = Checkpoint.of(ORIGINAL).layout("encoder")
     path, logger = saved(tmp_path / "encoder.pth", content), logging.getLogger("stock")
     stock = vit("mmpretrain.VisionTransformer")
@@ -189,7 +189,7 @@ def test_stock_vits_tell_that_the_mask_is_not_theirs(tmp_path, caplog):
         timm_vit().load_state_dict(masked, strict=True)
 
 
-def test_our_checkpoints_are_sources_too():
+def test_checkpoints_of_this_toolkit_can_be_converted():
     checkpoint, model = ours("block_orders", "block")
     assert checkpoint.mask == MASKS["block_orders"]
     again = Checkpoint.of(checkpoint.layout("encoder")["state_dict"])
@@ -215,7 +215,7 @@ def of_mask(mask):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_mask_in_a_file_cannot_call_anything(tmp_path, inside):
+def test_a_mask_in_a_file_calls_nothing(tmp_path, inside):
     attack = dict(type="pathlib.Path.touch", self=str(tmp_path / "trace"))
     attack = dict(type="xtra_toolkit.BlockCausal", block_size=[attack]) if inside else attack
     state = of_mask(attack)
@@ -260,6 +260,6 @@ def test_a_mask_in_a_file_cannot_call_anything(tmp_path, inside):
         ),
     ],
 )
-def test_bad_input_is_refused_with_a_sentence(make, sentence):
+def test_bad_input_is_refused_with_a_message(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()

@@ -28,7 +28,7 @@ def picture(height=90, width=70):
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
-def test_the_documented_lines(saved):
+def test_the_documented_lines_run(saved):
     """The features are those of the pretrainer with the pipeline and preprocessor of a config."""
     path, model = saved
     encoder, transform = xtra_toolkit.load(path)
@@ -43,7 +43,7 @@ def test_the_documented_lines(saved):
     torch.testing.assert_close(feature, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_arrays_files_and_outputs(saved, tmp_path):
+def test_load_takes_arrays_and_files_and_gives_every_output(saved, tmp_path):
     path, _ = saved
     _, transform = xtra_toolkit.load(path)
     Image.fromarray(picture()).save(tmp_path / "x.png")
@@ -67,7 +67,7 @@ def test_arrays_files_and_outputs(saved, tmp_path):
         ("token", "token", dict(in_channels=1, image=(32, 64), layer_scale_init_value=0.1)),
     ],
 )
-def test_other_encoders(mask, target, options, tmp_path):
+def test_load_reads_encoders_of_other_shapes(mask, target, options, tmp_path):
     grey = dict(PREPROCESSOR, mean=[9.0], std=[3.0], to_rgb=False)
     if "in_channels" in options:
         options = dict(options, data_preprocessor=grey)
@@ -88,7 +88,7 @@ def test_importing_the_package_stays_light():
     assert ran.stdout.decode().split() == ["False", "load"]
 
 
-def test_export(saved):
+def test_an_encoder_can_be_exported_by_torch(saved):
     """torch.export keeps the mask: a block sees none of the later ones."""
     path, _ = saved
     encoder, _ = xtra_toolkit.load(path, "tokens")
@@ -101,7 +101,7 @@ def test_export(saved):
     assert moved[6:, 6:].all() and moved.sum() == 4
 
 
-def test_onnx(saved, tmp_path):
+def test_an_encoder_can_be_exported_to_onnx(saved, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     encoder, _ = xtra_toolkit.load(saved[0])
@@ -145,12 +145,12 @@ def tampered(saved, tmp_path, change):
         (lambda r: r.pop("images"), "does not tell how images are normalised"),
     ],
 )
-def test_a_record_is_checked(saved, tmp_path, change, sentence):
+def test_a_record_with_wrong_values_is_refused(saved, tmp_path, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         xtra_toolkit.load(tampered(saved, tmp_path, change))
 
 
-def test_a_record_that_is_no_json(saved, tmp_path):
+def test_a_record_that_is_no_json_is_refused(saved, tmp_path):
     state = torch.load(saved[0], weights_only=True)["state_dict"]
     for text in (b"\xff\xfe", b"[" * 100_000, b"[]"):
         state[RECORD] = torch.tensor(list(text), dtype=torch.uint8)
@@ -159,7 +159,7 @@ def test_a_record_that_is_no_json(saved, tmp_path):
             xtra_toolkit.load(tmp_path / "t.pth")
 
 
-def test_an_older_checkpoint_still_loads_into_its_model(saved, tmp_path):
+def test_an_older_checkpoint_loads_into_its_model(saved, tmp_path):
     def older(record):
         record.pop("encoder"), record.pop("images")
 

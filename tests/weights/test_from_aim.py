@@ -49,20 +49,20 @@ def loaded(checkpoint, layout, **config):
     return model
 
 
-def test_the_encoder_gives_the_originals_outputs():
+def test_the_encoder_gives_the_outputs_of_the_original():
     checkpoint = Checkpoint.of(TRUNK, img_size=SIZE)
     assert checkpoint.mask == dict(type="xtra_toolkit.PrefixCausal")
     vit = loaded(checkpoint, "encoder", **ENCODER)
     torch.testing.assert_close(vit(IMAGES)[0], GOLDEN["out_bidirectional"], atol=5e-6, rtol=0)
 
 
-def test_another_mask_may_be_meant():
+def test_another_mask_can_be_given():
     checkpoint = Checkpoint.of(TRUNK, dict(type="xtra_toolkit.TokenCausal"), SIZE)
     vit = loaded(checkpoint, "encoder", **ENCODER)
     torch.testing.assert_close(vit(IMAGES)[0], GOLDEN["out_causal"], atol=5e-6, rtol=0)
 
 
-def test_positions_stand_for_images_of_224_px_or_of_the_size_named():
+def test_positions_are_those_of_224_px_or_of_the_given_size():
     grid = Checkpoint.of(TRUNK).grid
     assert (grid.rows, grid.cols) == (28, 28)  # patches of 8
     wide = Checkpoint.of(TRUNK, img_size=(64, 128))
@@ -75,7 +75,7 @@ def test_positions_stand_for_images_of_224_px_or_of_the_size_named():
         Checkpoint.of(TRUNK, img_size=(60, 64))
 
 
-def test_stock_vits_give_the_originals_outputs():
+def test_stock_vits_give_the_outputs_of_the_original():
     checkpoint = Checkpoint.of(TRUNK, img_size=SIZE)
     stock = dict(type="mmpretrain.VisionTransformer", with_cls_token=False, out_type="raw")
     vit = loaded(checkpoint, "mmpretrain", **stock, **SHAPE, qkv_bias=False)
@@ -98,7 +98,7 @@ def aims_head(x):
     return pooled @ w["linear.weight"].T
 
 
-def test_the_probe_head_gives_its_logits():
+def test_the_probe_head_gives_the_logits_of_the_original():
     checkpoint = Checkpoint.of({**TRUNK, **HEAD}, img_size=SIZE)
     layers, probe = [-2, -1], dict(type="xtra_toolkit.AttentiveProbe", num_heads=3, bias=False)
     encoder = dict(ENCODER, out_indices=layers, final_norm=False)
@@ -139,6 +139,6 @@ def test_the_probe_head_gives_its_logits():
         ),
     ],
 )
-def test_bad_input_is_refused_with_a_sentence(make, sentence):
+def test_bad_input_is_refused_with_a_message(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()

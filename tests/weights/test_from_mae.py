@@ -89,7 +89,7 @@ SOURCES = {"mmpretrain": lambda model: model.state_dict(), "facebook": facebooks
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_pretrainer_gives_their_loss(theirs, source):
+def test_the_pretrainer_gives_the_loss_of_the_original(theirs, source):
     checkpoint = Checkpoint.of(SOURCES[source](theirs))
     assert checkpoint.mask == MAE
     fixed = dict(positions="sincos")
@@ -109,7 +109,7 @@ def test_the_pretrainer_gives_their_loss(theirs, source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_table_in_the_file_wins_over_the_models_own(theirs, source, tmp_path):
+def test_the_positions_in_the_file_replace_those_of_the_model(theirs, source, tmp_path):
     content = Checkpoint.of(SOURCES[source](theirs)).layout("encoder")
     torch.save(content, tmp_path / "mae.pth")
     init = dict(type="Pretrained", checkpoint=str(tmp_path / "mae.pth"), prefix="backbone.")
@@ -122,7 +122,7 @@ def test_the_table_in_the_file_wins_over_the_models_own(theirs, source, tmp_path
     assert (vit(IMAGES)[0] - theirs.extract_feat(IMAGES)[0]).abs().max() > 0.1
 
 
-def test_an_encoder_alone_is_maes_if_its_positions_are(theirs):
+def test_an_encoder_without_a_decoder_is_recognised_by_its_positions(theirs):
     """As published: mae_pretrain_vit_base.pth holds no decoder."""
     names = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
     twin = copy.deepcopy(theirs)
@@ -139,7 +139,7 @@ def test_an_encoder_alone_is_maes_if_its_positions_are(theirs):
         checkpoint.layout("pretrainer")
 
 
-def test_what_was_fine_tuned_comes_without_its_classifier(theirs):
+def test_a_fine_tuned_model_is_converted_without_its_classifier(theirs):
     names = ("cls_token", "pos_embed", "patch_embed.", "blocks.")
     state = {n: v for n, v in facebooks(theirs).items() if n.startswith(names)}
     tuned = {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
@@ -155,7 +155,7 @@ def test_what_was_fine_tuned_comes_without_its_classifier(theirs):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_what_has_no_place_is_refused(theirs, source):
+def test_parameters_without_a_counterpart_are_refused(theirs, source):
     name = dict(mmpretrain="neck.decoder_pred", facebook="decoder_pred")[source]
     state = {**SOURCES[source](theirs), f"{name}.scale": torch.ones(1), "teacher": torch.ones(1)}
     sentence = r"ours has no place for 1 of the parameters, .*; the first: 'teacher'"

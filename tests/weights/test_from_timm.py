@@ -63,7 +63,7 @@ def features(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_and_back(kind):
+def test_conversion_to_timm_and_back_is_exact(kind):
     theirs, args = timms(**KINDS[kind][0]), KINDS[kind][1]
     checkpoint = Checkpoint.of(theirs.state_dict())
     assert checkpoint.mask == MASKS["bidirectional"]
@@ -84,7 +84,7 @@ def test_a_class_token_without_a_position_gets_zeros():
     torch.testing.assert_close(vit(IMAGES)[0], features(theirs), atol=1e-5, rtol=0)
 
 
-def test_rectangles_are_named():
+def test_a_rectangular_image_needs_its_size():
     theirs = timms(**dict(BARE)).state_dict()
     theirs["pos_embed"] = torch.randn(1, 32, 48)
     sentence = r"has 32 tokens, which do not make a grid of 5×5 .* name the size .*--img-size"
@@ -99,7 +99,7 @@ def test_rectangles_are_named():
         Checkpoint.of(theirs, img_size=(64, 64))
 
 
-def test_another_mask_may_be_meant():
+def test_another_mask_can_be_given():
     checkpoint = Checkpoint.of(timms(**BARE).state_dict(), MASKS["block"])
     vit = ours(checkpoint)
     assert vit.encoder_mask.config == MASKS["block"]
@@ -117,14 +117,14 @@ def test_another_mask_may_be_meant():
         (dict(global_pool="map"), "attn_pool.latent"),
     ],
 )
-def test_what_has_no_place_is_refused(args, first):
+def test_parameters_without_a_counterpart_are_refused(args, first):
     state = timms(**args).state_dict()
     with pytest.raises(ValueError, match=f"a MaskedViT has no place for .*; the first: '{first}'"):
         Checkpoint.of(state)
 
 
 @pytest.mark.parametrize(("suffix", "aim"), [(".safetensors", False), (".pth", True)])
-def test_the_line_in_the_help_loads_what_was_written(suffix, aim, tmp_path):
+def test_the_line_in_the_help_loads_the_written_file(suffix, aim, tmp_path):
     text = " ".join(CliRunner().invoke(main, ["convert", "--help"]).output.split())
     line, extra = re.search(
         r"timm\.create_model\(('.*?)\)\. AIM's also needs (.*?)\. The", text

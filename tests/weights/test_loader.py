@@ -54,25 +54,25 @@ def trap(tmp_path, monkeypatch, request):
 REFUSED = r"stranger\.pth cannot be read as tensors alone, and is not executed \(GLOBAL \S+mkdir"
 
 
-def test_init_cfg_is_refused_with_a_sentence(trap):
+def test_an_unsafe_init_cfg_is_refused_with_a_message(trap):
     model = MODELS.build(dict(VIT, init_cfg=dict(type="Pretrained", checkpoint=str(trap[0]))))
     with pytest.raises(ValueError, match=REFUSED):
         model.init_weights()
 
 
-def test_a_prefix_makes_no_difference(trap):
+def test_an_unsafe_init_cfg_with_a_prefix_is_refused(trap):
     init = dict(type="Pretrained", checkpoint=str(trap[0]), prefix="backbone.")
     with pytest.raises(ValueError, match=REFUSED):
         MODELS.build(dict(VIT, init_cfg=init)).init_weights()
 
 
-def test_load_from_is_refused_with_a_sentence(trap):
+def test_an_unsafe_load_from_is_refused_with_a_message(trap):
     with pytest.raises(ValueError, match=REFUSED):
         load_checkpoint(MODELS.build(VIT), str(trap[0]))
 
 
 @pytest.mark.parametrize("name", ["https://example.org/stranger.pth", "torchvision://stranger"])
-def test_a_download_is_refused_with_a_sentence(trap, tmp_path, monkeypatch, name):
+def test_an_unsafe_download_is_refused_with_a_message(trap, tmp_path, monkeypatch, name):
     """Load a file that torch finds in its download cache, so that no network is needed."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     cache = tmp_path / "home" / "hub" / "checkpoints"
@@ -84,7 +84,7 @@ def test_a_download_is_refused_with_a_sentence(trap, tmp_path, monkeypatch, name
         load_checkpoint(MODELS.build(VIT), name)
 
 
-def test_what_open_mmlab_names_in_the_users_folder_is_refused(trap, tmp_path, monkeypatch):
+def test_an_unsafe_file_named_by_open_mmlab_is_refused(trap, tmp_path, monkeypatch):
     monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
     (tmp_path / "open_mmlab.json").write_text('{"stranger": "stranger.pth"}')
     for scheme in ("open-mmlab", "openmmlab"):
@@ -92,7 +92,7 @@ def test_what_open_mmlab_names_in_the_users_folder_is_refused(trap, tmp_path, mo
             load_checkpoint(MODELS.build(VIT), f"{scheme}://stranger")
 
 
-def test_what_a_ceph_server_holds_is_refused(trap, monkeypatch):
+def test_an_unsafe_file_of_a_ceph_server_is_refused(trap, monkeypatch):
     class Server:
         def get(self, name):
             return trap[0].read_bytes()
@@ -102,7 +102,7 @@ def test_what_a_ceph_server_holds_is_refused(trap, monkeypatch):
         load_checkpoint(MODELS.build(VIT), "s3://bucket/stranger.pth")
 
 
-def test_what_executes_nothing_is_downloaded(tmp_path, monkeypatch):
+def test_a_safe_file_is_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
@@ -112,19 +112,19 @@ def test_what_executes_nothing_is_downloaded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_run_refuses_it_and_leaves_the_file(trap, tmp_path, resume):
+def test_a_run_refuses_an_unsafe_file_and_keeps_it(trap, tmp_path, resume):
     with pytest.raises(ValueError, match=REFUSED):
         run(tmp_path / "run", "XTRA", load_from=str(trap[0]), resume=resume)
 
 
-def test_other_objects_than_tensors_are_refused_and_convert_is_named(tmp_path):
+def test_other_objects_than_tensors_are_refused_and_the_message_names_convert(tmp_path):
     """Refuse other objects: skipping them would be safe, but a resumed run needs them."""
     torch.save(dict(state_dict={}, args=argparse.Namespace(lr=1)), tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"GLOBAL argparse\.Namespace .*xtra convert extracts"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "x.pth"))
 
 
-def test_an_absent_or_broken_file_is_named(tmp_path):
+def test_an_absent_or_damaged_file_is_reported_by_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.pth can not be found"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "no.pth"))
     for name in ("x.pth", "x.safetensors"):
@@ -146,7 +146,7 @@ def test_safetensors_is_read_by_load_from_and_init_cfg(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["pretrainer", "encoder"])
-def test_safetensors_is_written_and_knows_its_mask(tmp_path, layout):
+def test_safetensors_is_written_with_its_mask(tmp_path, layout):
     files = [tmp_path / "x.pth", tmp_path / "x.safetensors"]
     for file in files:
         args = ["convert", str(WEIGHTS), str(file), "--to", layout]
@@ -162,7 +162,7 @@ def test_safetensors_is_written_and_knows_its_mask(tmp_path, layout):
     assert result.exit_code == 0 and "BlockCausal" in result.output
 
 
-def test_a_torchscript_archive_is_called_one(tmp_path):
+def test_a_torchscript_archive_is_refused_as_such(tmp_path):
     """Check that the message does not repeat torch's advice to execute the file."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pth")
     for read in (CheckpointLoader.load_checkpoint, read_state):

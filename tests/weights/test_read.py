@@ -68,7 +68,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("stranger", STRANGERS, ids=lambda s: type(s).__name__)
-def test_objects_of_any_class_are_stepped_over(tmp_path, stranger):
+def test_objects_of_any_class_are_skipped(tmp_path, stranger):
     content = dict(hyper_parameters=dict(deep=[stranger]), state_dict=STATE, own=stranger)
     same(read_state(saved(tmp_path / "x.ckpt", content)))
 
@@ -77,11 +77,11 @@ CONTENTS = [dict(state_dict=STATE), dict(module=STATE), dict(model=STATE), STATE
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_lightning_deepspeed_mae_and_plain_files(tmp_path, content):
+def test_lightning_deepspeed_mae_and_plain_files_are_read(tmp_path, content):
     same(read_state(saved(tmp_path / "x.pt", content)))
 
 
-def test_safetensors_and_torchs_old_format(tmp_path):
+def test_safetensors_and_the_old_format_of_torch_are_read(tmp_path):
     save_file(STATE, tmp_path / "x.safetensors")
     same(read_state(tmp_path / "x.safetensors"))
     torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -94,7 +94,7 @@ def test_prefixes_of_wrappers_are_dropped(tmp_path, wrapper):
     same(read_state(saved(tmp_path / "x.pt", wrapped)))
 
 
-def test_parameters_come_out_as_tensors(tmp_path):
+def test_parameters_are_read_as_tensors(tmp_path):
     state = {name: torch.nn.Parameter(value) for name, value in STATE.items()}
     same(read_state(saved(tmp_path / "x.pt", dict(state_dict=state))))
 
@@ -120,7 +120,7 @@ def test_a_command_in_the_file_is_refused(tmp_path):
     assert trace.exists()
 
 
-def test_nothing_stays_allowed_after_reading(tmp_path):
+def test_reading_leaves_no_class_allowed(tmp_path):
     before = set(torch.serialization.get_safe_globals())
     content = dict(state_dict=STATE, args=argparse.Namespace())
     read_state(saved(tmp_path / "x.ckpt", content))
