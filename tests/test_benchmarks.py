@@ -280,7 +280,7 @@ def test_the_linear_probe_of_xtra_h_is_that_of_the_original():
     for part in ("param_scheduler", "train_cfg"):
         assert large[part] == base[part]
     assert large.model.head.rates == base.model.head.rates
-    assert large.model.backbone.frozen_stages == 32 and large.model.neck == base.model.neck
+    assert large.model.backbone.frozen_stages == "all" and large.model.neck == base.model.neck
 
 
 def test_xtra_h_takes_the_documented_options():
@@ -290,6 +290,7 @@ def test_xtra_h_takes_the_documented_options():
     cfg = Config.fromfile(ROOT / "attentive" / "cars.py")
     cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in pairs(options)})
     cfg.model.backbone.update(mask=dict(type="xtra_toolkit.Bidirectional"), init_cfg=None)
+    cfg.model.backbone.update(arch="huge", img_size=224, patch_size=14)  # else of the checkpoint
     sizes = [
         step.get("scale") or step.get("crop_size") for step in cfg.val_dataloader.dataset.pipeline
     ]

@@ -30,7 +30,9 @@ AT_256 = {
     "val_dataloader.dataset.pipeline.1.scale": 292,
     "val_dataloader.dataset.pipeline.2.crop_size": 256,
 }
-RAGGED = {f"model.backbone.mask.{key}": value for key, value in (XTRA | dict(ragged=True)).items()}
+RAGGED = {"model.backbone.dynamic_img_size": True} | {
+    f"model.backbone.mask.{key}": value for key, value in (XTRA | dict(ragged=True)).items()
+}
 ON_CPU = {"optim_wrapper.type": "OptimWrapper"}
 CLASS_TOKEN = {"model.backbone.with_cls_token": True}
 
@@ -150,6 +152,9 @@ def test_layer_decay_reaches_our_layers(imagenet, checkpoints, tmp_path):
 
 def test_other_image_sizes_are_refused_with_both_alternatives(imagenet, checkpoints, tmp_path):
     options = OURS | POOLED | ON_CPU | few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
+    with pytest.raises(ValueError, match="img_size is 224 in the config and 256 in the checkpoint"):
+        runner_of(LINEAR, options).train()
+    options |= {"model.backbone.dynamic_img_size": True}
     with pytest.raises(ValueError, match=r"192×192, 256×256 px .*img_size.*crops.*ragged=True"):
         runner_of(LINEAR, options).train()
 

@@ -1,4 +1,4 @@
-"""Linear segmentation with a frozen ViT-B/16 at 256 px, on your images and segmentation maps.
+"""Linear segmentation with a frozen encoder at 256 px, on your images and segmentation maps.
 
     mim train mmpretrain mmconfigs/benchmarks/segmentation.py --cfg-options \
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_vit-b16/epoch_800.pth \
@@ -9,11 +9,13 @@
     /path/train/annotations/x.png    of the same size: class number (from 0) of each pixel, or 255
 
 Pixels of class 255 are ignored. The head is a BatchNorm and a 1x1 convolution (as in DINOv2) on the
-feature maps after layers 4, 6, 8 and 12, which all have the size of the grid. mIoU is computed at
+feature maps after layers 4, 6, 8 and 12, which all have the size of the grid. The encoder's sizes
+are read from its checkpoint; one with other layers or another image size needs
+model.backbone.out_indices or the sizes in the pipelines. mIoU is computed at
 the full size of the maps. For ADE20K, set reduce_zero_label=True in both LoadSegMap. To train the
 encoder too, set model.backbone.frozen_stages=-1.
 
-The encoder's mask is read from the checkpoint. Under a causal mask, a block does not attend to
+The encoder's mask is read from the checkpoint, too. Under a causal mask, a block does not attend to
 later blocks, so features of early blocks depend on less of the image. To use the weights with full
 attention, for which they were not trained, add
 model.backbone.mask.type=xtra_toolkit.Bidirectional model.backbone.change_mask=True.
@@ -36,12 +38,9 @@ model = dict(
     ),
     backbone=dict(
         type="xtra_toolkit.MaskedViT",
-        arch="base",
-        img_size=256,
-        patch_size=16,
         out_type="featmap",
         out_indices=[3, 5, 7, 11],
-        frozen_stages=12,
+        frozen_stages="all",
         init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
     ),
 )

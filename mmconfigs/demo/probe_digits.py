@@ -4,29 +4,25 @@
         model.backbone.init_cfg.checkpoint=work_dirs/xtra_digits/epoch_20.pth
 
 The probe is MMPretrain's avg_featmap (the mean after the final norm, normalised again), a BatchNorm
-without parameters and a linear layer. The encoder's mask is read from the checkpoint.
+without parameters and a linear layer. The encoder's sizes and mask are read from the checkpoint.
 """
 
 _base_ = ["xtra_digits.py"]
 
 model = dict(
     _delete_=True,
-    type="mmpretrain.ImageClassifier",
+    type="xtra_toolkit.ImageClassifier",
     data_preprocessor=dict(
         type="mmpretrain.ClsDataPreprocessor", mean=[77.8], std=[95.9], to_rgb=False
     ),
     backbone=dict(
         type="xtra_toolkit.MaskedViT",
-        arch=dict(embed_dims=64, num_layers=4, num_heads=4, feedforward_channels=256),
-        img_size=8,
-        patch_size=1,
-        in_channels=1,
         out_type="avg_featmap",
-        frozen_stages=4,
+        frozen_stages="all",
         init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
     ),
-    neck=dict(type="mmpretrain.ClsBatchNormNeck", input_features=64),
-    head=dict(type="mmpretrain.LinearClsHead", num_classes=10, in_channels=64),
+    neck=dict(type="mmpretrain.ClsBatchNormNeck"),
+    head=dict(type="mmpretrain.LinearClsHead", num_classes=10),
 )
 
 val_evaluator = dict(_delete_=True, type="mmpretrain.Accuracy", topk=(1,))

@@ -298,20 +298,14 @@ def digits(kind, work_dir):
     config.merge_from_dict(
         {
             "model.data_preprocessor": dict(mean=[77.8], std=[95.9], to_rgb=False),
-            "model.backbone.img_size": 8,
-            "model.backbone.patch_size": 1,
-            "model.backbone.in_channels": 1,
-            "model.backbone.frozen_stages": 2,
             "model.backbone.init_cfg.checkpoint": str(work_dir / "encoder.pth"),
             "model.head.num_classes": 10,
-            "model.head.in_channels": 48,
             "model.head.rates": [1e-3, 1e-1],
             "train_cfg": dict(global_batch=512, max_epochs=2, val_interval=2),
             "default_hooks.checkpoint.interval": 2,
             "log_level": "ERROR",
         }
     )
-    config.model.backbone.arch = arch()
     if kind == "attentive":
         config.model.backbone.out_indices = [-2, -1]
     config.train_dataloader = dict(data.train_dataloader, batch_size=256)

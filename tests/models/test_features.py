@@ -53,8 +53,8 @@ def test_a_bidirectional_encoder_is_mmpretrains_vit():
 
 @pytest.mark.parametrize("size", [(128, 128), (64, 96), (32, 64)])
 def test_another_resolution_at_run_time_and_on_loading_agree(size):
-    vit, images = encoder(), torch.randn(1, 3, *size)
-    resized = encoder(img_size=size)
+    vit, images = encoder(dynamic_img_size=True), torch.randn(1, 3, *size)
+    resized = encoder(img_size=size, dynamic_img_size=True)
     resized.load_state_dict(vit.state_dict())
     torch.testing.assert_close(resized(images)[0], vit(images)[0])
 

@@ -51,7 +51,7 @@ def test_too_few_classes():
     labelled = [DataSample().set_gt_label(label) for label in (0, 2)]
     assert sweep.loss((torch.randn(2, 4),), labelled)
     labelled[1].set_gt_label(3)
-    with pytest.raises(ValueError, match=r"label 3, and the probe has num_classes=3.*=4 or more"):
+    with pytest.raises(ValueError, match=r"there are 4 classes or more.*num_classes=3.*=4 or more"):
         sweep.loss((torch.randn(2, 4),), labelled)
 
 

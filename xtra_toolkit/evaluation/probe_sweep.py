@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from xtra_toolkit.models.classifier import check_labels
 from xtra_toolkit.registry import METRICS, MODELS
 
 
@@ -91,21 +92,12 @@ class ProbeSweep(BaseModule):
         Raises:
             ValueError: A label is not among the ``num_classes`` classes.
         """
-        self._check_labels(data_samples)
+        check_labels(data_samples, self.probes[0].num_classes)
         feats = self.features(feats)
         return {
             f"loss_lr_{label(rate)}": head.loss(feats, data_samples)["loss"]
             for rate, head in zip(self.rates, self.probes, strict=True)
         }
-
-    def _check_labels(self, data_samples: list[DataSample]) -> None:
-        labels = [sample.gt_label for sample in data_samples if "gt_label" in sample]
-        classes = self.probes[0].num_classes
-        if labels and (largest := int(torch.cat(labels).max())) >= classes:
-            raise ValueError(
-                f"an image has the label {largest}, and the probe has num_classes={classes}, "
-                f"labels 0 to {classes - 1}; set model.head.num_classes={largest + 1} or more"
-            )
 
     def predict(
         self, feats: tuple[Tensor, ...], data_samples: list[DataSample] | None = None

@@ -1,5 +1,6 @@
 """The models of pretraining: backbone, decoder, head and algorithm, as MMPretrain modules."""
 
+from xtra_toolkit.models.classifier import ImageClassifier
 from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.models.prediction_head import PredictionHead
@@ -7,6 +8,7 @@ from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.models.vit_decoder import ViTDecoder
 
 __all__ = [
+    "ImageClassifier",
     "MaskTargetPretrainer",
     "MaskedViT",
     "PredictionHead",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.build import check_registered
-from xtra_toolkit.models.encoder_record import describe_images, differences, parse_record
+from xtra_toolkit.models.encoder_record import describe_images, parse_record
 
 # a plain ViT reports this key of the state dict as unexpected, so the name should explain itself
 KEY = "xtra_toolkit_attention_mask"
@@ -22,7 +22,7 @@ class EncoderMask(nn.Module):
     """Hold the config of a mask factory in a small persistent buffer.
 
     A buffer is used since MMEngine saves no extra state. Loading a checkpoint whose encoder was
-    trained with another mask, or is another encoder, raises a ValueError.
+    trained with another mask raises a ValueError.
 
     Args:
         mask: Config of the mask factory. None: that of the checkpoint is used.
@@ -75,7 +75,9 @@ class EncoderMask(nn.Module):
         stored = unpack(state_dict.get(prefix + "json"))
         if stored is None:
             return
-        self._take_record(stored)
+        if self.images is None and stored.get("images"):
+            self.images = stored["images"]
+            self._pack()
         if self.change or stored["mask"] == self.config:
             return
         check_registered(stored["mask"])
@@ -87,19 +89,6 @@ class EncoderMask(nn.Module):
                 f"the config gives {self.config}; leave `mask` unset to use the checkpoint's, or "
                 "set change_mask=True to use the other on purpose"
             )
-
-    def _take_record(self, stored: dict) -> None:
-        """Check that the stored encoder is this one, and adopt how images enter it."""
-        encoder = stored.get("encoder")
-        different = differences(self.encoder, encoder) if self.encoder and encoder else []
-        if different:
-            raise ValueError(
-                f"the checkpoint's encoder has {'; '.join(different)}; set the checkpoint's values "
-                "in the config, or leave them out of it"
-            )
-        if self.images is None and stored.get("images"):
-            self.images = stored["images"]
-            self._pack()
 
     def _same(self, stored: dict) -> bool:
         """Return whether both masks are equal for features on the grid of the training."""

@@ -187,6 +187,15 @@ def encoder_options(record: dict, state: Mapping[str, Tensor] | None = None) -> 
         )
     if state is not None:
         _check_tensors(encoder, state)
+    return recorded_options(encoder) | {name: encoder[name] for name in CHOICES}
+
+
+def recorded_options(encoder: dict) -> dict:
+    """Return the arguments of a MaskedViT that decide which tensors it has.
+
+    Args:
+        encoder: The record of an encoder, see :func:`describe_encoder`.
+    """
     options = dict(
         arch=dict(encoder["arch"]),
         img_size=_int_if_square(encoder["img_size"]),
@@ -194,7 +203,7 @@ def encoder_options(record: dict, state: Mapping[str, Tensor] | None = None) -> 
         in_channels=encoder["in_channels"],
         norm_cfg=dict(type="LN", eps=encoder["norm_eps"]),
         layer_scale_init_value=encoder["layer_scale"],
-        **{name: encoder[name] for name in (*FLAGS, *CHOICES)},
+        **{name: encoder[name] for name in FLAGS},
     )
     if encoder["patch_norm_eps"] is not None:
         options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=encoder["patch_norm_eps"]))
@@ -227,11 +236,30 @@ def _check_tensors(encoder: dict, state: Mapping[str, Tensor]) -> None:
             )
 
 
-def differences(own: dict, stored: dict) -> list[str]:
-    """Return in what two records differ that the shapes of the tensors do not show."""
-    pairs = [("num_heads", own["arch"]["num_heads"], stored["arch"]["num_heads"])]
-    pairs += [(n, own[n], stored[n]) for n in ("norm_eps", "patch_norm_eps")]
-    return [f"{name}={other} and the config {mine}" for name, mine, other in pairs if mine != other]
+def differences(own: dict, stored: dict, any_size: bool = False) -> list[str]:
+    """Return in what two records of encoders differ: the key of the config and both values.
+
+    Args:
+        own: Record of the config's encoder.
+        stored: Record of the checkpoint's encoder.
+        any_size: Whether ``img_size`` may differ.
+    """
+    sizes = [*(["img_size"] * (not any_size)), "patch_size", "in_channels"]
+    found = [(f"arch ({n})", own["arch"][n], stored["arch"][n]) for n in ARCH]
+    found += [(n, _short(own[n]), _short(stored[n])) for n in sizes]
+    norms = dict(norm_eps="norm_cfg.eps", patch_norm_eps="patch_cfg.norm_cfg.eps")
+    found += [
+        (key, own[n], stored[n]) for n, key in norms.items() if None not in (own[n], stored[n])
+    ]
+    return [
+        f"model.backbone.{key} is {mine} in the config and {other} in the checkpoint"
+        for key, mine, other in found
+        if mine != other
+    ]
+
+
+def _short(size: int | list[int]) -> int | tuple[int, ...]:
+    return _int_if_square(size) if isinstance(size, list) else size
 
 
 def sides(size: int | tuple[int, int]) -> str:

@@ -1,14 +1,24 @@
-"""Hooks that refuse a state dict that does not fit; MMEngine would only warn and go on."""
+"""Take an encoder's sizes from its checkpoint, and refuse a state dict that does not fit.
+
+MMEngine would only warn and go on.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+from mmengine.runner import CheckpointLoader
 from torch import nn
 from torch.distributed.fsdp._common_utils import clean_tensor_name
 
-from xtra_toolkit.models.encoder_mask import KEY
+from xtra_toolkit.models.encoder_mask import KEY, unpack
+from xtra_toolkit.models.encoder_record import differences, recorded_options
 
+NO_CHECKPOINT = (
+    "no checkpoint was given for the encoder; add "
+    "--cfg-options model.backbone.init_cfg.checkpoint=/path/to/epoch_800.pth"
+)
 HINTS = (  # pattern of a name that does not fit, and a hint for the user
     ("cls_token", "with_cls_token is another in this config"),
     ("mask_token", "mask_tokens is another in this config"),
@@ -17,6 +27,43 @@ HINTS = (  # pattern of a name that does not fit, and a hint for the user
     (r"\.bias", "bias or qkv_bias is another in this config"),
     ("", "the encoder may lie under another prefix, init_cfg.prefix='backbone.'"),
 )
+
+
+def add_recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the options of a MaskedViT that are not given from the checkpoint of its ``init_cfg``.
+
+    The checkpoint is read only where the config gives no ``arch``, ``img_size`` or ``patch_size``.
+
+    Args:
+        options: The options that the config gives; None stands for one that it does not give.
+
+    Raises:
+        ValueError: The config gives no ``arch``, and names no checkpoint or one that does not
+            record it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    init = given.get("init_cfg")
+    pretrained = isinstance(init, Mapping) and str(init.get("type")).endswith("Pretrained")
+    if not pretrained or {"arch", "img_size", "patch_size"} <= given.keys():
+        return given
+    checkpoint, prefix = init.get("checkpoint"), (init.get("prefix") or "").rstrip(".")
+    if checkpoint:
+        state = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+        state = state.get("state_dict", state)
+        record = unpack(state.get(f"{prefix}.{KEY}.json".lstrip(".")))
+        if record and record.get("encoder"):
+            return recorded_options(record["encoder"]) | given
+    if "arch" in given:
+        return given
+    if not checkpoint:
+        raise ValueError(
+            f"{NO_CHECKPOINT}; the encoder's sizes are read from it. To test a trained probe, give "
+            "its own file here, too."
+        )
+    raise ValueError(
+        f"{checkpoint} does not record the sizes of an encoder under {prefix!r}, and the config "
+        "does not give them; set model.backbone.arch, img_size and patch_size"
+    )
 
 
 @contextmanager
@@ -45,6 +92,33 @@ def drop_mask_token(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -
     """Remove the mask token of a checkpoint if this encoder has none, since features need none."""
     if vit.mask_token is None:
         state_dict.pop(f"{prefix}mask_token", None)
+
+
+def refuse_other_record(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """Check before loading that the checkpoint records the sizes that the config gives.
+
+    Raises:
+        ValueError: It records others; the message gives the key of the config and both values.
+    """
+    stored = unpack(state_dict.get(f"{prefix}{KEY}.json"))
+    if stored is None:
+        return
+    grid, own = vit.grid, vit.encoder_mask.encoder
+    stored_encoder = stored.get("encoder") or dict(
+        own, img_size=[n * side for n, side in zip(stored["grid"], grid.patch, strict=True)]
+    )
+    different = differences(own, stored_encoder, vit.dynamic_img_size)
+    if different:
+        raise ValueError(
+            f"the checkpoint has another encoder than the config: {'; '.join(different)}. Leave "
+            "the keys out of the config, or set the checkpoint's values"
+            + (
+                ". If another size of the images is intended, set "
+                "model.backbone.dynamic_img_size=True"
+                if any("img_size" in text for text in different)
+                else ""
+            )
+        )
 
 
 def refuse_other_names(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:

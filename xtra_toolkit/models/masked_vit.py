@@ -17,12 +17,15 @@ from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
 from xtra_toolkit.models.loading import (
+    NO_CHECKPOINT,
+    add_recorded_options,
     drop_mask_token,
     explain_missing_prefix,
     refuse_other_names,
+    refuse_other_record,
     refuse_other_shapes,
 )
-from xtra_toolkit.models.option_checks import check_options
+from xtra_toolkit.models.option_checks import ALL, check_options, refuse_other_size
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.objective.draw import compile_features
 from xtra_toolkit.objective.plan import Features, Plan
@@ -43,15 +46,20 @@ class MaskedViT(VisionTransformer):
         change_mask: Whether a mask other than that of the checkpoint is intended.
         attention: Back end, see :func:`xtra_toolkit.attention.attention`.
         out_type: 'raw', 'featmap', 'avg_featmap' or 'cls_token', as in MMPretrain.
-        with_cls_token: As in MMPretrain, but False by default.
+        with_cls_token: As in MMPretrain. Default: as in the checkpoint, or False without one.
         positions: 'learned', or 'sincos' for fixed ones (MAE, AIM). The table of a checkpoint
             replaces them.
-        bias: Whether the Linear layers in all layers have a bias (not in AIM).
+        bias: Whether the Linear layers in all layers have a bias (not in AIM). Default: as in the
+            checkpoint, or True without one.
         with_cp: Whether layers keep only their input and compute the rest again in the backward
             pass (activation checkpointing).
         mask_tokens: Whether a learned token stands for each hidden token in pretraining, with its
             position (BEiT, SimMIM). By default hidden tokens are left out (MAE).
-        **vit: All other arguments of MMPretrain's VisionTransformer.
+        dynamic_img_size: Whether other sizes than ``img_size`` are intended: of the images, and of
+            the checkpoint. Position embeddings are resized, and the features are others.
+        **vit: All other arguments of MMPretrain's VisionTransformer. ``arch``, ``img_size``,
+            ``patch_size`` and ``in_channels`` are by default those of the checkpoint that
+            ``init_cfg`` names. ``frozen_stages='all'`` freezes all layers.
     """
 
     def __init__(
@@ -60,17 +68,22 @@ class MaskedViT(VisionTransformer):
         change_mask: bool = False,
         attention: str = "auto",
         out_type: str = "raw",
-        with_cls_token: bool = False,
+        with_cls_token: bool | None = None,
         positions: str = "learned",
-        bias: bool = True,
+        bias: bool | None = None,
         with_cp: bool = False,
         mask_tokens: bool = False,
+        dynamic_img_size: bool = False,
         **vit,  # noqa: ANN003
     ):
+        vit = add_recorded_options(dict(vit, with_cls_token=with_cls_token, bias=bias))
+        with_cls_token, bias = vit.pop("with_cls_token", False), vit.pop("bias", True)
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
         # built first, since it explains a size that the patch does not tile
         grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
-        check_options(self.arch_zoo, vit)
+        depth = check_options(self.arch_zoo, vit)
+        if vit.get("frozen_stages") == ALL:
+            vit["frozen_stages"] = depth
         vit["init_cfg"] = vit.get("init_cfg") or INIT
         super().__init__(out_type=out_type, with_cls_token=with_cls_token, **vit)
         attend = get_attention(attention)
@@ -79,6 +92,7 @@ class MaskedViT(VisionTransformer):
         if not bias:
             drop_biases(self.layers)
         self.grid, self.fixed = grid, positions == "sincos"
+        self.dynamic_img_size = dynamic_img_size
         table = position_table(positions, grid, self.embed_dims)
         if self.fixed:
             self.pos_embed = table
@@ -87,6 +101,7 @@ class MaskedViT(VisionTransformer):
         record = describe_encoder(grid, self.arch_settings, options)
         self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
         self._register_load_state_dict_pre_hook(drop_mask_token, with_module=True)
+        self._register_load_state_dict_pre_hook(refuse_other_record, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_names, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self._features: dict[tuple, Features] = {}
@@ -95,10 +110,7 @@ class MaskedViT(VisionTransformer):
         """Initialise as ``init_cfg`` tells. MMPretrain's method would overwrite fixed positions."""
         init = self.init_cfg if isinstance(self.init_cfg, dict) else {}
         if init.get("type") == "Pretrained" and not init.get("checkpoint"):
-            raise ValueError(
-                "no checkpoint was given for the encoder; add "
-                "--cfg-options model.backbone.init_cfg.checkpoint=/path/to/epoch_800.pth"
-            )
+            raise ValueError(NO_CHECKPOINT)
         table = self.pos_embed.detach().clone()
         with explain_missing_prefix(init):
             super().init_weights()
@@ -133,8 +145,14 @@ class MaskedViT(VisionTransformer):
         """Extract a feature of images (B, C, height, width) for each of ``out_indices``.
 
         Features are in raster order; their shape follows from ``out_type`` as in MMPretrain.
+
+        Raises:
+            ValueError: The images have another size than ``img_size``, and ``dynamic_img_size`` is
+                not set; or the patches do not tile them.
         """
         grid = PatchGrid.of(images.shape[2:], self.grid.patch, self.grid.channels, self.grid.extra)
+        if not self.dynamic_img_size:
+            refuse_other_size(self.grid, grid)
         features, outs = self._features_of(grid, images.device), []
         x = self.embed(images, features.order, grid)
         for i, layer in enumerate(self.layers):

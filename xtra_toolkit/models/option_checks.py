@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_record import ARCH
 
+ALL = "all"  # as frozen_stages
 
-def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> None:
-    """Check the architecture and the numbers that must fit its depth.
+
+def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> int:
+    """Check the architecture and the numbers that must fit its depth; return the depth.
 
     Args:
         archs: The architectures that have a name, ``arch_zoo`` of MMPretrain's ViT.
@@ -26,10 +29,10 @@ def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> N
             f"heads that do: {fits or 1}"
         )
     frozen = options.get("frozen_stages", -1)
-    if frozen > depth:
+    if frozen != ALL and (not isinstance(frozen, int) or frozen > depth):
         raise ValueError(
-            f"frozen_stages={frozen} was given, and the encoder has {depth} layers; set "
-            f"model.backbone.frozen_stages={depth} to freeze all of them"
+            f"frozen_stages={frozen!r} was given, and the encoder has {depth} layers; set "
+            f"model.backbone.frozen_stages={ALL!r} to freeze all of them, or -1 for none"
         )
     indices = options.get("out_indices", -1)
     for index in [indices] if isinstance(indices, int) else indices:
@@ -38,6 +41,22 @@ def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> N
                 f"out_indices={indices!r} names layer {index}, and the encoder has {depth} layers, "
                 f"0 to {depth - 1}, or -{depth} to -1 from the end"
             )
+    return depth
+
+
+def refuse_other_size(own: PatchGrid, given: PatchGrid) -> None:
+    """Raise a ValueError if images have another size than those that an encoder was trained on."""
+    if (own.rows, own.cols) == (given.rows, given.cols):
+        return
+    sizes = [f"{g.rows * g.patch[0]}×{g.cols * g.patch[1]} px" for g in (own, given)]
+    raise ValueError(
+        f"the encoder takes images of {sizes[0]}, and was given {sizes[1]}. Set the size in the "
+        "pipelines: scale of RandomResizedCrop or Resize and crop_size of CenterCrop in "
+        "train_dataloader.dataset.pipeline, val_dataloader.dataset.pipeline, "
+        "test_dataloader.dataset.pipeline, and bank_dataloader.dataset.pipeline of kNN. If other "
+        "sizes are intended, set model.backbone.dynamic_img_size=True: the position embeddings are "
+        "then resized, and the features are others"
+    )
 
 
 def _arch(archs: Mapping[str, Mapping], arch: Any) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""Attentive probe of a frozen ViT-B/16 as in XTRA (arXiv 2411.15648), all rates in one run.
+"""Attentive probe of a frozen encoder as in XTRA (arXiv 2411.15648), all rates in one run.
 
 The probe takes the mean of the last 6 layers' outputs without the final norm, followed by a
 BatchNorm without parameters, attention by one learned query with 16 heads, and a linear layer. It

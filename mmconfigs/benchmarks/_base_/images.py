@@ -6,8 +6,7 @@ the operations are those of the original (elad-amrani/xtra at e711fb5), the rand
 300 and crops the centre to 256. Step 1 of each pipeline sets the size, and in validation step 2
 too. The paper's mean over 15 benchmarks is of XTRA-H/14 at 224 px, which needs:
 
-    --cfg-options model.backbone.arch=huge model.backbone.img_size=224
-        model.backbone.patch_size=14 model.backbone.frozen_stages=32 model.head.in_channels=1280
+    --cfg-options
         train_dataloader.dataset.pipeline.1.scale=224
         val_dataloader.dataset.pipeline.1.scale=256 val_dataloader.dataset.pipeline.2.crop_size=224
 """

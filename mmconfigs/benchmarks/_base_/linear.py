@@ -1,4 +1,4 @@
-"""Linear probe of a frozen ViT-B/16 as in XTRA (arXiv 2411.15648), all rates in one run.
+"""Linear probe of a frozen encoder as in XTRA (arXiv 2411.15648), all rates in one run.
 
 The probe takes the mean over the patch tokens of the last layer without the final norm, followed by
 a BatchNorm without parameters and a linear layer. It is trained with 7 learning rates and no weight

@@ -1,8 +1,7 @@
 """Settings that the attentive and the linear probe share. See attentive.py for how to use them.
 
-To probe another encoder, for instance XTRA-H/14, set model.backbone.arch=huge
-model.backbone.frozen_stages=32 model.backbone.img_size=224 model.backbone.patch_size=14
-model.head.in_channels=1280.
+The sizes of the encoder are read from its checkpoint. Images are cropped to 256 px; for an encoder
+of another size, change the pipelines as _base_/images.py says.
 
 BatchNorm takes its statistics from train_dataloader.batch_size images, in the original from 1024.
 """
@@ -10,27 +9,23 @@ BatchNorm takes its statistics from train_dataloader.batch_size images, in the o
 _base_ = ["../../_base_/runtime.py"]
 
 model = dict(
-    type="mmpretrain.ImageClassifier",
+    type="xtra_toolkit.ImageClassifier",
     data_preprocessor=dict(
         type="mmpretrain.ClsDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         to_rgb=True,
     ),
-    # the attention mask is read from the checkpoint
+    # sizes and attention mask are read from the checkpoint
     backbone=dict(
         type="xtra_toolkit.MaskedViT",
-        arch="base",
-        img_size=256,
-        patch_size=16,
         final_norm=False,
         out_type="featmap",
-        frozen_stages=12,
+        frozen_stages="all",
         init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
     ),
     head=dict(
         type="xtra_toolkit.ProbeSweep",
-        in_channels=768,
         rates=[1e-4, 3e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 4e-3],
     ),
 )

@@ -23,10 +23,10 @@ model = dict(
         final_norm=False,
         out_type="featmap",
         out_indices=[-6, -5, -4, -3, -2, -1],
-        frozen_stages=24,
+        frozen_stages="all",
         init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
     ),
-    head=dict(in_channels=1536, probe=dict(num_heads=12, bias=False)),
+    head=dict(probe=dict(num_heads=12, bias=False)),
 )
 
 train_pipeline = _base_.train_pipeline

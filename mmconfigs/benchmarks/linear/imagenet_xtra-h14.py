@@ -10,10 +10,7 @@ augmented as for the attentive probe, by RandAugment and random erasing.
 
 _base_ = ["imagenet.py"]
 
-model = dict(
-    backbone=dict(arch="huge", img_size=224, patch_size=14, frozen_stages=32),
-    head=dict(in_channels=1280),
-)
+model = dict(backbone=dict(arch="huge", img_size=224, patch_size=14))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.1))
 
 train_pipeline = _base_.train_pipeline

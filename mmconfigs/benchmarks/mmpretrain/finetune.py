@@ -8,7 +8,24 @@ The encoder keeps the mask of its checkpoint during fine-tuning.
 
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py"]
 
-model = dict(backbone=dict(type="xtra_toolkit.MaskedViT", img_size=256, with_cls_token=False))
+model = dict(
+    type="xtra_toolkit.ImageClassifier",
+    backbone=dict(  # sizes and attention mask are read from the checkpoint
+        _delete_=True,
+        type="xtra_toolkit.MaskedViT",
+        drop_path_rate=0.1,
+        out_type="avg_featmap",
+        final_norm=False,
+        init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
+    ),
+    head=dict(
+        _delete_=True,
+        type="mmpretrain.LinearClsHead",
+        num_classes=1000,
+        loss=dict(type="mmpretrain.LabelSmoothLoss", label_smooth_val=0.1, mode="original"),
+        init_cfg=[dict(type="mmengine.TruncNormal", layer="Linear", std=2e-5)],
+    ),
+)
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[1]["scale"] = 256

@@ -12,9 +12,21 @@ MMPretrain's image size and uses the token.
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k.py"]
 
 model = dict(
-    backbone=dict(
-        type="xtra_toolkit.MaskedViT", img_size=256, with_cls_token=False, out_type="avg_featmap"
-    )
+    type="xtra_toolkit.ImageClassifier",
+    backbone=dict(  # sizes and attention mask are read from the checkpoint
+        _delete_=True,
+        type="xtra_toolkit.MaskedViT",
+        out_type="avg_featmap",
+        frozen_stages="all",
+        init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
+    ),
+    neck=dict(_delete_=True, type="mmpretrain.ClsBatchNormNeck"),
+    head=dict(
+        _delete_=True,
+        type="mmpretrain.VisionTransformerClsHead",
+        num_classes=1000,
+        init_cfg=[dict(type="mmengine.TruncNormal", layer="Linear", std=0.01)],
+    ),
 )
 
 train_dataloader = dict(

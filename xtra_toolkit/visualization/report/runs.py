@@ -184,7 +184,7 @@ def protocol_of(model: dict, loop: dict) -> str:
         return "pretraining"
     if model.get("type", "").endswith("Segmentor"):
         return "segmentation"
-    if (model.get("backbone") or {}).get("frozen_stages", -1) < 1:
+    if (model.get("backbone") or {}).get("frozen_stages", -1) in (-1, 0):
         return "fine-tuning"
     head = model.get("head") or {}
     kind = head.get("probe", head).get("type", "no head").split(".")[-1]
@@ -198,7 +198,9 @@ def encoder_of(backbone: dict, load_from: str | None) -> str:
     if isinstance(arch, dict):
         arch = f"{arch['num_layers']} layers of {arch['embed_dims']}"
     weights = checkpoint_of(backbone) or load_from
-    name = f"{weights or 'random weights'} ({arch}, patch {patch}, {size} px)"
+    name = weights or "random weights"
+    if arch != "?" or not weights:  # otherwise the checkpoint gives the sizes
+        name += f" ({arch}, patch {patch}, {size} px)"
     kind = backbone.get("type", "no encoder")
     if kind.split(".")[-1] != "MaskedViT":
         name += f", as {kind}"

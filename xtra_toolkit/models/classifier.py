@@ -1,0 +1,88 @@
+"""ImageClassifier: MMPretrain's, whose neck and head take their width from the encoder."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmpretrain.models import ImageClassifier as MMPretrainImageClassifier
+from mmpretrain.registry import MODELS as MMPRETRAIN
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from xtra_toolkit.registry import MODELS
+
+WIDTHS = ("in_channels", "input_features")  # arguments of necks and heads
+KEEP_WIDTH = ("ClsBatchNormNeck", "GlobalAveragePooling", "AverageLayers")  # necks
+
+
+@MODELS.register_module()
+class ImageClassifier(MMPretrainImageClassifier):
+    """A classifier whose neck and head take their width from the encoder.
+
+    It is MMPretrain's ImageClassifier in all else. With an encoder that takes its sizes from a
+    checkpoint, no size of it stands in the config.
+
+    Args:
+        backbone: Config of the encoder.
+        neck: Config of the neck, without ``in_channels`` or ``input_features``.
+        head: Config of the head, without ``in_channels``.
+        **options: All other arguments of MMPretrain's ImageClassifier.
+
+    Raises:
+        ValueError: A neck or a head is given another width than the encoder has; in ``loss``, if a
+            label is not one of the head's classes.
+    """
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        neck: dict | None = None,
+        head: dict | None = None,
+        **options: Any,
+    ):
+        if isinstance(backbone, dict):
+            backbone = MMPRETRAIN.build(backbone)
+        width = getattr(backbone, "embed_dims", None)
+        if isinstance(neck, dict):
+            neck = _with_width("neck", neck, width)
+        if isinstance(head, dict) and (neck is None or _name(neck) in KEEP_WIDTH):
+            head = _with_width("head", head, width)
+        super().__init__(backbone=backbone, neck=neck, head=head, **options)
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Return the losses of the head."""
+        check_labels(data_samples, getattr(self.head, "num_classes", None))
+        return super().loss(inputs, data_samples)
+
+
+def check_labels(samples: Sequence[DataSample], classes: int | None) -> None:
+    """Raise a ValueError if a label is not one of ``classes``; None: any is."""
+    labels = [sample.gt_label for sample in samples if "gt_label" in sample]
+    if classes and labels and (largest := int(torch.cat(labels).max())) >= classes:
+        raise ValueError(
+            f"an image has the label {largest}, so there are {largest + 1} classes or more, and "
+            f"the config has model.head.num_classes={classes}, labels 0 to {classes - 1}; set "
+            f"model.head.num_classes={largest + 1} or more"
+        )
+
+
+def _name(config: dict | nn.Module) -> str:
+    kind = config.get("type") if isinstance(config, dict) else type(config)
+    return getattr(kind, "__name__", str(kind)).split(".")[-1]
+
+
+def _with_width(part: str, config: dict, width: int | None) -> dict:
+    """Return the config of a neck or a head with the width of the encoder, or check it."""
+    kind = MMPRETRAIN.get(config["type"]) if isinstance(config["type"], str) else config["type"]
+    if kind is None or width is None:
+        return config
+    for key in WIDTHS:
+        if key in config and config[key] != width:
+            raise ValueError(
+                f"model.{part}.{key} is {config[key]} in the config, and the encoder's features "
+                f"have {width} values; leave it out, or set model.{part}.{key}={width}"
+            )
+        if key in inspect.signature(kind).parameters and key not in config:
+            config = dict(config, **{key: width})
+    return config
