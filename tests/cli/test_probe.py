@@ -82,3 +82,17 @@ def test_the_split_is_fixed_and_stratified():
 )
 def test_a_best_rate_at_the_edge_of_the_sweep_is_reported(accuracies, edge):
     assert Result("linear", accuracies).at_edge is edge
+
+
+def test_fine_tuning(folder, tmp_path, capfd):
+    """Which half is black, a fine-tuned encoder tells; its run is kept, and not repeated."""
+    given = ("split", "--k", 3, "--fine-tune", "--out", tmp_path / "run")
+    result = xtra(folder, *given)
+    assert result.exit_code == 0, result.output + capfd.readouterr().err
+    assert "fine-tuning the encoder for 20 epochs" in result.output
+    name, rate, accuracy, _ = result.output.splitlines()[-1].split()
+    assert (name, rate) == ("fine-tuned", "1e-3") and float(accuracy) >= 75
+    assert f"accuracy/top1 {float(accuracy):.4f}" in capfd.readouterr().out
+    assert (tmp_path / "run" / "epoch_20.pth").is_file()
+    other = xtra(folder, "flat", "--k", 3, "--fine-tune", "--out", tmp_path / "run")
+    assert other.exit_code == 1 and "holds a fine-tuning of another" in other.output

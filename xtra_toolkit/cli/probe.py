@@ -32,6 +32,16 @@ SHARE = 0.5  # of the free memory that the attentive probe's tokens may take
     help="A learning rate to try; may be given several times. Default: seven, 1e-4 to 1e-1.",
 )
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Of kNN.")
+@click.option(
+    "--fine-tune",
+    is_flag=True,
+    help="Also train the whole encoder with the labels: 20 epochs or those of --epochs.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Work folder of --fine-tune. Default: one in work_dirs, by the names of both arguments.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True)
 def probe(
@@ -40,6 +50,8 @@ def probe(
     epochs: int | None,
     rates: tuple[float, ...],
     k: int,
+    fine_tune: bool,
+    out: Path | None,
     batch_size: int,
     workers: int,
 ) -> None:
@@ -54,6 +66,10 @@ def probe(
     trained at all learning rates at once, and the best rate is chosen on the test images, as in the
     papers. There is no augmentation: to compare with published figures use the configs in
     mmconfigs/benchmarks.
+
+    --fine-tune trains a copy of the encoder and a linear head by MMPretrain's classifier, with the
+    crops of pretraining, AdamW at a rate of 1e-3, and the encoder's mask. The work folder keeps
+    its config, log and checkpoint.
     """
     with quiet_imports():
         import torch
@@ -95,6 +111,32 @@ def probe(
         results.append(probing.knn(found["knn"], labels, train, k))
     for line in table(results, probing.majority(labels, train)):
         click.echo(line)
+    if fine_tune:
+        chosen = listing._replace(
+            paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]
+        )
+        out = out or Path("work_dirs", f"fine-tune_{checkpoint.stem}_{folder.resolve().name}")
+        click.echo(fine_tuned(checkpoint, folder, chosen, split, out, epochs, workers))
+
+
+def fine_tuned(
+    checkpoint: Path,
+    folder: Path,
+    listing: "Listing",
+    train: Any,
+    out: Path,
+    epochs: int | None,
+    workers: int,
+) -> str:
+    """Fine-tune the encoder, and return the line with its accuracy."""
+    with quiet_imports():
+        from xtra_toolkit.training import fine_tuning
+
+    config = fine_tuning.config_of(checkpoint, folder, listing, train, out, epochs, workers)
+    epochs = config.train_cfg.max_epochs
+    click.echo(f"fine-tuning the encoder for {epochs} epochs in {out}")
+    accuracy = fine_tuning.fine_tune(config, out)
+    return f"{'fine-tuned':<11} {'1e-3':>13}  {accuracy:5.1f} %"
 
 
 def features_of(

@@ -178,8 +178,12 @@ def _build(cfg: Config) -> MaskTargetPretrainer | None:
         raise ValueError(f"the model cannot be built: {error.args[0]}") from error
 
 
-def train(run: Run) -> None:
+def train(run: Run, goes_on: str = "--resume goes on from") -> None:
     """Train in a process of its own, and raise ValueError with its sentence if it fails.
+
+    Args:
+        run: The run.
+        goes_on: What to say before the name of the last checkpoint if the run is interrupted.
 
     Raises:
         SystemExit: The run was interrupted and saved; the exit code says so.
@@ -196,9 +200,7 @@ def train(run: Run) -> None:
             continue
     if code in (75, 130):  # saved, or not begun; a second Ctrl-C leaves without saving
         last = named_in(run.file.parent)
-        saved = (
-            f"--resume goes on from {run.file.parent / last}" if last else "nothing is saved yet"
-        )
+        saved = f"{goes_on} {run.file.parent / last}" if last else "nothing is saved yet"
         print(f"interrupted; {saved}", file=sys.stderr)
         raise SystemExit(code)
     if code:
