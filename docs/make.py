@@ -8,13 +8,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from xtra_toolkit.cli.show import show
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import (
-    Bidirectional,
-    BlockCausal,
-    TokenCausal,
-    build_mask,
-)
+from xtra_toolkit.masks import BlockCausal, build_mask
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.registry import MASKS, MODELS
 from xtra_toolkit.targets import NextBlock, build_target
@@ -77,23 +73,10 @@ Pixels are not the only targets, and these are not the only masks: the folders i
 
 
 def draw_masks() -> None:
-    """Draw three masks of a 4×4 grid: the order on the image, and who may attend to whom."""
-    masks = {
-        "token-causal (AIM)": TokenCausal(),
-        "block-causal (XTRA)": BlockCausal(2),
-        "bidirectional (MAE)": Bidirectional(),
-    }
-    figure = Figure(figsize=(9, 6.4))
-    axes = figure.subplots(2, 3, height_ratios=(1, 1.35))
-    for (title, factory), (above, below) in zip(masks.items(), axes.T, strict=True):
-        view = View.of(factory(GRID).check(GRID), GRID)
-        order_panel(above, view)
-        above.set_title(title)
-        attention_panel(below, view.sequence)
-        below.set_xlabel("may attend to position")
-    axes[1, 0].set_ylabel("position")
-    figure.tight_layout()
-    figure.savefig(HERE / "masks.png", dpi=160)
+    """Draw the masks of three recipes on a 4×4 grid with ``xtra show``."""
+    configs = ("aim_vit-b16", "xtra_vit-b16", "model.mask.block_size=2", "mae_vit-b16")
+    options = ("--panels", "order,attention", "--cfg-options", "model.backbone.img_size=64")
+    show([*configs, *options, "--out", str(HERE / "masks.png")], standalone_mode=False)
 
 
 def draw_concepts() -> None:

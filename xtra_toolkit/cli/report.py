@@ -1,4 +1,4 @@
-"""``xtra report``: show runs on a page, and finished benchmark runs as the paper's table."""
+"""``xtra report``: show runs on a page, and their accuracies in a table."""
 
 from pathlib import Path
 
@@ -28,20 +28,21 @@ PAGE = "report.html"
     help="The page; default: report.html in the one WORK_DIR, or here where there are several.",
 )
 def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None) -> None:
-    """Show runs on a page, and collect benchmarks into the paper's table.
+    """Show runs on a page, and collect accuracies in a table.
 
-    WORK_DIRS are those of mim train, or folders above several.
+    WORK_DIRS are those of mim train, or folders above several. Runs keep the order in which they
+    are given here.
 
     Pretraining runs become one HTML file, side by side: what their configs differ in, certificate,
     curves, pictures over time, throughput and memory, versions, and the loss against the accuracy
     of their probes and of the benchmark runs given here that began from their checkpoints. It
     opens without a network. With --html, runs of any kind do.
 
-    Benchmark runs are printed as the paper's table, in Markdown. A row is a model and a protocol
-    (attentive, linear, fine-tuning), a column one of the 15 data sets; the mean is given when all
-    15 are there. A model is named by its checkpoint, and by its mask where backbone.change_mask
-    replaced the encoder's own. The paper's figures stand below, marked as the paper's. Unfinished
-    runs are listed.
+    Accuracies of benchmark runs and of online probes are printed as a table, in Markdown. A row is
+    a model and a protocol (attentive, linear, fine-tuning), a column a data set under its own
+    name; the mean is given when the paper's 15 are there. A model is named by its checkpoint, and
+    by its mask where backbone.change_mask replaced the encoder's own. Figures of the paper stand
+    below if one of their benchmarks was run, marked as the paper's. Unfinished runs are listed.
 
     A WORK_DIR may be a stranger's: nothing in it is executed. Its configs are read as data, and an
     objective is built of parts that this package and the installed plugins registered, or described
@@ -52,13 +53,12 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
         from xtra_toolkit.visualization.report.table import markdown, write_csv
 
         runs = find_runs(work_dirs, say=lambda sentence: click.echo(sentence, err=True))
-        benchmarks = [run for run in runs if not run.pretrains]
-        for line in markdown(benchmarks) if benchmarks else ():
+        for line in markdown(runs):
             click.echo(line)
         if csv_file:
             with open(csv_file, "w", newline="") as file:
-                write_csv(benchmarks, file)
-        if html or len(benchmarks) < len(runs):
+                write_csv(runs, file)
+        if html or any(run.pretrains for run in runs):
             write_page(runs, html or (work_dirs[0] if len(work_dirs) == 1 else Path()) / PAGE)
         for run in runs:
             for note in run.notes:
@@ -67,10 +67,7 @@ def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None
 
 def write_page(runs: list, path: Path) -> None:
     """Write the page, and say so on standard error, as standard output may hold the table."""
-    from xtra_toolkit.visualization.report import (
-        facts,
-        page,  # matplotlib is slow to import
-    )
+    from xtra_toolkit.visualization.report import facts, page  # matplotlib is slow to import
 
     columns = facts.columns([run for run in runs if run.pretrains] or runs)
     for column in columns:

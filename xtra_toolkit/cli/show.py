@@ -1,4 +1,4 @@
-"""``xtra show``: print and draw what a pretraining config does."""
+"""``xtra show``: print and draw what pretraining configs do."""
 
 from pathlib import Path
 
@@ -10,25 +10,30 @@ SUFFIXES = (".pdf", ".png", ".svg")
 
 
 @click.command()
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("arguments", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="As of mim train.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw into this file: .pdf, .png or .svg.",
 )
+@click.option(
+    "--panels",
+    default="order,prediction,attention,raster",
+    show_default=True,
+    help="What to draw; raster is the attention in the order of the image.",
+)
 @click.option("--predict", type=int, metavar="N", help="Which prediction; default: a middle one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of a random mask's draw.")
 def show(
-    config: Path,
-    overrides: tuple[str, ...],
+    arguments: tuple[str, ...],
     cfg_options: tuple[str, ...],
     out: Path | None,
+    panels: str,
     predict: int | None,
     seed: int,
 ) -> None:
-    """Show a pretraining config: mask, attention, a prediction, certificate and cost.
+    """Show pretraining configs: mask, attention, a prediction, certificate and cost.
 
     Prints, and with --out draws, in which order the tokens come and which may see which, from
     where a prediction is made, of what, and what it reads, and what the certificate says. Prints
@@ -38,23 +43,65 @@ def show(
     A pair that leaks is refused, as in training, and the leaking prediction is shown; the exit
     code is then 1.
 
+    CONFIG is a file or the name of a shipped config. Several are drawn side by side; KEY=VALUE
+    changes the config before it, and --cfg-options all of them.
+
     CONFIG is code: it is executed, and so must come from somebody you trust. The runs of others are
     shown by xtra report, which executes nothing.
     """
     with quiet_imports():
+        from xtra_toolkit.comparison.plan import find_config
         from xtra_toolkit.visualization.objectives.summary import summarise
 
+    chosen = check_panels(panels)
     if out is not None:
         check_picture(out)
-    shown = summarise(config, (*cfg_options, *overrides), predict, seed)
+    configs = [(find_config(name), options) for name, options in by_config(arguments, cfg_options)]
+    summaries = [summarise(path, options, predict, seed) for path, options in configs]
+    if len(summaries) > 1:
+        for (path, _), summary in zip(configs, summaries, strict=True):
+            summary.name = path.stem
     if out is not None:  # before the text, whose reader (head) may stop early
-        shown.figure().savefig(out, dpi=160)
-    for line in shown.lines():
-        click.echo(line)
+        from xtra_toolkit.visualization.objectives.figure import draw
+
+        draw(summaries, chosen).savefig(out, dpi=160)
+    for summary in summaries:
+        for line in [summary.name, *summary.lines(), ""] if summary.name else summary.lines():
+            click.echo(line)
     if out is not None:
         click.echo(f"\n{out}: drawn")
-    if shown.refusal:
+    if any(summary.refusal for summary in summaries):
         click.get_current_context().exit(1)
+
+
+def by_config(
+    arguments: tuple[str, ...], for_all: tuple[str, ...]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each config with its overrides: those for all, and those that follow it."""
+    configs: list[tuple[str, tuple[str, ...]]] = []
+    for argument in arguments:
+        if "=" not in argument or Path(argument).is_file():
+            configs.append((argument, for_all))
+        elif configs:
+            name, options = configs.pop()
+            configs.append((name, (*options, argument)))
+        else:
+            for_all += (argument,)
+    if not configs:
+        raise click.UsageError("name a config before KEY=VALUE")
+    return configs
+
+
+def check_panels(panels: str) -> list[str]:
+    """Split a list of panels at its commas; raise a usage error if one is unknown."""
+    from xtra_toolkit.visualization.objectives.summary import PANELS
+
+    chosen = panels.split(",")
+    if unknown := [panel for panel in chosen if panel not in PANELS]:
+        raise click.UsageError(
+            f"--panels {panels}: there is no panel {unknown[0]!r}; name some of {', '.join(PANELS)}"
+        )
+    return chosen
 
 
 def check_picture(out: Path) -> None:

@@ -1,9 +1,9 @@
-"""Draw an objective: four panels, with the certificate below them."""
+"""Draw objectives: panels of one config, or several configs side by side."""
 
 import re
 import textwrap
+from collections.abc import Sequence
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,59 +15,146 @@ from xtra_toolkit.visualization.objectives.objective_panels import (
     prediction_panel,
 )
 from xtra_toolkit.visualization.objectives.prediction import Prediction
+from xtra_toolkit.visualization.objectives.summary import PANELS, Summary
 from xtra_toolkit.visualization.objectives.view import View
 
+WIDE, NARROW = 4.8, 3.6  # inches of a panel, up to two side by side and more
+ABOVE, BELOW, LEFT, RIGHT = 0.4, 0.85, 0.6, 0.25  # inches around the axes of a panel
 
-def draw(view: View, prediction: Prediction | None, title: str, caption: str) -> Figure:
-    """Draw the order and one prediction on the image, and below them attention in both orders.
+
+def draw(summaries: Sequence[Summary], panels: Sequence[str] = PANELS) -> Figure:
+    """Draw one config as a sheet of panels, or several as columns with a row for each panel.
 
     Args:
-        view: The mask to draw.
-        prediction: A prediction under this mask. None leaves its panel empty.
-        title: Text above the panels; the grid is added below it.
-        caption: Text below the panels.
+        summaries: The configs. The certificate, or the reason of a refusal, is drawn below the
+            panels if there is one config only.
+        panels: Names in ``PANELS``: the order of the tokens, one prediction, and who may attend
+            to whom, in the order of the sequence and of the image. Sources and targets are
+            marked there if the prediction is drawn too.
 
     Returns:
         The figure.
     """
-    figure = _sheet(title, f"on {view.grid}", caption)
-    axes = figure.axes
-    axes[0].set_title("order on the image" + ", units framed" * bool(framed(view)))
-    _legend(axes[0], order_panel(axes[0], view))
-    marks = {False: ([], []), True: ([], [])}
-    if prediction is None:
-        axes[1].set_axis_off()
+    several, count = len(summaries) > 1, len(panels)
+    columns = len(summaries) if several else 2 if count == 4 else count
+    rows = count if several else -(-count // columns)
+    side = NARROW if columns > 2 else WIDE
+    width, height = columns * side, side - LEFT - RIGHT + ABOVE + BELOW
+    heads = [head(summary, side if several else width) for summary in summaries]
+    caption = [] if several else clauses(summaries[0].notes[0][1], round(13 * width))
+    above = 0.2 + max(0.25 * len(titles) + 0.17 * len(lines) for titles, lines in heads)
+    total = above + rows * height + 0.17 * len(caption) + 0.1
+    figure = Figure(figsize=(width, total))
+    for i, (titles, lines) in enumerate(heads):
+        middle = (i + 0.5) / len(heads)
+        look = dict(ha="center", va="top")
+        figure.text(middle, 1 - 0.12 / total, "\n".join(titles), fontsize=13, **look)
+        below = 1 - (0.15 + 0.25 * len(titles)) / total
+        figure.text(middle, below, "\n".join(lines), fontsize=8.5, **look)
+    figure.text(0.5, 0.08 / total, "\n".join(caption), fontsize=9, ha="center", va="bottom")
+    for i in range(len(summaries) * count):
+        row, column = divmod(i, columns)
+        summary = summaries[column if several else 0]
+        left, top = column * side + LEFT, above + row * height + ABOVE
+        prediction = summary.prediction if "prediction" in panels else None
+        _panel(figure, (left, top), side, panels[row if several else i], summary.view, prediction)
+    return figure
+
+
+def single(summary: Summary, panel: str) -> Figure:
+    """Draw one panel alone, with its title."""
+    figure = Figure(figsize=(NARROW, NARROW - LEFT - RIGHT + ABOVE + BELOW))
+    _panel(figure, (LEFT, ABOVE), NARROW, panel, summary.view, summary.prediction)
+    return figure
+
+
+def head(summary: Summary, width: float) -> tuple[list[str], list[str]]:
+    """Return the lines above a config: its title, then its grid and which draw is shown.
+
+    Args:
+        summary: The config.
+        width: Width for the lines in inches.
+    """
+    title = summary.title.replace("× ", "×\N{NO-BREAK SPACE}")
+    if summary.name:
+        titles, lines = [summary.name], text.wrapped(title, round(14 * width))
     else:
-        axes[1].set_title(f"prediction {prediction.number} of 0 to {prediction.count - 1}")
-        _legend(axes[1], prediction_panel(axes[1], view.grid, prediction))
-        marks = {
-            False: (prediction.source_positions, prediction.target_positions),
-            True: tuple(map(view.in_raster, (prediction.from_tokens, prediction.of_tokens))),
-        }
-    for axis, pairs, raster in ((axes[2], view.sequence, False), (axes[3], view.raster, True)):
-        axis.set_title("attention in " + ("raster order" if raster else "sequence order"), pad=14)
-        first = -view.grid.extra if raster else 0  # tokens without pixels come before patch 0
-        kind = "patch" + "; below 0 without pixels" * bool(first) if raster else "position"
-        axis.set(ylabel=kind, xlabel="may attend to")
-        _legend(axis, attention_panel(axis, pairs, *marks[raster], first), below=0.11)
-    return figure
+        titles, lines = text.wrapped(title, round(8.3 * width)), []
+    drawn = dict(summary.notes).get("draw")
+    sentence = f"on {summary.view.grid}" + (f"; {drawn}" if drawn else "")
+    return titles, lines + clauses(sentence, round(14 * width))
 
 
-def _sheet(title: str, below_it: str, caption: str) -> Figure:
-    """Make a figure of four empty panels with the title above and the caption below."""
-    titles = text.wrapped(title.replace("× ", "×\N{NO-BREAK SPACE}"), 80)
-    captions = clauses(caption, 125)
-    above, below = 0.7 + 0.25 * len(titles), 0.95 + 0.17 * len(captions)  # inches
-    height = 8.45 + above + below
-    figure = Figure(figsize=(9.6, height))
-    figure.subplots(2, 2)
-    edges = dict(left=0.07, right=0.97, top=1 - above / height, bottom=below / height)
-    figure.subplots_adjust(**edges, wspace=0.18, hspace=0.22)
-    figure.suptitle("\n".join(titles), y=1 - 0.12 / height, fontsize=13)
-    middle = dict(ha="center", va="bottom", fontsize=9)
-    figure.text(0.5, 1 - (above - 0.41) / height, below_it, **middle)
-    figure.text(0.5, 0.12 / height, "\n".join(captions), **middle)
-    return figure
+def _panel(
+    figure: Figure, corner: tuple[float, float], side: float, name: str, *shown: object
+) -> None:
+    """Add a panel; its axes have their upper left corner (x, y) inches from that of the page."""
+    width, height = figure.get_size_inches()
+    inner, (x, y) = side - LEFT - RIGHT, corner
+    box = (x / width, 1 - (y + inner) / height, inner / width, inner / height)
+    paint(figure.add_axes(box), name, *shown)
+
+
+def paint(axis: Axes, name: str, view: View, prediction: Prediction | None) -> None:
+    """Paint the panel of a name into an axis; without a prediction its panel is left empty."""
+    if name == "order":
+        title = "order on the image" + ", units framed" * bool(framed(view))
+        legend = order_panel(axis, view)
+    elif name == "prediction":
+        if prediction is None:
+            return axis.set_axis_off()
+        title = f"prediction {prediction.number} of 0 to {prediction.count - 1}"
+        legend = prediction_panel(axis, view.grid, prediction)
+    else:
+        title, legend = _attention(axis, name == "raster", view, prediction)
+    matrix = name in ("attention", "raster")
+    axis.set_title(title, fontsize=11, pad=14 if matrix else 6)
+    inches = axis.get_position().width * axis.figure.get_figwidth()
+    long = sum(len(entry.get_label()) + 6 for entry in legend) > 17.6 * inches
+    if legend:
+        axis.legend(
+            handles=legend,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -(0.42 if matrix else 0.03) / inches),
+            ncols=-(-len(legend) // 2) if long else len(legend),
+            frameon=False,
+            fontsize=8,
+            handlelength=1.2,
+            handleheight=1.0,
+            columnspacing=1.2,
+            labelspacing=0.3,
+        )
+    return None
+
+
+def _attention(
+    axis: Axes, raster: bool, view: View, prediction: Prediction | None
+) -> tuple[str, list]:
+    """Paint an attention matrix with the marks of a prediction; return its title and legend."""
+    marks: tuple = ([], [])
+    if prediction is not None and raster:
+        marks = tuple(map(view.in_raster, (prediction.from_tokens, prediction.of_tokens)))
+    elif prediction is not None:
+        marks = prediction.source_positions, prediction.target_positions
+    first = -view.grid.extra if raster else 0  # tokens without pixels come before patch 0
+    legend = attention_panel(axis, view.raster if raster else view.sequence, *marks, first)
+    kind = "patch" + "; below 0 without pixels" * bool(first) if raster else "position"
+    axis.set_xlabel("may attend to", fontsize=9, labelpad=2)
+    axis.set_ylabel(kind, fontsize=9, labelpad=2)
+    visible = view.mask.visible_or_all()
+    first_hidden = int(visible.long().argmin())
+    if not raster and first_hidden > 0 and not visible[first_hidden:].any():
+        _name_rows(axis, first_hidden, len(visible))
+    return f"attention in {'raster' if raster else 'sequence'} order", legend
+
+
+def _name_rows(axis: Axes, visible: int, count: int) -> None:
+    """Write beside a matrix which positions are visible and which hidden."""
+    axis.set_xticks([0, visible, count - 1])
+    axis.set_yticks([0, visible, count - 1])
+    for name, start, stop in (("visible", 0, visible), ("hidden", visible, count)):
+        place = count + 0.01 * count, (start + stop) / 2 - 0.5
+        axis.text(*place, f"{stop - start} {name}", rotation=270, va="center", size=8)
 
 
 def clauses(sentence: str, width: int) -> list[str]:
@@ -80,19 +167,3 @@ def clauses(sentence: str, width: int) -> list[str]:
             else:
                 lines.append(part)
     return lines
-
-
-def _legend(axis: Axes, handles: list[Artist], below: float = 0.01) -> None:
-    """Draw the legend in one line below the axis."""
-    if handles:
-        axis.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -below),
-            ncols=len(handles),
-            frameon=False,
-            fontsize=8,
-            handlelength=1.2,
-            handleheight=1.0,
-            columnspacing=1.2,
-        )

@@ -129,7 +129,7 @@ def attention_panel(
         axis.grid(which="minor", color="white", linewidth=min(1, 16 / n))
     marked = len(rows) + len(cols) > 0
     axis.tick_params(which="both", length=0, labelsize=7, pad=8 if marked else 3)
-    outside, wide = edge - 0.022 * n, max(1, 0.008 * n)  # so that one row of many stays visible
+    outside, wide = edge - 0.022 * n, max(1, 0.014 * n)  # so that one row of many stays visible
     for row in rows:
         axis.add_patch(_bar(outside, first + row - wide / 2, 0.016 * n, wide, SOURCE))
     for col in cols:

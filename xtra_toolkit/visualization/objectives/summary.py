@@ -1,11 +1,8 @@
 """Summary: everything that ``xtra show`` prints and draws of a config."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from mmengine.config import Config
@@ -20,8 +17,7 @@ from xtra_toolkit.visualization.objectives.prediction import Prediction, leaking
 from xtra_toolkit.visualization.objectives.title import pair
 from xtra_toolkit.visualization.objectives.view import View
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+PANELS = ("order", "prediction", "attention", "raster")  # of a figure
 
 
 @dataclass
@@ -36,6 +32,7 @@ class Summary:
             reason than a leak.
         parts: Costs of the parts of the model; empty if the objective was refused.
         refusal: Reason of the refusal; None if the objective was certified.
+        name: Name of the config, which is drawn above its panels. By default there is none.
     """
 
     title: str
@@ -44,6 +41,7 @@ class Summary:
     prediction: Prediction | None
     parts: list[ModelPart] = field(default_factory=list)
     refusal: str | None = None
+    name: str = ""
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to print."""
@@ -60,13 +58,6 @@ class Summary:
             yield text.entry(name, sentence, width)
         if self.parts:
             yield from ("", *text.table(self.parts))
-
-    def figure(self) -> Figure:
-        """Draw the figure, with the certificate or the reason of the refusal below it."""
-        # imported here because matplotlib is slow to import
-        from xtra_toolkit.visualization.objectives.figure import draw
-
-        return draw(self.view, self.prediction, self.title, self.notes[0][1])
 
 
 def summarise(

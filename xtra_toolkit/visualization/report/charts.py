@@ -29,6 +29,7 @@ CURVES = (  # key, title, whether to smooth, whether to use a logarithmic axis i
     ("val/loss", "validation loss", False, True),
     ("probe/linear_top1", "linear probe, top-1 (%)", False, False),
     ("probe/knn_top1", "kNN probe, top-1 (%)", False, False),
+    ("probe/rankme", "RankMe, the effective rank of the features", False, False),
     ("accuracy/top1", "top-1 accuracy (%)", False, False),
     ("probe/train_top1", "linear probe on its training batches, top-1 (%)", True, False),
     ("probe/loss", "loss of the linear probe", True, True),
@@ -43,6 +44,7 @@ SPLITS = {
     "loss_band": "loss by spatial frequency, from low (0) to high",
 }
 SPLIT = re.compile(rf"({'|'.join(SPLITS)})/(\d+(?:-\d+)?)")
+CLOSE = dict(handlelength=1, labelspacing=0.2)  # of a long legend
 DETAIL = re.compile("_lr|/.*/")  # values of each learning rate of a sweep or of each class
 
 
@@ -148,30 +150,29 @@ def ordered(parts: dict[str, tuple], title: str) -> str:
             marker = dict(marker="o", ms=3) if len(steps) <= FEW else {}
             colour = RAMP[round(shade)]
             axes.plot(*envelope(steps, values), lw=1.2, color=colour, label=name, **marker)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6.5, handlelength=1)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, **CLOSE)
         iterations(axes)
 
-    return svg(paint, "iteration", title, 2.9)
+    return svg(paint, "iteration", title, 3.1)
 
 
 def scatter(points: list[Point]) -> str:
     """Draw the points of one measure of accuracy against the pretraining loss.
 
-    Points of a run are connected and have one marker. Runs of one objective share the colour of
-    its first run.
+    Points of a run are connected and have its colour. Runs of one objective share a marker.
     """
-    colours = colours_of(points)
+    markers = dict(zip(objectives_of(points), MARKERS * len(points), strict=False))
     runs = list(dict.fromkeys(point.run for point in points))
     kinds = list(dict.fromkeys(point.loss_of.split(",")[0] for point in points))
 
     def paint(axes: Axes) -> None:
         for run in runs:
             of_run = [point for point in points if point.run == run]
-            colour = SERIES[colours[of_run[0].objective] % COLOURS]
+            look = dict(color=SERIES[run % COLOURS], gid=f"run-{run}")
             xy = [p.loss for p in of_run], [p.accuracy for p in of_run]
-            axes.plot(*xy, color=colour, lw=0.8, alpha=0.5, gid=f"run-{run}")
-            style = dict(ls="", marker=MARKERS[run % len(MARKERS)], ms=5)
-            axes.plot(*xy, color=colour, gid=f"run-{run}", **style)
+            axes.plot(*xy, lw=0.8, alpha=0.5, **look)
+            style = dict(ls="", marker=markers[of_run[0].objective], ms=5)
+            axes.plot(*xy, **look, **style)
             ring = style | dict(ms=8, mfc="none", mec=INK)
             axes.plot([of_run[-1].loss], [of_run[-1].accuracy], gid=f"run-{run}", **ring)
 
@@ -179,11 +180,11 @@ def scatter(points: list[Point]) -> str:
     return svg(paint, xlabel, f"{points[0].measure}, top-1 (%)", 2.9)
 
 
-def colours_of(points: list[Point]) -> dict[str, int]:
-    """Return the number of the first run of each objective, which sets its colour."""
-    return {point.objective: point.run for point in sorted(points, key=lambda p: -p.run)}
+def objectives_of(points: list[Point]) -> list[str]:
+    """Return the objectives of points in the order of their first run."""
+    return list(dict.fromkeys(p.objective for p in sorted(points, key=lambda p: p.run)))
 
 
-def glyph(run: int) -> str:
-    """Return the marker of a run as a character of text."""
-    return "●■▲◆▼◀▶⬟"[run % len(MARKERS)]
+def glyph(number: int) -> str:
+    """Return the marker of the objective of a number as a character of text."""
+    return "●■▲◆▼◀▶⬟"[number % len(MARKERS)]

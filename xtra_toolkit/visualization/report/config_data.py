@@ -22,8 +22,13 @@ EXPECTED_TYPES = {  # of the entries that the report reads, by dotted keys
     dict: (
         *("model", "model.backbone", "model.head", "train_cfg", "val_cfg", "test_cfg"),
         *("train_dataloader", "train_dataloader.dataset", "default_hooks", "default_hooks.logger"),
+        *("val_dataloader", "val_dataloader.dataset"),
     ),
-    str: ("benchmark", "work_dir", "load_from", "model.type", "model.backbone.type"),
+    str: (
+        *("benchmark", "work_dir", "load_from", "model.type", "model.backbone.type"),
+        *("train_dataloader.dataset.type", "train_dataloader.dataset.data_root"),
+        *("val_dataloader.dataset.type", "val_dataloader.dataset.data_root"),
+    ),
     int | float: (
         *("train_cfg.max_epochs", "train_cfg.max_iters", "train_cfg.global_batch"),
         *("train_dataloader.batch_size", "default_hooks.logger.interval"),

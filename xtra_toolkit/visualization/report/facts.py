@@ -1,7 +1,7 @@
 """Facts about runs side by side: a name of each run, and a short text for each fact."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ ACCURACIES = {
     "probe/knn_top1": "kNN probe",
     "accuracy/top1": "top-1",
 }
+RANK = "probe/rankme"
 
 
 @dataclass
@@ -32,14 +33,14 @@ class RunColumn:
 
     @property
     def objective(self) -> str:
-        """The mask and target of a pretraining run; benchmark and protocol of another run."""
+        """Return mask and target of a pretraining run; data set and protocol of another run."""
         if self.run.pretrains:
             return objective(self.run.config["model"])
-        return f"{self.run.benchmark or 'unnamed data set'}, {self.run.protocol}"
+        return f"{self.run.data}, {self.run.protocol}"
 
     @property
     def batch(self) -> int | None:
-        """Number of images a step, over all processes; None if it is not known."""
+        """Return the number of images a step, over all processes; None if it is not known."""
         train = self.run.config.get("train_cfg") or {}
         if "global_batch" in train:
             return train["global_batch"]
@@ -49,7 +50,7 @@ class RunColumn:
 
     @property
     def length(self) -> int | None:
-        """Number of steps of the whole run; None if it is not known."""
+        """Return the number of steps of the whole run; None if it is not known."""
         steps = next((log.steps for log in self.history.logs if log.steps), None)
         train = self.run.config.get("train_cfg") or {}
         each, epochs = self.history.epoch_steps, train.get("max_epochs")
@@ -57,12 +58,24 @@ class RunColumn:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions in the environment; an arrow marks one that changed between starts."""
+        """Return the versions in the environment; an arrow marks one that changed between starts."""
         logs = [log.environment for log in self.history.logs]
         keys = dict.fromkeys(key for log in logs for key in log)
         return {
             key: " → ".join(dict.fromkeys(log[key] for log in logs if key in log)) for key in keys
         }
+
+    def accuracies(self) -> Iterator[tuple[str, int, float]]:
+        """Yield (measure, step, accuracy in per cent) of all validations.
+
+        A measure names the data set, the kind of the accuracy and, if known, the number of classes.
+        """
+        for key, label in ACCURACIES.items():
+            kind = label if self.run.pretrains else self.run.protocol
+            for step, record in self.history.validation.items():
+                if key in record:
+                    classes = record.get("probe/classes")
+                    yield measure(self.run.data, kind, classes), step, record[key]
 
     def rates(self) -> tuple[np.ndarray, np.ndarray]:
         """Return iterations, and the number of images a second at them."""
@@ -72,6 +85,11 @@ class RunColumn:
             values = self.batch / np.where(seconds > 0, seconds, np.nan) if self.batch else seconds
             steps = steps if self.batch else steps[:0]
         return steps, values[: len(steps)]
+
+
+def measure(data: str, kind: str, classes: float | None) -> str:
+    """Name a kind of accuracy; the number of classes belongs to it, as accuracies depend on it."""
+    return f"{data}, {kind}" + (f", {classes:.0f} classes" if classes else "")
 
 
 def objective(model: dict) -> str:
@@ -101,8 +119,15 @@ def names(starts: list[Path]) -> list[str]:
     ]
 
 
-def table(columns: list[RunColumn]) -> list[tuple[str, list[str]]]:
-    """Return the rows of the table of runs, (name of a fact, its text for each run)."""
+def table(
+    columns: list[RunColumn], accuracies: dict[str, dict[int, float]]
+) -> list[tuple[str, list[str]]]:
+    """Return the rows of the table of runs, (name of a fact, its text for each run).
+
+    Args:
+        columns: The runs.
+        accuracies: The last accuracy of each measure in per cent, by the number of the run.
+    """
     facts = {
         "objective": lambda c: c.objective,
         "started": started,
@@ -110,14 +135,22 @@ def table(columns: list[RunColumn]) -> list[tuple[str, list[str]]]:
         "state": state,
         "training loss": lambda c: value(c, "loss"),
         "validation loss": lambda c: value(c, "val/loss"),
-        "accuracy": accuracy,
+        "RankMe": lambda c: value(c, RANK),
         "images a step": lambda c: str(c.batch or NONE),
         "images a second": rate,
         "peak GPU memory": memory,
     }
     if any(column.run.notes for column in columns):
         facts["left out"] = lambda c: "; ".join(c.run.notes) or "nothing"
-    return [(name, [fact(column) for column in columns]) for name, fact in facts.items()]
+    if not any(RANK in column.history.keys for column in columns):
+        del facts["RankMe"]
+    rows = [(name, [fact(column) for column in columns]) for name, fact in facts.items()]
+    at = next(i for i, (name, _) in enumerate(rows) if name == "validation loss") + 1
+    rows[at:at] = [
+        (f"{name} (%)", [f"{found[i]:.2f}" if i in found else NONE for i in range(len(columns))])
+        for name, found in accuracies.items()
+    ]
+    return rows
 
 
 def started(column: RunColumn) -> str:
@@ -159,12 +192,6 @@ def value(column: RunColumn, key: str) -> str:
     """Format the last value of a key."""
     last = column.history.last(key)
     return NONE if last is None else f"{last:.4g}"
-
-
-def accuracy(column: RunColumn) -> str:
-    """Format the last accuracy of each kind, in per cent."""
-    found = {label: column.history.last(key) for key, label in ACCURACIES.items()}
-    return ", ".join(f"{k} {v:.2f} %" for k, v in found.items() if v is not None) or NONE
 
 
 def rate(column: RunColumn) -> str:

@@ -14,13 +14,7 @@ from xtra_toolkit.visualization.report.logfile import LogFile, read_log
 from xtra_toolkit.visualization.report.runs import Run, lines
 
 Records = dict[int, dict[str, float]]
-VALIDATED = (
-    "val/",
-    "accuracy/",
-    "probe/linear",
-    "probe/knn",
-    "seg/",
-)  # keys of validations
+VALIDATED = ("val/", "accuracy/", "probe/linear", "probe/knn", "probe/rankme", "seg/")
 
 
 @dataclass
@@ -54,18 +48,18 @@ class History:
 
     @property
     def keys(self) -> list[str]:
-        """All logged keys, in the order of their first appearance."""
+        """Return all logged keys, in the order of their first appearance."""
         records = [*self.training.values(), *self.validation.values()]
         return list(dict.fromkeys(key for record in records for key in record))
 
     @property
     def step(self) -> int:
-        """The last iteration with a logged value."""
+        """Return the last iteration with a logged value."""
         return max((*self.training, *self.validation), default=0)
 
     @property
     def epoch_steps(self) -> int | None:
-        """Number of steps of an epoch in the last start that logged it; None if none did."""
+        """Return the number of steps of an epoch in the last start that logged it; None if none did."""
         return next((log.epoch_steps for log in reversed(self.logs) if log.epoch_steps), None)
 
     def at_epoch(self, epoch: float) -> int:
@@ -104,7 +98,7 @@ def read_history(run: Run) -> History:
 
 
 def _validates(record: dict) -> bool:
-    """Whether a record is of a validation: it has a time or metrics, but no iteration."""
+    """Return whether a record is of a validation: it has a time or metrics, but no iteration."""
     return "iter" not in record and any(k == "time" or k.startswith(VALIDATED) for k in record)
 
 

@@ -3,18 +3,20 @@
 import io
 from dataclasses import dataclass, field
 
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from PIL import Image
 
 from xtra_toolkit.visualization.objectives import text
 from xtra_toolkit.visualization.objectives.build import pretraining
-from xtra_toolkit.visualization.objectives.summary import Summary, summary_of
+from xtra_toolkit.visualization.objectives.figure import single
+from xtra_toolkit.visualization.objectives.summary import PANELS, Summary, summary_of
 from xtra_toolkit.visualization.report.allowed_parts import check_parts
 from xtra_toolkit.visualization.report.facts import RunColumn
 from xtra_toolkit.visualization.report.pictures import encoded
 
 IGNORED = ("back ends",)  # these are of the machine that writes the page, not of the run
-DPI = 110
+DPI = 180
 
 
 @dataclass
@@ -25,14 +27,14 @@ class Objective:
         title: The mask and the target.
         runs: Numbers of the runs that have it.
         notes: Facts about it, as (name, sentence).
-        picture: A picture as a data URI. None if the model cannot be built here.
+        pictures: Pictures of its panels as data URIs; empty if the model cannot be built here.
         parts: Costs of the parts of the model, as (part, computes, parameters, FLOPs).
     """
 
     title: str
     runs: list[int]
     notes: list[tuple[str, str]]
-    picture: str | None = None
+    pictures: list[str] = field(default_factory=list)
     parts: list[tuple[str, ...]] = field(default_factory=list)
 
 
@@ -69,15 +71,20 @@ def described(column: RunColumn, runs: list[int]) -> Objective:
 
 def drawn(summary: Summary, runs: list[int]) -> Objective:
     """Describe an objective as ``xtra show`` does."""
-    buffer = io.BytesIO()
-    summary.figure().savefig(buffer, format="png", dpi=DPI)
     return Objective(
         f"{summary.title} on {summary.view.grid}",
         runs,
         [note for note in summary.notes if note[0] not in IGNORED],
-        encoded(Image.open(buffer, formats=["PNG"]), lossless=True),
+        [picture(single(summary, panel)) for panel in PANELS],
         [
             (p.name, p.places, text.amount(p.parameters), text.amount(p.flops))
             for p in summary.parts
         ],
     )
+
+
+def picture(figure: Figure) -> str:
+    """Return a figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return encoded(Image.open(buffer, formats=["PNG"]), lossless=True)

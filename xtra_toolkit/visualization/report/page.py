@@ -6,6 +6,7 @@ it to load anything, and to run any script other than its own.
 
 import base64
 import hashlib
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     style, script = (
         environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js")
     )
@@ -53,7 +55,7 @@ def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
         names=names,
         colour=lambda number: number % COLOURS,
         glyph=charts.glyph,
-        facts=facts.table(columns),
+        facts=facts.table(columns, scaling.last(scaling.measured(columns, benchmarks))),
         differences=differences(column.run.config.to_dict() for column in columns),
         changes=[(column.name, *changed(column.run)) for column in columns],
         configs=[(column.name, text_of(column.run)) for column in columns],
@@ -66,6 +68,12 @@ def html(columns: list[facts.RunColumn], benchmarks: list[Run]) -> str:
         versions=versions(columns),
         svg=Markup,
     )
+
+
+def breakable(text: object) -> Markup:
+    """Allow line breaks between the parts of a path, a dotted key or a call, and nowhere else."""
+    parts = re.split(r"(?<=[/_,(=])(?=\w)|(?<=\w\.)(?=[A-Za-z_])", str(text))
+    return Markup("<wbr>").join(parts)
 
 
 def text_of(run: Run) -> str:
@@ -95,12 +103,12 @@ def scalings(columns: list[facts.RunColumn], benchmarks: list[Run]) -> list[dict
     plots = []
     for measure in dict.fromkeys(point.measure for point in all_points):
         points = [point for point in all_points if point.measure == measure]
+        first = {point.run: point for point in points}.values()
         plots.append(
             dict(
                 measure=measure,
                 drawing=charts.scatter(points),
-                colours=charts.colours_of(points),
-                runs=[(p.objective, p.run) for p in {p.run: p for p in points}.values()],
+                runs=[(charts.objectives_of(points).index(p.objective), p.run) for p in first],
                 correlations=scaling.correlations(points, names),
                 points=points,
             )

@@ -48,7 +48,7 @@ STYLE = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
-    "font.size": 8,
+    "font.size": 9,
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
@@ -76,7 +76,7 @@ def svg(paint: Callable[[Axes], None], xlabel: str, ylabel: str, height: float =
         paint(axes)
         axes.set_xlabel(xlabel)
         # a title is easier to read than a label along the axis
-        axes.set_title(ylabel, loc="left", fontsize=9, color=INK)
+        axes.set_title(ylabel, loc="left", fontsize=10, color=INK)
         buffer = io.StringIO()
         figure.savefig(
             buffer,

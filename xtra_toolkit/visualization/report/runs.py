@@ -15,6 +15,9 @@ from mmengine.config import Config
 
 from xtra_toolkit.visualization.report.config_data import read_config, read_records
 
+PROBES = {"probe/linear_top1": "online linear probe", "probe/knn_top1": "online kNN probe"}
+SPLITS = ("train", "training", "val", "validation", "test")
+
 
 @dataclass
 class Run:
@@ -30,6 +33,7 @@ class Run:
         length: Number of epochs, or of iterations if epochs are not counted.
         step: Epoch or iteration of the last validation.
         accuracy: Top-1 accuracy of the last validation in per cent; None before the first.
+        probes: Last accuracies of the online probes in per cent, by the kind of probe.
         rate: Learning rate of this accuracy, the best of a sweep.
         trained: Whether a training step was logged.
         notes: A sentence for each thing in the folders that could not be read.
@@ -44,30 +48,36 @@ class Run:
     length: int
     step: int = 0
     accuracy: float | None = None
+    probes: dict[str, float] = field(default_factory=dict)
     rate: float | None = None
     trained: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
     def pretrains(self) -> bool:
-        """Whether the run pretrains a model, rather than only tests one."""
+        """Return whether the run pretrains a model, rather than only tests one."""
         tested = self.accuracy is not None and not self.trained
         return "target_generator" in (self.config.get("model") or {}) and not tested
 
     @property
+    def data(self) -> str:
+        """Return the benchmark, or else the name of the data set that measures the accuracy."""
+        return self.benchmark or data_of(self.config)
+
+    @property
     def weights(self) -> str | None:
-        """The checkpoint from which the run started."""
+        """Return the checkpoint from which the run started."""
         backbone = (self.config.get("model") or {}).get("backbone") or {}
         return checkpoint_of(backbone) or self.config.get("load_from")
 
     @property
     def finished(self) -> bool:
-        """Whether the run was validated at its end."""
+        """Return whether the run was validated at its end."""
         return self.accuracy is not None and self.step >= self.length
 
     @property
     def state(self) -> str:
-        """A description of the last validation."""
+        """Describe the last validation."""
         if self.accuracy is None:
             return "no accuracy in its log" if self.trained else "no step in its log"
         rate = f", learning rate {self.rate:g}" if self.rate else ""
@@ -75,7 +85,7 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn) -> list[Run]:
-    """Return all runs in folders, sorted by folder and time.
+    """Return all runs in folders, in the order of the paths; below one by folder and time.
 
     Args:
         paths: Working folders, or folders above them.
@@ -84,7 +94,8 @@ def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn)
     Raises:
         ValueError: If a path contains no run, or no run can be read.
     """
-    starts, refused = set(), []
+    starts: dict[Path, list[Path]] = {}  # by working folder
+    refused = []
     for path in paths:
         found = {p.parent.resolve() for p in path.rglob("vis_data")}
         if not found:
@@ -92,9 +103,10 @@ def find_runs(paths: Iterable[Path], say: Callable[[str], None] = warnings.warn)
                 f"No run in {path}: give a --work-dir of mim train, or a folder with several. A "
                 "run has a folder named by its time, with vis_data/config.py in it."
             )
-        starts |= found
+        for start in sorted(found):
+            starts.setdefault(start.parent, []).append(start)
     runs = []
-    for start in sorted(starts):
+    for start in (start for folder in starts.values() for start in sorted(set(folder))):
         try:
             config, notes = config_of(start)
             new = described(config, start)
@@ -148,6 +160,7 @@ def read_validations(run: Run, log: Path) -> None:
         if "accuracy/top1" in line:
             run.accuracy, run.step = line["accuracy/top1"], line.get("step", run.length)
             run.rate = line.get("accuracy/best_lr")
+        run.probes |= {label: line[key] for key, label in PROBES.items() if key in line}
 
 
 def lines(log: Path) -> Iterator[dict]:
@@ -174,6 +187,16 @@ def described(config: Config, folder: Path) -> Run:
         protocol=protocol,
         length=train.get("max_epochs") or train.get("max_iters") or 0,
     )
+
+
+def data_of(config: Config) -> str:
+    """Name the data set of a validation, or else of the training, by its folder or its type."""
+    for loader in ("val_dataloader", "train_dataloader"):
+        dataset = (config.get(loader) or {}).get("dataset") or {}
+        parts = [part for part in Path(dataset.get("data_root") or "").parts if part not in SPLITS]
+        if name := parts[-1] if parts else (dataset.get("type") or "").split(".")[-1]:
+            return name
+    return "unnamed data set"
 
 
 def protocol_of(model: dict, loop: dict) -> str:

@@ -7,14 +7,15 @@ compared only within one objective: one mask and target, one loss, one grid and 
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from xtra_toolkit.visualization.report.facts import ACCURACIES, RunColumn, objective
+from xtra_toolkit.visualization.report import facts
+from xtra_toolkit.visualization.report.facts import RunColumn, objective
 from xtra_toolkit.visualization.report.runs import Run
 
 FEWEST = 3  # least number of points for a rank correlation
@@ -55,9 +56,11 @@ def points(columns: list[RunColumn], benchmarks: Iterable[Run]) -> list[Point]:
     the training loss for all of them.
     """
     groups = defaultdict(list)
-    for point, losses in _unsorted_points(columns, list(benchmarks)):
-        if np.isfinite(point.accuracy):
-            groups[point.measure, point.objective].append((point, losses))
+    for point in measured(columns, benchmarks):
+        column = columns[point.run]
+        if column.run.pretrains and np.isfinite(point.accuracy):
+            known = losses(column, point.step)
+            groups[point.measure, point.objective].append((point, known))
     chosen = []
     for group in groups.values():
         kind = VALIDATION if all(VALIDATION in losses for _, losses in group) else TRAINING
@@ -69,33 +72,27 @@ def points(columns: list[RunColumn], benchmarks: Iterable[Run]) -> list[Point]:
     return sorted(chosen, key=lambda p: (p.measure, p.objective, p.run, p.step))
 
 
-def _unsorted_points(
-    columns: list[RunColumn], benchmarks: list[Run]
-) -> Iterable[tuple[Point, Losses]]:
-    """Yield each point without its loss, and the losses at its step."""
+def measured(columns: list[RunColumn], benchmarks: Iterable[Run]) -> Iterator[Point]:
+    """Yield a point without its loss for each accuracy of a run, or of its checkpoints."""
     for number, column in enumerate(columns):
-        if not column.run.pretrains:
-            continue
-        kind, history = comparable(column.run.config), column.history
-        for key, label in ACCURACIES.items():
-            for step, record in history.validation.items():
-                if key in record:
-                    measure = _of_classes(label, record.get("probe/classes"))
-                    yield Point(measure, kind, number, step, record[key]), losses(column, step)
+        kind = comparable(column.run.config)
+        for measure, step, accuracy in column.accuracies():
+            yield Point(measure, kind, number, step, accuracy)
     for run in benchmarks:
         tested = run.accuracy is not None and not run.trained  # mim test has no length
         if (run.finished or tested) and (start := origin(run, columns)):
-            column, step = columns[start[0]], start[1]
             head = (run.config.get("model") or {}).get("head") or {}
-            label = f"{run.benchmark or 'unnamed data set'}, {run.protocol}"
-            label = _of_classes(label, head.get("num_classes"))
-            kind = comparable(column.run.config)
-            yield Point(label, kind, *start, run.accuracy), losses(column, step)
+            label = facts.measure(run.data, run.protocol, head.get("num_classes"))
+            kind = comparable(columns[start[0]].run.config)
+            yield Point(label, kind, *start, run.accuracy)
 
 
-def _of_classes(label: str, classes: float | None) -> str:
-    """Add the number of classes to a label, since accuracies depend on it."""
-    return f"{label}, {classes:.0f} classes" if classes else label
+def last(points: Iterable[Point]) -> dict[str, dict[int, float]]:
+    """Return the last accuracy of each measure by the number of the run."""
+    found: dict[str, dict[int, float]] = {}
+    for point in sorted(points, key=lambda point: point.step):
+        found.setdefault(point.measure, {})[point.run] = point.accuracy
+    return dict(sorted(found.items()))
 
 
 def losses(column: RunColumn, step: int) -> Losses:
@@ -123,7 +120,7 @@ def origin(run: Run, columns: list[RunColumn]) -> tuple[int, int] | None:
 
 
 def _writes_to(run: Run, folder: Path) -> bool:
-    """Whether a folder is the working folder of a run, by its config or where it is now."""
+    """Return whether a folder is the working folder of a run, by its config or where it is now."""
     for own in (run.folder.parent, Path(run.config.get("work_dir") or run.folder.parent)):
         same = folder.resolve() == own.resolve()
         if same or (not folder.is_absolute() and own.parts[-len(folder.parts) :] == folder.parts):

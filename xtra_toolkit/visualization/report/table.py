@@ -1,80 +1,89 @@
-"""The table of benchmark runs and the paper's rows: models by benchmarks, with the mean."""
+"""The table of accuracies: models by data sets, with the paper's rows and the mean."""
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from statistics import fmean
 from typing import TextIO
 
-from xtra_toolkit.visualization.report.paper import BENCHMARKS, REPORTED, Reported
+from xtra_toolkit.visualization.report.paper import BENCHMARKS, REPORTED
 from xtra_toolkit.visualization.report.runs import Run
 
-HEADER = ["model", "protocol", *BENCHMARKS, "mean of 15"]
-TABLE = "In the table"
 EPOCHS = 100  # epochs of the paper's probes
+MEAN = "mean of 15"
 NOTES = """\
-Top-1 accuracy in per cent. Rows marked "paper" are figures of arXiv 2411.15648 and were not
-measured here; blank cells of theirs are not known here. As in the paper, the best of a sweep's
-learning rates is chosen on the images that it is reported on. Figures that share a cell are
-several runs."""
+Top-1 accuracy in per cent. As in the paper, the best of a sweep's learning rates is chosen on the
+images that it is reported on. Figures that share a cell are several runs."""
+PAPER = """\
+Rows marked "paper" are figures of arXiv 2411.15648 and were not measured here; blank cells of
+theirs are not known here."""
+Accuracies = dict[str, list[float]]  # by data set
 
 
-def rows(runs: Iterable[Run]) -> list[list[str]]:
-    """Return the rows below ``HEADER``: finished runs by model and protocol, then the paper's."""
-    models = defaultdict(lambda: defaultdict(list))
+def table(runs: list[Run]) -> list[list[str]]:
+    """Return the header and the rows of the table.
+
+    There is a column for each data set that was measured, first the paper's 15 benchmarks and then
+    others, and a row for each model and protocol, in the order of the runs. The paper's rows that
+    have a figure in one of these columns follow.
+    """
+    models = measured(runs)
+    found = dict.fromkeys(name for cells in models.values() for name in cells)
+    known = [name for name in BENCHMARKS if name in found]
+    names = known + [name for name in found if name not in known]
+    means = [MEAN] * bool(known)
+    rows = [["model", "protocol", *names, *means]]
+    for key, cells in models.items():
+        row = [" / ".join(f"{value:.1f}" for value in cells.get(name, ())) for name in names]
+        rows.append([*key, *row, *([mean(cells)] if means else ())])
+    complete = any(set(BENCHMARKS) <= set(cells) for cells in models.values())
+    for paper in REPORTED:
+        if any(name in paper.accuracy for name in known) or (complete and paper.mean):
+            values = [paper.accuracy.get(name) for name in names] + [paper.mean]
+            row = ["" if value is None else f"{value:.1f}" for value in values]
+            rows.append([f"paper: {paper.model}", paper.protocol, *row])
+    return rows
+
+
+def measured(runs: list[Run]) -> dict[tuple[str, str], Accuracies]:
+    """Return the accuracies of finished evaluations and of online probes by model and protocol."""
+    models: dict[tuple[str, str], Accuracies] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if place(run) == TABLE:
-            protocol = run.protocol
-            if run.length != EPOCHS:
-                protocol += f", {run.length} of {EPOCHS} epochs"
-            models[run.model, protocol][run.benchmark].append(run.accuracy)
-    own = [
-        [*key, *(" / ".join(f"{a:.1f}" for a in cells.get(b, ())) for b in BENCHMARKS), mean(cells)]
-        for key, cells in sorted(models.items())
-    ]
-    return own + [paper_row(row) for row in REPORTED]
+        if run.finished and not run.pretrains:
+            short = run.benchmark in BENCHMARKS and run.length != EPOCHS
+            protocol = run.protocol + f", {run.length} of {EPOCHS} epochs" * short
+            models[run.model, protocol][run.data].append(run.accuracy)
+        for probe, accuracy in run.probes.items():
+            models[str(run.folder.parent), probe][run.data].append(accuracy)
+    return models
 
 
-def place(run: Run) -> str:
-    """Return the heading under which a run is listed."""
-    if run.benchmark not in BENCHMARKS:
-        return "Not one of the 15 benchmarks"
-    return TABLE if run.finished else "Unfinished, not in the table"
-
-
-def mean(cells: dict[str, list[float]]) -> str:
+def mean(cells: Accuracies) -> str:
     """Return the mean over all 15 benchmarks, or why there is none."""
-    if len(cells) < len(BENCHMARKS):
-        return f"{len(cells)} of {len(BENCHMARKS)}"
-    if repeated := [name for name in BENCHMARKS if len(cells[name]) > 1]:
+    found = [name for name in BENCHMARKS if name in cells]
+    if len(found) < len(BENCHMARKS):
+        return f"{len(found)} of {len(BENCHMARKS)}" if found else ""
+    if repeated := [name for name in found if len(cells[name]) > 1]:
         return f"several runs of {', '.join(repeated)}"
-    return f"{fmean(value for (value,) in cells.values()):.1f}"
-
-
-def paper_row(row: Reported) -> list[str]:
-    """Return a row of the paper, marked as such."""
-    cells = [row.accuracy.get(name) for name in BENCHMARKS] + [row.mean]
-    return [
-        f"paper: {row.model}",
-        row.protocol,
-        *("" if cell is None else f"{cell:.1f}" for cell in cells),
-    ]
+    return f"{fmean(cells[name][0] for name in found):.1f}"
 
 
 def markdown(runs: list[Run]) -> Iterator[str]:
-    """Yield the lines of the report in Markdown: the table, notes, and a list of all runs."""
-    yield from (f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows(runs)))
-    yield from ("", NOTES)
-    places = defaultdict(list)
-    for run in runs:
-        places[place(run)].append(run)
-    for title in sorted(places):
-        yield from ("", f"{title}:", "")
-        for run in places[title]:
-            name = run.benchmark or "unnamed data set"
-            yield f"- {name}, {run.protocol}: {run.state}; {run.folder}"
+    """Yield the lines of the report in Markdown: the table, notes, and a list of evaluations."""
+    header, *rows = table(runs)
+    if rows:
+        yield from (f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+        yield from ("", NOTES)
+        if rows[-1][0].startswith("paper: "):
+            yield PAPER
+    for finished, title in ((True, "In the table"), (False, "Unfinished, not in the table")):
+        listed = [run for run in runs if not run.pretrains and run.finished is finished]
+        if listed:
+            yield from ("", f"{title}:", "")
+        for run in listed:
+            yield f"- {run.data}, {run.protocol}: {run.state}; {run.folder}"
 
 
 def write_csv(runs: list[Run], file: TextIO) -> None:
     """Write only the table, as CSV."""
-    csv.writer(file).writerows([HEADER, *rows(runs)])
+    csv.writer(file).writerows(table(runs))
