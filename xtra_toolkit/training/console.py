@@ -67,8 +67,8 @@ class ProgressHook(Hook):
     """Say when the run will end: after its first step, then by a bar, or by lines.
 
     It is silent except in a run of ``xtra train``. The bar is drawn where standard error is a
-    terminal; elsewhere a line is printed twice a minute, and at the steps that the logger logs in
-    runs of at most twenty steps.
+    terminal. Elsewhere a line is printed after the third step, from which the time that is left
+    can be told, and then twice a minute; in runs of at most twenty steps after each step.
     """
 
     priority = "VERY_LOW"
@@ -76,7 +76,7 @@ class ProgressHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Begin to count, in the main process of a brief run."""
         self.active = _brief and is_main_process()
-        self.begun, self.first, self.bar, self.said = time.time(), runner.iter, None, 0.0
+        self.begun, self.first, self.bar, self.said = time.time(), runner.iter, None, time.time()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -86,20 +86,25 @@ class ProgressHook(Hook):
             return
         done, total = runner.iter + 1, runner.max_iters
         if done == self.first + 1:
-            self._estimate(total - self.first, total)
+            self.begun, seconds = time.time(), time.time() - self.begun
+            self._estimate(seconds, total - done, total)
         if self.bar is not None:
             loss = float(outputs["loss"]) if "loss" in (outputs or {}) else float("nan")
             self.bar.update(self.task, completed=done, loss=f"{loss:.4f}")
-        elif total - self.first <= 20 or time.time() - self.said >= SECONDS or done == total:
+        elif (
+            total - self.first <= 20
+            or done == self.first + 3
+            or time.time() - self.said >= SECONDS
+            or done == total
+        ):
             self.said = time.time()
             print(self._line(runner, done, total, outputs), flush=True)
 
-    def _estimate(self, left: int, total: int) -> None:
-        seconds = time.time() - self.begun
-        rest = timedelta(seconds=round(seconds * (left - 1)))
+    def _estimate(self, seconds: float, left: int, total: int) -> None:
+        rest = timedelta(seconds=round(seconds * left))
         print(
-            f"the first step took {seconds:.1f} s; {left - 1:,} more take about {rest}, and the "
-            "first is the slowest",
+            f"the first step took {seconds:.1f} s; at this pace the other {left:,} take {rest}, "
+            "and the first is the slowest",
             flush=True,
         )
         if sys.stderr.isatty():
@@ -119,9 +124,11 @@ class ProgressHook(Hook):
     def _line(self, runner: Any, done: int, total: int, outputs: dict | None) -> str:
         names = [name for name in outputs or {} if "loss" in name][:2]
         losses = "  ".join(f"{name} {float(outputs[name]):.4f}" for name in names)
-        took = (time.time() - self.begun) / (done - self.first)
-        rest = timedelta(seconds=round(took * (total - done)))
-        return f"step {done:,} of {total:,}  {losses}  {rest} left"
+        line, timed = f"step {done:,} of {total:,}  {losses}", done - self.first - 1
+        if not timed:
+            return line
+        took = (time.time() - self.begun) / timed
+        return f"{line}  {timedelta(seconds=round(took * (total - done)))} left"
 
     def after_val_epoch(self, runner: Any, metrics: dict | None = None) -> None:
         """Print what a validation found."""
