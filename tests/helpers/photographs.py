@@ -17,3 +17,16 @@ def write(folder, count, size=160):
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo[y : y + size, x : x + size]).save(place / f"{i:03}.jpg")
     return folder
+
+
+def write_classes(folder, each, size=280):
+    """Write ``each`` crops of four photographs; those of one photograph are one class."""
+    china, flower = load_sample_images().images
+    photographs = dict(cat=data.chelsea(), china=china, coffee=data.coffee(), flower=flower)
+    rng = np.random.default_rng(0)
+    for name, photo in photographs.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            y, x = (rng.integers(0, side - size) for side in photo.shape[:2])
+            Image.fromarray(photo[y : y + size, x : x + size]).save(folder / name / f"{i:03}.jpg")
+    return folder
