@@ -1,4 +1,4 @@
-"""Images of a comparison: any labelled folder, packed at one size."""
+"""Test that any labelled images are packed at one size."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def test_an_image_is_scaled_by_its_shorter_side_and_cropped_at_the_centre():
     assert fit(image, 2, 3).shape == (2, 2, 3)
 
 
-def test_idx_files_are_read_packed_or_not_and_padded(tmp_path):
+def test_idx_files_are_read_compressed_or_not_and_padded(tmp_path):
     pixels = np.arange(2 * 28 * 28, dtype=np.uint32).astype(np.uint8)
     for name in ("train", "t10k"):
         content = bytes(16) + pixels.tobytes()
@@ -71,7 +71,7 @@ def test_idx_files_are_read_packed_or_not_and_padded(tmp_path):
         (lambda root: (root / "val" / "red" / "0.png").write_text("x"), "0.png cannot be read"),
     ],
 )
-def test_what_cannot_be_packed_is_refused_with_a_sentence(folder, tmp_path, broken, sentence):
+def test_a_broken_data_set_is_refused_with_a_sentence(folder, tmp_path, broken, sentence):
     broken(folder)
     with pytest.raises(ValueError, match=sentence):
         pack(str(folder), tmp_path / "out", size=8)

@@ -1,4 +1,4 @@
-"""A whole comparison: what it measures, what it writes, and that it measures nothing twice."""
+"""Test a whole comparison: it fills every cell, and measures nothing twice."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ MASKS = dict(
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Of ``xtra compare``: two tiny configs, and bright and dark images."""
+    """Return arguments of ``xtra compare`` for two tiny configs, and bright and dark images."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 10)):
         for name, low in (("bright", 130), ("dark", 0)):
@@ -59,8 +59,8 @@ def arguments(tmp_path):
     return ["compare", *map(str, configs), *data, *options]
 
 
-def untrained(config, work, options, own=()):
-    """What ``mim train`` leaves in a run's folder, without training."""
+def untrained(config, work, options, overrides=()):
+    """Write what ``mim train`` leaves in the folder of a run, without training."""
     torch.manual_seed(0)
     model = MODELS.build(Config.fromfile(config).model)
     torch.save(dict(state_dict=model.state_dict()), work / "epoch_1.pth")

@@ -1,4 +1,4 @@
-"""What a comparison runs: lengths, schedules, and what may be added later."""
+"""Test what a comparison runs: lengths, schedules, and what may be added later."""
 
 import signal
 import sys
@@ -52,8 +52,20 @@ def test_a_budget_becomes_images_by_what_one_image_costs(monkeypatch):
     monkeypatch.setattr(planning, "seconds_per_image", lambda config: 0.01)
     # 60 % of two hours, for three configs and two seeds, at a hundredth of a second an image
     assert set(planning.images_for(CONFIGS, 2, 7200, "images").values()) == {72_000}
-    # 30 % of them, for ten fine-tunings with 5,000 labels
-    assert planning.tune_epochs_for(XTRA, 10, 5000, 7200) == 4
+    # 30 % of them, for ten fine-tuning runs with 5,000 labels
+    assert planning.tune_epochs_for(XTRA, 10, [5000], 7200) == 4
+
+
+def test_fine_tuning_with_fewer_labels_takes_as_many_steps_but_at_most_fifty_epochs():
+    assert [planning.epochs_for(labels, [500, 5000], 4) for labels in (5000, 500)] == [4, 40]
+    assert planning.epochs_for(500, [500, 5000], 10) == 50
+    assert planning.epochs_for(500, [500], 100) == 100
+
+
+def test_all_numbers_of_labels_share_the_budget(monkeypatch):
+    monkeypatch.setattr(planning, "seconds_per_image", lambda config: 0.01)
+    # 43,200 images for a pair of runs; four epochs are 20,000 images with either number of labels
+    assert planning.tune_epochs_for(XTRA, 10, [500, 5000], 14400) == 4
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(150_000, 3), (100_032, 3), (32_000, 1)])
@@ -68,7 +80,7 @@ def test_warm_up_and_decay_keep_their_share_of_a_run(tmp_path, images, epochs):
 
 def test_a_config_that_reads_files_gets_a_list_of_a_part_of_them(tmp_path, monkeypatch):
     photographs.write(tmp_path / "photos", 12)
-    monkeypatch.setattr(pretraining, "LEAST_STEPS", 1)
+    monkeypatch.setattr(pretraining, "MIN_STEPS", 1)
     config = Config.fromfile(SMALL.parent / "xtra_vit-b16.py")
     config.train_cfg.global_batch = 1
     options = run_options(config, {FOLDER: str(tmp_path / "photos")}, 12, 5, tmp_path)
@@ -81,10 +93,10 @@ def test_a_config_that_reads_files_gets_a_list_of_a_part_of_them(tmp_path, monke
     ("data", "images", "sentence"),
     [
         ({FOLDER: "x"}, 50_000, "reads its images with xtra_toolkit.PackedImages"),
-        ({PACKED: "x"}, 640, "takes 64 images a step.*20 steps are the least"),
+        ({PACKED: "x"}, 640, "takes 64 images a step.*at least 20 steps"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(tmp_path, data, images, sentence):
+def test_a_run_with_the_wrong_data_or_too_few_images_is_refused(tmp_path, data, images, sentence):
     with pytest.raises(ValueError, match=sentence):
         run_options(XTRA, data, 50_000, images, tmp_path)
 
@@ -101,7 +113,7 @@ def test_seeds_and_configs_may_be_added_and_nothing_else_changed(tmp_path):
 def test_a_failed_run_is_reported_by_its_own_error(tmp_path):
     log = tmp_path / "train.log"
     log.write_text("Traceback\nValueError: no images.\nsubprocess.CalledProcessError: mim\n")
-    assert pretraining._reason(log) == "ValueError: no images"
+    assert pretraining._last_error(log) == "ValueError: no images"
 
 
 def test_the_cost_of_an_image_is_measured_on_this_machine():
@@ -111,7 +123,7 @@ def test_the_cost_of_an_image_is_measured_on_this_machine():
 
 
 def test_an_interrupted_command_lets_its_run_save(tmp_path):
-    """The run hears SIGTERM, on which trainings save, and not the interrupt."""
+    """The run receives SIGTERM, on which trainings save, and not the interrupt."""
     run = (
         "import signal, pathlib, time\n"
         f"saved = pathlib.Path({str(tmp_path / 'saved')!r})\n"

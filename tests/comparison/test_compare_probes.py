@@ -1,4 +1,4 @@
-"""Probes of frozen features, and fine-tuning."""
+"""Test the probes of frozen features, and fine-tuning."""
 
 import json
 from pathlib import Path
@@ -40,13 +40,13 @@ def packed(tmp_path):
 
 
 @pytest.mark.parametrize("probe", [probes.linear, probes.nearest])
-def test_clusters_are_told_apart_and_noise_is_not(probe):
+def test_a_probe_separates_clusters_and_not_noise(probe):
     assert probe(clusters(200), clusters(100)) == 100
     noise = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
     assert probe(clusters(200), probes.Labelled(noise, clusters(400).y)) < 50
 
 
-def test_the_attentive_probe_finds_the_token_that_tells():
+def test_the_attentive_probe_finds_the_token_that_depends_on_the_class():
     def tokens(count):
         pooled = clusters(count, noise=0.02)
         x = 0.1 * torch.randn(count, 6, 8, generator=torch.Generator().manual_seed(count))
@@ -57,7 +57,7 @@ def test_the_attentive_probe_finds_the_token_that_tells():
 
 
 def test_settings_are_chosen_on_training_images_alone(monkeypatch):
-    """Other test labels change the accuracy, never what was fitted."""
+    """Other test labels change the accuracy, but not the probe."""
     fitted, fit = [], probes._fit_attentive
     monkeypatch.setattr(
         probes, "_fit_attentive", lambda *args: fitted.append(args[3]) or fit(*args)
@@ -89,6 +89,16 @@ def test_fine_tuning_learns_and_is_not_run_twice(config, packed, tmp_path, capsy
     log = (tmp_path / "run" / "train.log").read_text()
     assert fine_tune(made, tmp_path / "run") == accuracy
     assert (tmp_path / "run" / "train.log").read_text() == log
+
+
+def test_fine_tuning_has_the_precision_of_pretraining(config, packed):
+    config.optim_wrapper.update(devices=["cuda", "cpu"], dtype="bfloat16")
+    made = classifier_config(config, packed, range(48), 1)
+    assert made.optim_wrapper.devices == ["cuda", "cpu"]
+    config.optim_wrapper.type = "AmpOptimWrapper"
+    made = classifier_config(config, packed, range(48), 1)
+    assert made.optim_wrapper.type == "xtra_toolkit.AutocastOptimWrapper"
+    assert "devices" not in made.optim_wrapper
 
 
 def test_a_mask_may_be_changed_for_training_with_labels(config, packed):

@@ -1,15 +1,18 @@
-"""Results of a comparison: intervals, sentences, and a page that is drawn from the file alone."""
+"""Test the results of a comparison: intervals, sentences, and a page drawn from the file."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from mmengine.config import Config
 
 from xtra_toolkit.cli import main
-from xtra_toolkit.comparison.report import columns
+from xtra_toolkit.comparison.blocks import block_sentences, block_size
+from xtra_toolkit.comparison.report import write_report
 from xtra_toolkit.comparison.results import RANDOM, RAW, SCRATCH, Results, interval
 
+SMALL = Path(__file__).parents[2] / "mmconfigs" / "small"
 PLAN = dict(
     data="photos",
     seeds=2,
@@ -49,7 +52,7 @@ def test_a_row_is_an_objective_over_its_seeds_and_references_come_first(results)
     assert rows[5][:4] == ["| xtra", "2", "6,400", "2"] and rows[5][4].startswith("45.0 (43.0")
 
 
-def test_sentences_say_what_is_noise(results):
+def test_a_sentence_calls_overlapping_intervals_noise(results):
     assert results.sentences() == [
         "xtra, linear probe: 45.0 (43.0 to 47.0); above raw pixels, above random encoder.",
         "xtra, fine-tuned with 100 labels: 51.0 (49.0 to 53.0); within noise of from scratch, "
@@ -58,10 +61,39 @@ def test_sentences_say_what_is_noise(results):
     ]
 
 
+def test_block_sizes_are_compared_with_single_tokens(results, tmp_path):
+    assert block_sentences(results) == []
+    results.state["block_sizes"] = dict(mae=1, xtra=2)
+    sentences = block_sentences(results)
+    assert sentences == [
+        "xtra, blocks of 2×2 tokens, linear probe: 45.0 (43.0 to 47.0); above single tokens, "
+        "39.5 (38.5 to 40.5) (mae)."
+    ]
+    write_report(results, tmp_path / "compare")
+    assert (tmp_path / "compare_blocks.png").stat().st_size > 5_000
+    page = (tmp_path / "compare.md").read_text()
+    assert sentences[0] in page and "(compare_blocks.png)" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("cifar10_aim", 1), ("cifar10_xtra", 2), ("cifar10_xtra_block4", 4), ("cifar10_mae", None)],
+)
+def test_a_token_causal_mask_has_blocks_of_one_token(name, size):
+    assert block_size(Config.fromfile(SMALL / f"{name}.py")) == size
+
+
+def test_the_page_names_the_commit_of_each_measurement(results):
+    assert results.commits == "abc"
+    results.state["commit"] = "def"
+    results.record("mae", 1, linear=39.0)
+    assert results.commits == "abc, def"
+
+
 def test_results_are_read_again_and_drawn_without_training(results, tmp_path):
     again = Results(results.path)
     assert again.table() == results.table()
-    titles = [title for title, _ in columns(again)]
+    titles = [title for title, _ in again.protocols()]
     assert titles == ["linear probe", "attentive probe", "fine-tuned, 100 labels"]
     done = CliRunner().invoke(main, ["compare", "--redraw", str(results.path)])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""``xtra compare``: objectives beside each other on one's own images, within a budget of time."""
+"""``xtra compare``: compare objectives on one's own images, within a time budget."""
 
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,26 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     help="A folder with train/CLASS and test/CLASS, a folder with the four idx files of "
     "Fashion-MNIST, or cifar10, which is downloaded.",
 )
-@click.option("--budget", default="2h", show_default=True, help="Time for all of it: 90m, 2h, 1d.")
-@click.option("--images", type=click.IntRange(1), help="Images a run sees, in place of a budget.")
+@click.option(
+    "--budget", default="2h", show_default=True, help="Time for everything: 90m, 2h or 1d."
+)
+@click.option(
+    "--images", type=click.IntRange(1), help="Images that a run sees. It replaces the budget."
+)
 @click.option(
     "--equal",
     type=click.Choice(["images", "compute"]),
     default="images",
     show_default=True,
-    help="What the runs have in common: images seen, or FLOPs.",
+    help="Whether all runs see the same number of images, or cost the same FLOPs.",
 )
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True)
 @click.option(
-    "--labels", type=click.IntRange(50), default=10_000, show_default=True, help="Of the probes."
+    "--labels",
+    type=click.IntRange(50),
+    default=10_000,
+    show_default=True,
+    help="Labelled images of the probes.",
 )
 @click.option(
     "--tune",
@@ -34,30 +42,38 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     multiple=True,
     default=(0.1,),
     show_default=True,
-    help="Share of the training images with labels in fine-tuning; may be repeated.",
+    help="Share of the training images that have labels in fine-tuning. It may be repeated.",
 )
-@click.option("--tune-epochs", type=click.IntRange(0), help="Default: what fits the budget; 0: no.")
+@click.option(
+    "--tune-epochs",
+    type=click.IntRange(0),
+    help="Epochs of fine-tuning with the largest share. Default: what fits in the budget. 0: no "
+    "fine-tuning.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default="work_dirs/compare")
-@click.option("-o", "--option", "own", multiple=True, metavar="KEY=VALUE", help="Of the configs.")
+@click.option(
+    "-o", "--option", "overrides", multiple=True, metavar="KEY=VALUE", help="Change all configs."
+)
 @click.option(
     "--redraw",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Only write page and plot again, beside this JSON file of results.",
+    help="Only write page and plots again, beside this JSON file of results.",
 )
 def compare(
     configs: tuple[str, ...], data: str | None, out: Path, redraw: Path | None, **options: Any
 ) -> None:
-    """Compare pretraining configs on one's own images: pretrain, probe, fine-tune, report.
+    """Compare pretraining configs on your images: pretrain, probe, fine-tune and report.
 
     CONFIGS are pretraining configs, files or names of shipped ones such as xtra_vit-b16. Each is
-    trained with several seeds by mim train, on the same images and for as long as the budget
-    allows; 60 % of it goes to pretraining and 30 % to fine-tuning. The frozen encoders are probed
-    by logistic regression, nearest neighbours and an attentive probe, and fine-tuned on a share of
-    the labels. Raw pixels, a random encoder and training from scratch stand beside them.
+    trained with several seeds as mim train does, on the same images and for as long as the budget
+    allows: 60 % of it goes to pretraining and 30 % to fine-tuning. The frozen encoders are probed
+    by logistic regression, nearest neighbours and an attentive probe, and fine-tuned with a share
+    of the labels. References are raw pixels, a random encoder and training from scratch.
 
-    Results go to compare.json in OUT after each measurement, with compare.md and compare.png drawn
-    from it; the page of xtra report is report.html. A command that was stopped goes on where it
-    was when it is given again, with more seeds or more configs if these are asked for.
+    OUT receives compare.json after each measurement, with compare.md and compare.png drawn from
+    it, compare_blocks.png if the configs differ in their block size, and report.html, the page of
+    xtra report. Give a command that was stopped again to continue it, with more seeds or more
+    configs if you like.
     """
     if not redraw and not (configs and data):
         raise click.UsageError("name at least one config, and the images with --data")

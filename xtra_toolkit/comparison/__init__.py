@@ -1,1 +1,1 @@
-"""What ``xtra compare`` and ``xtra demo`` run: images, pretraining, probes, results, plots."""
+"""Run the parts of ``xtra compare`` and ``xtra demo``: images, pretraining, probes, results."""

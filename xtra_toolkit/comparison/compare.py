@@ -1,6 +1,7 @@
-"""The loop of ``xtra compare``: pretrain, probe and fine-tune, one after the other, resumably."""
+"""The loop of ``xtra compare``: pretrain, probe and fine-tune, and resume what was stopped."""
 
 import json
+import shlex
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,29 +15,38 @@ from mmengine.logging import MMLogger
 
 from xtra_toolkit.comparison import plan as planning
 from xtra_toolkit.comparison import probes
+from xtra_toolkit.comparison.blocks import block_size
+from xtra_toolkit.comparison.checkpoints import (
+    LABELS,
+    TESTED,
+    kept_checkpoints,
+    measure_checkpoint,
+)
 from xtra_toolkit.comparison.finetuning import classifier_config, fine_tune
 from xtra_toolkit.comparison.images import name_of, pack
 from xtra_toolkit.comparison.plan import Plan
 from xtra_toolkit.comparison.pretraining import FOLDER, PACKED, pretrain, run_options
 from xtra_toolkit.comparison.report import write_report
 from xtra_toolkit.comparison.results import RANDOM, RAW, SCRATCH, Results, about_machine
+from xtra_toolkit.visualization.objectives.build import build
+from xtra_toolkit.visualization.objectives.cost import flops
 
-FULL = dict(type="xtra_toolkit.Bidirectional")
+FULL_ATTENTION = dict(type="xtra_toolkit.Bidirectional")
 
 
 @dataclass
 class Comparison:
-    """Runs what a plan says and the results do not hold yet.
+    """Run what a plan contains and the results do not hold yet.
 
     Args:
-        configs: Pretraining configs by name; the first one's encoder is the reference.
+        configs: Pretraining configs by name. The encoder of the first one is the reference.
         plan: What to run.
         packed: Folder of packed images for each config.
-        folder: The images as files, for configs that read files; None where there are none.
-        count: Images of the training set.
-        out: Receives runs, results and report.
-        results: Kept in ``out``.
-        own: ``KEY=VALUE`` options of the user, for pretraining.
+        folder: The training images as files, for configs that read files. None if there are none.
+        count: Number of images in the training set.
+        out: Folder that receives runs, results and report.
+        results: Results, stored in ``out``.
+        overrides: ``KEY=VALUE`` options of the user, for pretraining.
     """
 
     configs: dict[str, Config]
@@ -46,10 +56,10 @@ class Comparison:
     count: int
     out: Path
     results: Results
-    own: Sequence[str] = field(default_factory=tuple)
+    overrides: Sequence[str] = field(default_factory=tuple)
 
     def run(self) -> None:
-        """Measure the references, then seed after seed each objective."""
+        """Measure the references, then all objectives with one seed after the other."""
         self.raw_pixels()
         for seed in range(self.plan.seeds):
             self.random_encoder(seed)
@@ -59,22 +69,22 @@ class Comparison:
                 self.from_scratch(seed, labels)
                 for name in self.configs:
                     self.tune(name, seed, labels, self.configs[name], self.checkpoint(name, seed))
-                self.from_scratch(seed, labels, FULL)
+                self.from_scratch(seed, labels, FULL_ATTENTION)
 
     def checkpoint(self, name: str, seed: int) -> Path:
-        """Pretrain, unless that is done, and return the checkpoint."""
+        """Pretrain a config, unless that is done, and return the checkpoint."""
         work = self.out / "runs" / f"{name}_seed{seed}"
         work.mkdir(parents=True, exist_ok=True)
-        data = {PACKED: str(self.packed[name].absolute())}
+        roots = {PACKED: str(self.packed[name].absolute())}
         if self.folder:
-            data[FOLDER] = str(self.folder.absolute())
+            roots[FOLDER] = str(self.folder.absolute())
         config, images = self.configs[name], self.plan.images[name]
-        options = run_options(config, data, self.count, images, work)
+        options = run_options(config, roots, self.count, images, work)
         options["randomness.seed"] = seed
-        found = pretrain(Path(config.filename), work, options, self.own)
+        path = pretrain(Path(config.filename), work, options, self.overrides)
         minutes = round(float((work / "seconds.txt").read_text()) / 60, 1)
         self.store(name, seed, images=images, minutes=minutes)
-        return found
+        return path
 
     def objective(self, name: str, seed: int) -> None:
         """Pretrain and probe one config with one seed."""
@@ -82,41 +92,55 @@ class Comparison:
         if "attentive" not in self.results.of(name, seed):
             encoder = probes.build_encoder(self.configs[name], checkpoint)
             self.probe(name, seed, encoder, name)
+        self.measure_checkpoints(name, seed)
+
+    def measure_checkpoints(self, name: str, seed: int) -> None:
+        """Measure loss and accuracy of all checkpoints, if the run kept several."""
+        kept = kept_checkpoints(self.out / "runs" / f"{name}_seed{seed}")
+        if len(kept) > 1 and "checkpoints" not in self.results.of(name, seed):
+            train, test = self.labelled(name)
+            train, test = train.first(LABELS), test.first(TESTED)
+            config = self.configs[name]
+            points = [
+                dict(step=step, **measure_checkpoint(config, path, train, test))
+                for step, path in kept.items()
+            ]
+            self.store(name, seed, checkpoints=points)
 
     def random_encoder(self, seed: int) -> None:
-        """Probe the first config's encoder with random weights."""
+        """Probe the encoder of the first config with random weights."""
         if "attentive" not in self.results.of(RANDOM, seed):
             first = next(iter(self.configs))
             encoder = probes.build_encoder(self.configs[first], None, seed)
             self.probe(RANDOM, seed, encoder, first)
 
-    def probe(self, name: str, seed: int, encoder: torch.nn.Module, config: str) -> None:
-        """Probe a frozen encoder in three ways."""
-        tokens = [probes.tokens_of(encoder, images) for images in self.labelled(config)]
+    def probe(self, name: str, seed: int, encoder: torch.nn.Module, config_name: str) -> None:
+        """Probe a frozen encoder by logistic regression, kNN and the attentive probe."""
+        tokens = [probes.tokens_of(encoder, images) for images in self.labelled(config_name)]
         pooled = [probes.pool(part) for part in tokens]
         self.store(name, seed, linear=probes.linear(*pooled), nearest=probes.nearest(*pooled))
         heads = encoder.layers[0].attn.num_heads
         self.store(name, seed, attentive=probes.attentive(*tokens, heads=heads))
 
     def raw_pixels(self) -> None:
-        """Probe the pixels themselves, as the first config normalises them."""
+        """Probe the pixels themselves, normalised as in the first config."""
         if "nearest" not in self.results.of(RAW, 0):
             images = self.labelled(next(iter(self.configs)))
             flat = [probes.Labelled(part.x.flatten(1), part.y) for part in images]
             self.store(RAW, 0, linear=probes.linear(*flat), nearest=probes.nearest(*flat))
 
     def labelled(self, name: str) -> list[probes.Labelled]:
-        """Return the training and the test images of the probes, as a config normalises them."""
+        """Return the training and the test images of the probes, normalised as in a config."""
         config, packed = self.configs[name], self.packed[name]
         counts = dict(train=self.plan.labels, test=None)
         return [probes.load_images(config, packed, split, n) for split, n in counts.items()]
 
     def from_scratch(self, seed: int, labels: int, mask: dict | None = None) -> None:
-        """Train the first config's encoder with labels alone, under its mask or another."""
+        """Train the encoder of the first config with labels alone, under its mask or another."""
         first, config = next(iter(self.configs.items()))
-        name = f"{first}'s mask" if mask is None else "full attention"
+        mask_name = f"{first}'s mask" if mask is None else "full attention"
         if config.model.mask != mask:
-            self.tune(f"{SCRATCH}, {name}", seed, labels, config, None, mask)
+            self.tune(f"{SCRATCH}, {mask_name}", seed, labels, config, None, mask)
 
     def tune(
         self,
@@ -127,20 +151,21 @@ class Comparison:
         checkpoint: Path | None,
         mask: dict | None = None,
     ) -> None:
-        """Fine-tune with the first so many labels, and record the accuracy."""
+        """Fine-tune with the first ``labels`` training images, and store the accuracy."""
         tuned = dict(self.results.of(name, seed).get("tuned", {}))
         if str(labels) in tuned:
             return
         packed = self.packed[Path(config.filename).stem]
-        epochs, rate = self.plan.epochs_for(labels), self.plan.tune_rate
-        given = dict(epochs=epochs, rate=rate, seed=seed, mask=mask)
-        made = classifier_config(config, packed, np.arange(labels), checkpoint=checkpoint, **given)
+        epochs = planning.epochs_for(labels, self.plan.tune_labels, self.plan.tune_epochs)
+        options = dict(checkpoint=checkpoint, mask=mask, rate=self.plan.tune_rate, seed=seed)
+        classifier = classifier_config(config, packed, np.arange(labels), epochs, **options)
         slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
-        tuned[str(labels)] = fine_tune(made, self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}")
+        work = self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}"
+        tuned[str(labels)] = fine_tune(classifier, work)
         self.store(name, seed, tuned=tuned)
 
     def store(self, name: str, seed: int, **values: object) -> None:
-        """Record values, say them, and write the report again."""
+        """Record values that are new, print them, and write the report again."""
         rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in values.items()}
         known = self.results.of(name, seed)
         if any(known.get(key) != value for key, value in rounded.items()):
@@ -160,35 +185,36 @@ def start(
     labels: int = 10_000,
     tune: Sequence[float] = (0.1,),
     tune_epochs: int | None = None,
-    own: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> Comparison:
-    """Pack the images, plan the runs and return the comparison, or go on with the one in ``out``.
+    """Pack the images, plan the runs and return the comparison, or resume the one in ``out``.
 
     The arguments are those of ``xtra compare``.
 
     Raises:
-        ValueError: ``out`` holds another comparison; or a config, the data or the budget is none.
+        ValueError: ``out`` holds another comparison; a config, the data or the budget is invalid;
+            or fine-tuning needs more labels than there are packed images.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run then saves, as on Ctrl-C
     MMLogger.get_instance("compare", log_level="ERROR")
-    configs = planning.read_configs(names, own)
+    configs = planning.read_configs(names, overrides)
     seconds = planning.parse_duration(budget)
     out.mkdir(parents=True, exist_ok=True)
-    packed = {name: _packed(config, data, out, labels) for name, config in configs.items()}
+    packed = {name: _pack_for(config, data, out, labels) for name, config in configs.items()}
     first = next(iter(configs))
     counts = json.loads((packed[first] / "packed.json").read_text())["images"]
-    have, tested = (len(np.load(packed[first] / f"{s}_labels.npy")) for s in ("train", "test"))
+    available, tested = (len(np.load(packed[first] / f"{s}_labels.npy")) for s in ("train", "test"))
     stored = Results(out / "compare.json").state.get("plan") or {}
     images = stored.get("images", {}).get(first, images)
     tune_labels = [] if tune_epochs == 0 else sorted({round(s * counts["train"]) for s in tune})
-    if tune_labels and tune_labels[-1] > have:
+    if tune_labels and tune_labels[-1] > available:
         raise ValueError(
-            f"Fine-tuning with {tune_labels[-1]:,} labels was asked for, and {have:,} images are "
-            f"packed; give --labels {tune_labels[-1]} or a smaller share with --tune."
+            f"Fine-tuning with {tune_labels[-1]:,} labels was asked for, and {available:,} images "
+            f"are packed; give --labels {tune_labels[-1]} or a smaller share with --tune."
         )
     if tune_epochs is None:
         tune_epochs = stored.get("tune_epochs") or planning.tune_epochs_for(
-            configs[first], (len(configs) + 2) * seeds, sum(tune_labels), seconds
+            configs[first], (len(configs) + 2) * seeds, tune_labels, seconds
         )
     plan = Plan(
         data=name_of(data),
@@ -200,22 +226,27 @@ def start(
     )
     if stored:
         plan.check(stored, out)
-    command = ["xtra compare", *names, "--data", plan.data, f"--seeds {seeds}"]
-    command += [f"--equal {equal} --images {plan.images[first]} --labels {plan.labels}"]
-    command += [f"--tune {share:g}" for share in tune] + [f"--tune-epochs {tune_epochs}"]
-    command += [f"-o {option}" for option in own]
-    about = dict(about_machine(), tested=tested, command=" ".join(command))
-    results = Results(out / "compare.json", plan=asdict(plan), **about)
-    results.state |= dict(about, plan=asdict(plan))
+    options = [f"--data {plan.data} --seeds {seeds} --equal {equal} --images {plan.images[first]}"]
+    options += [f"--labels {plan.labels}", *(f"--tune {share:g}" for share in tune)]
+    options += [f"--tune-epochs {tune_epochs}", *(f"-o {shlex.quote(o)}" for o in overrides)]
+    about = dict(
+        about_machine(),
+        tested=tested,
+        command=" ".join(["xtra compare", *names, *options]),
+        plan=asdict(plan),
+        mflops={n: round(sum(flops(build(config))) / 1e6) for n, config in configs.items()},
+        block_sizes={n: size for n, config in configs.items() if (size := block_size(config))},
+    )
+    results = Results(out / "compare.json", **about)
+    results.state |= about
     folder = Path(data).expanduser() / "train"
     folder = folder if folder.is_dir() else None
-    return Comparison(configs, plan, packed, folder, counts["train"], out, results, own)
+    return Comparison(configs, plan, packed, folder, counts["train"], out, results, overrides)
 
 
-def _packed(config: Config, data: str, out: Path, labels: int) -> Path:
-    """Pack what a config needs: all images, or those of the probes where it reads files itself."""
+def _pack_for(config: Config, data: str, out: Path, labels: int) -> Path:
+    """Pack all images, or only those of the probes if the config reads image files."""
     size, channels = config.model.backbone.img_size, config.model.backbone.get("in_channels", 3)
-    whole = config.train_dataloader.dataset.type == PACKED
-    return pack(
-        data, out / "data", size, channels, {} if whole else dict(train=labels, test=labels)
-    )
+    reads_packed = config.train_dataloader.dataset.type == PACKED
+    limits = {} if reads_packed else dict(train=labels, test=labels)
+    return pack(data, out / "data", size, channels, limits)

@@ -1,4 +1,4 @@
-"""Training an encoder with labels, from a checkpoint or from scratch: MMPretrain's classifier."""
+"""Train an encoder with labels, from a checkpoint or from scratch, with MMPretrain's classifier."""
 
 import contextlib
 import json
@@ -9,13 +9,13 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from xtra_toolkit.comparison.pretraining import PACKED, clock
+from xtra_toolkit.comparison.pretraining import PACKED, measure_seconds
 from xtra_toolkit.comparison.probes import backbone_config
 
 READERS = ("xtra_toolkit.ReadImage", "xtra_toolkit.LoadImage")  # packed images need none
 KEPT = ("default_scope", "env_cfg", "visualizer", "log_processor", "log_level", "custom_hooks")
-PRECISION = ("dtype", "devices")  # of AutocastOptimWrapper
 HOOKS = ("timer", "logger", "param_scheduler", "checkpoint", "preemption")
+AUTOCAST = "xtra_toolkit.AutocastOptimWrapper"
 
 
 def classifier_config(
@@ -31,32 +31,30 @@ def classifier_config(
 ) -> Config:
     """Return a config of MMPretrain that trains the encoder of a pretraining config with labels.
 
-    The augmentation is that of pretraining. The head is linear on the mean of the patch tokens
-    after the final norm, batch-normalised as in MAE's linear probe: without that a run with few
-    labels spends its steps on the mean that all features share, pretrained or not. The optimizer
-    is AdamW; its rate warms up over a tenth of the run and decays as a cosine.
+    Augmentation and precision are those of pretraining. The head is linear on the mean of the
+    patch tokens after the final norm, batch-normalised as in MAE's linear probe: without batch
+    normalisation, a run with few labels spends its steps on the mean that all features share,
+    whether the encoder is pretrained or not. The optimizer is AdamW; the learning rate warms up
+    over a tenth of the run and decays as a cosine.
 
     Args:
-        pretraining: Config of the encoder, of the normalisation and of the augmentation.
-        packed: Folder with the packed images.
-        images: Which of the training images have labels, by their place in it.
-        epochs: How often each of them is seen.
-        checkpoint: Where the encoder starts; None: from random weights, xavier-uniform.
-        mask: The encoder's mask; None: that of pretraining.
-        rate: The peak learning rate.
-        seed: Of the order of the images, of their augmentation and of random weights.
-        batch: Images of a step; all of them, where there are fewer.
+        pretraining: Config with the encoder, the normalisation and the augmentation.
+        packed: Folder of the packed images.
+        images: Indices of the training images that have labels.
+        epochs: Number of epochs.
+        checkpoint: Pretrained weights. None: random weights, xavier-uniform.
+        mask: Mask of the encoder. None: the mask of pretraining.
+        rate: Peak learning rate.
+        seed: Seed of the order of the images, of their augmentation and of random weights.
+        batch: Images of a step; all of them if there are fewer.
     """
     batch = min(batch, len(images))
     pipeline = pretraining.train_dataloader.dataset.pipeline
-    augment = [step for step in pipeline if step["type"] not in READERS]
+    augmentation = [step for step in pipeline if step["type"] not in READERS]
     hooks = {name: pretraining.default_hooks[name] for name in HOOKS}
-    hooks["checkpoint"] = dict(hooks["checkpoint"], by_epoch=True, interval=max(epochs // 10, 1))
-    hooks["checkpoint"]["max_keep_ckpts"] = 1
-    given = pretraining.optim_wrapper
-    precision = {key: given[key] for key in PRECISION if key in given}
-    accuracy = dict(type="mmpretrain.Accuracy", topk=(1,))
-    train = _loader(packed, "train", batch, augment, indices=[int(i) for i in images])
+    interval = dict(by_epoch=True, interval=max(epochs // 10, 1), max_keep_ckpts=1)
+    hooks["checkpoint"] = dict(hooks["checkpoint"], **interval)
+    train = _loader(packed, "train", batch, augmentation, indices=[int(i) for i in images])
     train["sampler"] = dict(type="xtra_toolkit.GlobalBatchSampler")
     loop = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=epochs, val_interval=epochs)
     return Config(
@@ -68,10 +66,10 @@ def classifier_config(
             val_dataloader=_loader(packed, "test", 250, [dict(type="mmpretrain.PackInputs")]),
             train_cfg=dict(loop, global_batch=batch),
             val_cfg=dict(type="xtra_toolkit.InferenceValLoop"),
-            val_evaluator=accuracy,
+            val_evaluator=dict(type="mmpretrain.Accuracy", topk=(1,)),
             optim_wrapper=dict(
-                precision,
-                type="xtra_toolkit.AutocastOptimWrapper",
+                _precision(pretraining),
+                type=AUTOCAST,
                 optimizer=dict(type="torch.optim.AdamW", lr=rate, weight_decay=0.05, fused=True),
                 clip_grad=dict(max_norm=1.0),
                 paramwise_cfg=dict(flat_decay_mult=0.0),
@@ -83,36 +81,47 @@ def classifier_config(
     )
 
 
+def _precision(pretraining: Config) -> dict:
+    """Return the dtype and the devices of autocast, if pretraining names them."""
+    wrapper = pretraining.optim_wrapper
+    keys = ("dtype", "devices") if wrapper.type == AUTOCAST else ()
+    return {key: wrapper[key] for key in keys if key in wrapper}
+
+
 def _schedule(epochs: int, steps: int) -> list[dict]:
-    """Return warm-up and decay; a run of fewer than ten steps has no warm-up."""
-    warm = 0.1 * epochs if epochs * steps >= 10 else 0
-    decay = dict(type="mmengine.CosineAnnealingLR", begin=warm, end=epochs)
-    rise = dict(type="mmengine.LinearLR", start_factor=0.1, begin=0, end=warm)
-    return [dict(part, convert_to_iter_based=True) for part in ([rise] if warm else []) + [decay]]
+    """Return warm-up and decay. A run of fewer than ten steps has no warm-up."""
+    warmup = 0.1 * epochs if epochs * steps >= 10 else 0
+    rise = dict(type="mmengine.LinearLR", start_factor=0.1, begin=0, end=warmup)
+    decay = dict(type="mmengine.CosineAnnealingLR", begin=warmup, end=epochs)
+    schedulers = [rise, decay] if warmup else [decay]
+    return [dict(scheduler, convert_to_iter_based=True) for scheduler in schedulers]
 
 
 def _classifier(
     pretraining: Config, packed: Path, checkpoint: Path | None, mask: dict | None
 ) -> dict:
-    given, changes = pretraining.model, dict(mask=mask, change_mask=True) if mask else {}
+    """Return the config of the model."""
+    changes = dict(mask=mask, change_mask=True) if mask else {}
     backbone = backbone_config(pretraining, checkpoint, out_type="avg_featmap")
     backbone.update(changes)
-    normalise = {key: given.data_preprocessor[key] for key in ("mean", "std")}
+    preprocessor = pretraining.model.data_preprocessor
+    statistics = {key: preprocessor[key] for key in ("mean", "std")}
+    width = embed_dims(backbone)
     return dict(
         type="mmpretrain.ImageClassifier",
-        data_preprocessor=dict(type="mmpretrain.ClsDataPreprocessor", to_rgb=False, **normalise),
+        data_preprocessor=dict(type="mmpretrain.ClsDataPreprocessor", to_rgb=False, **statistics),
         backbone=backbone,
-        neck=dict(type="mmpretrain.ClsBatchNormNeck", input_features=width_of(backbone)),
+        neck=dict(type="mmpretrain.ClsBatchNormNeck", input_features=width),
         head=dict(
             type="mmpretrain.LinearClsHead",
             num_classes=len((packed / "classes.txt").read_text().splitlines()),
-            in_channels=width_of(backbone),
+            in_channels=width,
         ),
     )
 
 
-def width_of(backbone: dict) -> int:
-    """Return the width of the encoder that a config names."""
+def embed_dims(backbone: dict) -> int:
+    """Return the width of the encoder that a config describes."""
     from mmpretrain.models import VisionTransformer
 
     arch = backbone["arch"]
@@ -122,22 +131,22 @@ def width_of(backbone: dict) -> int:
 
 
 def _loader(packed: Path, split: str, batch: int, pipeline: list, **dataset: object) -> dict:
-    data = dict(type=PACKED, data_root=str(packed), split=split, pipeline=pipeline, **dataset)
+    """Return the config of a data loader of packed images, in their order."""
     return dict(
         batch_size=batch,
         num_workers=0,
         persistent_workers=False,
         collate_fn=dict(type="mmengine.default_collate"),
         sampler=dict(type="mmengine.DefaultSampler", shuffle=False),
-        dataset=data,
+        dataset=dict(type=PACKED, data_root=str(packed), split=split, pipeline=pipeline, **dataset),
     )
 
 
 def fine_tune(config: Config, work: Path) -> float:
-    """Train a classifier, or what is left of it, and return its accuracy on the test images.
+    """Train a classifier and return its accuracy on the test images in per cent.
 
-    The config that ran and the log, ``train.log``, are in ``work``; so are ``accuracy.json``, and
-    ``seconds.txt`` with the seconds that it took.
+    A stopped run is resumed; a finished run is not run again. ``work`` receives the config, the
+    log ``train.log``, the result ``accuracy.json`` and the duration ``seconds.txt``.
     """
     work.mkdir(parents=True, exist_ok=True)
     result = work / "accuracy.json"
@@ -145,7 +154,7 @@ def fine_tune(config: Config, work: Path) -> float:
         config.work_dir, config.experiment_name = str(work), "_".join(work.absolute().parts[-3:])
         config.dump(work / "finetune.py")
         with (
-            clock(work / "seconds.txt"),
+            measure_seconds(work / "seconds.txt"),
             open(work / "train.log", "a") as log,
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),

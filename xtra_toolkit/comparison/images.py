@@ -1,6 +1,6 @@
-"""Any labelled images, packed at one size, so that every run of a comparison reads the same ones.
+"""Pack labelled images at one size, so that all runs of a comparison read the same images.
 
-Shape legend: N images, C channels, S pixels along each side.
+Shape legend: C channels, H height, W width, S pixels along each side of a packed image.
 """
 
 import gzip
@@ -17,9 +17,9 @@ from xtra_toolkit.data.image_reading.pillow import decode
 from xtra_toolkit.utils.progress import watched
 
 SPLITS = dict(train=("train",), test=("test", "val", "validation"))
-IDX = dict(train="train", test="t10k")
+IDX_PREFIXES = dict(train="train", test="t10k")
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
-Reader = Callable[[int], np.ndarray]  # the number of an image to its pixels (H, W, C)
+ReadImage = Callable[[int], np.ndarray]  # from the index of an image to its pixels (H, W, C)
 
 
 def pack(
@@ -32,18 +32,19 @@ def pack(
     Args:
         data: A folder with train/CLASS and test/CLASS (or val/CLASS), a folder with the four idx
             files of Fashion-MNIST or MNIST, or ``'cifar10'``, which is downloaded.
-        out: Folder that receives one folder for each size.
+        out: Folder that receives a sub-folder for each size.
         size: S.
         channels: 3 for RGB, 1 for grey.
-        limits: How many images of a split to pack at most; all where a split is not named.
+        limits: Greatest number of packed images by split. Splits that are not named are packed
+            whole.
 
     Returns:
-        The folder that :class:`xtra_toolkit.PackedImages` reads. ``packed.json`` in it says how
-        many images each split had.
+        The folder that :class:`xtra_toolkit.PackedImages` reads. Its file ``packed.json`` holds the
+        number of images that each split had.
 
     Raises:
-        ValueError: ``data`` is none of the three, a split has no images, or the splits have
-            different classes.
+        ValueError: ``data`` is none of the three, a split has no images, the splits have different
+            classes, or a file cannot be read.
     """
     limits = limits or {}
     name = "_".join([f"{size}px", f"{channels}ch", *(f"{s}{n}" for s, n in sorted(limits.items()))])
@@ -51,29 +52,31 @@ def pack(
     if (folder / "packed.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    found = {split: _find(data, split, out) for split in SPLITS}
-    if (ours := found["train"][2]) != (theirs := found["test"][2]):
-        odd = sorted(set(ours) ^ set(theirs))[:3]
+    splits = {split: _open_split(data, split, out) for split in SPLITS}
+    train_classes, test_classes = (splits[split][2] for split in ("train", "test"))
+    if train_classes != test_classes:
+        odd = sorted(set(train_classes) ^ set(test_classes))[:3]
         raise ValueError(
-            f"The training images of {data} have {len(ours)} classes and its test images "
-            f"{len(theirs)}; only one of them has {', '.join(odd)}. Both need the same classes."
+            f"The training images of {data} have {len(train_classes)} classes and its test images "
+            f"{len(test_classes)}; only one of them has {', '.join(odd)}. Both need the same "
+            "classes."
         )
-    for split, (read, labels, classes) in found.items():
+    for split, (read, labels, classes) in splits.items():
         order = np.random.default_rng(0).permutation(len(labels))[: limits.get(split)]
         images = (fit(read(int(i)), size, channels) for i in watched(order, f"packing {split}"))
         write_packed(folder, split, images, labels[order], classes)
-    counts = {split: len(labels) for split, (_, labels, _) in found.items()}
+    counts = {split: len(labels) for split, (_, labels, _) in splits.items()}
     (folder / "packed.json").write_text(json.dumps(dict(data=name_of(data), images=counts)))
     return folder
 
 
 def name_of(data: str) -> str:
-    """Return the data set's name for a report: the folder's own name, without its path."""
+    """Return the name of a data set for a report: the name of its folder, without the path."""
     return Path(data).resolve().name if Path(data).exists() else data
 
 
 def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Scale and crop an image (H, W, 1 or 3) to (S, S, C)."""
+    """Scale and crop an image, (H, W, 1 or 3), to (S, S, C)."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture = picture.convert("L" if channels == 1 else "RGB")
     width, height = picture.size
@@ -86,25 +89,25 @@ def fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     return np.asarray(picture).reshape(size, size, channels)
 
 
-def _find(data: str, split: str, out: Path) -> tuple[Reader, np.ndarray, list[str]]:
-    """Return how to read the images of a split, their labels and the names of the classes."""
+def _open_split(data: str, split: str, out: Path) -> tuple[ReadImage, np.ndarray, list[str]]:
+    """Return a reader of the images of a split, their labels and the names of the classes."""
     if data == "cifar10" and not Path(data).is_dir():
-        return _cifar10(split, out)
+        return _open_cifar10(split, out)
     folder = Path(data).expanduser()
-    for path in _idx(folder, split):
-        if path.exists():
-            return _read_idx(folder, split)
+    if any(path.exists() for path in _idx_paths(folder, split, "images-idx3")):
+        return _open_idx(folder, split)
     for name in SPLITS[split]:
         if (folder / name).is_dir():
-            return _read_folder(folder / name)
+            return _open_folder(folder / name)
     raise ValueError(
         f"{data} was given as the data set. It must be a folder with train/CLASS and test/CLASS "
-        "(or val/CLASS), a folder with the four idx files of Fashion-MNIST (packed or not), or "
+        "(or val/CLASS), a folder with the four idx files of Fashion-MNIST (compressed or not), or "
         f"cifar10, which is downloaded; no {split} images were found there."
     )
 
 
-def _read_folder(root: Path) -> tuple[Reader, np.ndarray, list[str]]:
+def _open_folder(root: Path) -> tuple[ReadImage, np.ndarray, list[str]]:
+    """Open a folder whose sub-folders are the classes."""
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     files = [
         (path, label)
@@ -113,30 +116,32 @@ def _read_folder(root: Path) -> tuple[Reader, np.ndarray, list[str]]:
         if path.suffix.lower() in ENDINGS
     ]
     if not files:
-        raise ValueError(f"No images in {root}; its sub-folders are the classes.")
+        raise ValueError(f"No images were found in {root}; its sub-folders are the classes.")
 
     def read(index: int) -> np.ndarray:
         path = files[index][0]
         try:
             return np.ascontiguousarray(decode(path.read_bytes())[..., ::-1])
         except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, ...
-            raise ValueError(f"{path} cannot be read: {error}. Mend or remove it.") from error
+            raise ValueError(f"{path} cannot be read: {error}. Repair or remove it.") from error
 
     return read, np.array([label for _, label in files]), classes
 
 
-def _idx(folder: Path, split: str) -> list[Path]:
-    return [folder / f"{IDX[split]}-images-idx3-ubyte{end}" for end in ("", ".gz")]
+def _idx_paths(folder: Path, split: str, kind: str) -> list[Path]:
+    """Return the paths that an idx file may have, the uncompressed one first."""
+    return [folder / f"{IDX_PREFIXES[split]}-{kind}-ubyte{ending}" for ending in ("", ".gz")]
 
 
-def _read_idx(folder: Path, split: str) -> tuple[Reader, np.ndarray, list[str]]:
+def _open_idx(folder: Path, split: str) -> tuple[ReadImage, np.ndarray, list[str]]:
+    """Open the idx files of a split; images are padded from 28 to 32 pixels."""
+
     def content(kind: str) -> bytes:
-        path = folder / f"{IDX[split]}-{kind}-ubyte"
-        packed = path.with_name(f"{path.name}.gz")
+        path, compressed = _idx_paths(folder, split, kind)
         try:
-            return path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+            return path.read_bytes() if path.exists() else gzip.decompress(compressed.read_bytes())
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read, packed (.gz) or not: {error}.") from error
+            raise ValueError(f"{path} cannot be read, compressed or not: {error}.") from error
 
     images = np.frombuffer(content("images-idx3"), np.uint8, offset=16).reshape(-1, 28, 28, 1)
     images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -144,7 +149,8 @@ def _read_idx(folder: Path, split: str) -> tuple[Reader, np.ndarray, list[str]]:
     return images.__getitem__, labels, [str(label) for label in range(labels.max() + 1)]
 
 
-def _cifar10(split: str, out: Path) -> tuple[Reader, np.ndarray, list[str]]:
+def _open_cifar10(split: str, out: Path) -> tuple[ReadImage, np.ndarray, list[str]]:
+    """Download CIFAR-10, unless that is done, and open it."""
     from mmpretrain.datasets import CIFAR10
 
     root = out / "download"

@@ -1,4 +1,4 @@
-"""What a comparison runs: how many images each run sees, so that the budget holds."""
+"""Plan a comparison: decide how many images each run sees, so that the budget is kept."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from mmpretrain.registry import MODELS
 from xtra_toolkit.visualization.objectives.build import build
 from xtra_toolkit.visualization.objectives.cost import flops
 
-PRETRAINING, TUNING = 0.6, 0.3  # shares of a budget; the rest is for probes
-MOST_EPOCHS = 50  # of fine-tuning
-UNITS = dict(m=60, h=3600, d=86400)
-STEPS = 3  # that are timed
+PRETRAINING_SHARE, TUNING_SHARE = 0.6, 0.3  # of the budget; the rest is for the probes
+MAX_TUNE_EPOCHS = 50
+SECONDS = dict(m=60, h=3600, d=86400)
+TIMED_STEPS = 3
 
 
 @dataclass
@@ -25,12 +25,12 @@ class Plan:
     """The runs of a comparison.
 
     Args:
-        data: The data set's name.
-        seeds: How many seeds each run has.
-        images: How many images the pretraining of each config sees, by the config's name.
-        labels: Labelled training images of the probes.
-        tune_labels: Labelled training images of each fine-tuning.
-        tune_epochs: How often a fine-tuning sees each of them.
+        data: Name of the data set.
+        seeds: Number of seeds of each run.
+        images: Number of images that the pretraining of each config sees, by the config's name.
+        labels: Number of labelled training images of the probes.
+        tune_labels: Numbers of labelled training images of the fine-tuning runs, in rising order.
+        tune_epochs: Number of epochs of the fine-tuning with the most labels.
         tune_rate: Peak learning rate of fine-tuning.
     """
 
@@ -42,41 +42,51 @@ class Plan:
     tune_epochs: int = 0
     tune_rate: float = 1e-3
 
-    def epochs_for(self, labels: int) -> int:
-        """Return how often a fine-tuning sees each of its labelled images.
-
-        The one with the most labels sees each ``tune_epochs`` times. One with fewer labels repeats
-        them until it has seen as many images, but at most 50 times or ``tune_epochs`` times.
-        """
-        repeats = self.tune_epochs * max(self.tune_labels) // labels
-        return min(repeats, max(self.tune_epochs, MOST_EPOCHS))
-
     def check(self, stored: dict, out: Path) -> None:
-        """Raise ValueError where a folder holds the results of another plan.
+        """Compare this plan with the stored one; seeds and configs may have been added.
 
-        More seeds and more configs may be added to a plan.
+        Raises:
+            ValueError: The folder holds the results of another plan.
         """
-        own = asdict(self)
-        odd = [key for key, value in stored.items() if key not in ("seeds", "images")]
-        odd = [key for key in odd if own[key] != stored[key]]
-        odd += [f"images of {n}" for n, i in stored["images"].items() if own["images"].get(n) != i]
-        if odd:
+        requested = asdict(self)
+        changed = [
+            key
+            for key, value in stored.items()
+            if key not in ("seeds", "images") and requested[key] != value
+        ]
+        changed += [
+            f"images of {name}"
+            for name, count in stored["images"].items()
+            if self.images.get(name) != count
+        ]
+        if changed:
             raise ValueError(
                 f"{out} holds the results of another comparison, which differs in "
-                f"{', '.join(odd)}. Give the same arguments again to go on with it, or name "
+                f"{', '.join(changed)}. Give the same arguments again to continue it, or name "
                 "another folder with --out."
             )
+
+
+def epochs_for(labels: int, tune_labels: Sequence[int], tune_epochs: int) -> int:
+    """Return the number of epochs of a fine-tuning run.
+
+    The run with the most labels takes ``tune_epochs``. A run with fewer labels repeats them until
+    it has seen as many images, but at most 50 times (or ``tune_epochs`` times, if that is more).
+    """
+    repeats = tune_epochs * max(tune_labels) // labels
+    return min(repeats, max(tune_epochs, MAX_TUNE_EPOCHS))
 
 
 def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as '90m', '2h' or '1h30m'.
 
     Raises:
-        ValueError: The text is no duration.
+        ValueError: The text is not a duration.
     """
     if not re.fullmatch(r"(\d+(\.\d+)?[mhd])+", text):
         raise ValueError(f"{text!r} was given as a budget; write minutes, hours or days: 90m, 2h")
-    return sum(float(n) * UNITS[unit] for n, _, unit in re.findall(r"(\d+(\.\d+)?)([mhd])", text))
+    parts = re.findall(r"(\d+(?:\.\d+)?)([mhd])", text)
+    return sum(float(number) * SECONDS[unit] for number, unit in parts)
 
 
 def seconds_per_image(config: Config) -> float:
@@ -85,44 +95,50 @@ def seconds_per_image(config: Config) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = MODELS.build(config.model).to(device).train()
     grid, batch = model.backbone.grid, min(config.train_dataloader.batch_size, 64)
-    sides = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
-    images = torch.randn(batch, grid.channels, *sides, device=device)
+    height, width = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    images = torch.randn(batch, grid.channels, height, width, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    for step in range(STEPS + 1):
-        if step == 1:  # the first one is slower
+    for step in range(TIMED_STEPS + 1):
+        if step == 1:  # the first step also allocates memory
             start = time()
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=device in _autocast_devices(config)):
             loss = model.loss(images)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # wait for a GPU
-    return (time() - start) / STEPS / batch
+        loss.item()  # wait for the GPU
+    return (time() - start) / TIMED_STEPS / batch
+
+
+def _autocast_devices(config: Config) -> Sequence[str]:
+    """Return the device types on which a config trains in bfloat16."""
+    wrapper = config.optim_wrapper
+    return wrapper.get("devices", ("cuda",)) if wrapper.get("dtype") != "float32" else ()
 
 
 def images_for(
     configs: dict[str, Config], seeds: int, seconds: float, equal: str, images: int | None = None
 ) -> dict[str, int]:
-    """Return how many images each config sees.
+    """Return the number of images that the pretraining of each config sees.
 
     Args:
         configs: Pretraining configs by name.
-        seeds: Runs of each.
-        seconds: The whole budget; not used where ``images`` is given.
-        equal: ``'images'``: all see the same number; ``'compute'``: the others see as many as cost
-            the FLOPs of the first one's.
-        images: The number for the first config.
+        seeds: Number of runs of each config.
+        seconds: The whole budget. It is not used if ``images`` is given.
+        equal: ``'images'`` if all runs see the same number of images; ``'compute'`` if all runs
+            cost as many FLOPs as those of the first config.
+        images: Number of images of the first config. Default: what the budget allows.
     """
-    shares = dict.fromkeys(configs, 1.0)
+    ratios = dict.fromkeys(configs, 1.0)  # images of a config / images of the first one
     if equal == "compute":
         costs = {name: sum(flops(build(config))) for name, config in configs.items()}
-        first = next(iter(costs.values()))
-        shares = {name: first / cost for name, cost in costs.items()}
+        first_cost = next(iter(costs.values()))
+        ratios = {name: first_cost / cost for name, cost in costs.items()}
     if images is None:
-        cost = sum(shares[name] * seconds_per_image(config) for name, config in configs.items())
-        images = round(PRETRAINING * seconds / seeds / cost)
+        cost = sum(ratios[name] * seconds_per_image(config) for name, config in configs.items())
+        images = round(PRETRAINING_SHARE * seconds / seeds / cost)
     return {
-        name: _whole_batches(int(images * shares[name]), config.train_cfg.global_batch)
+        name: _whole_batches(int(images * ratios[name]), config.train_cfg.global_batch)
         for name, config in configs.items()
     }
 
@@ -131,19 +147,33 @@ def _whole_batches(images: int, batch: int) -> int:
     return max(images // batch, 1) * batch
 
 
-def tune_epochs_for(config: Config, runs: int, labels: int, seconds: float) -> int:
-    """Return how many epochs of fine-tuning fit, at the cost of the config's pretraining."""
-    if not runs or not labels:
+def tune_epochs_for(config: Config, runs: int, tune_labels: Sequence[int], seconds: float) -> int:
+    """Return the number of epochs of fine-tuning that fit in the budget.
+
+    An image of fine-tuning is assumed to cost as much as one of the config's pretraining.
+
+    Args:
+        config: Pretraining config of the encoder.
+        runs: Number of fine-tuning runs with each number of labels.
+        tune_labels: Numbers of labelled images.
+        seconds: The whole budget.
+    """
+    if not runs or not tune_labels:
         return 0
-    fit = TUNING * seconds / (runs * labels * seconds_per_image(config))
-    return max(1, min(MOST_EPOCHS, int(fit)))
+    available = TUNING_SHARE * seconds / seconds_per_image(config) / runs  # images
+
+    def seen(epochs: int) -> int:
+        return sum(n * epochs_for(n, tune_labels, epochs) for n in tune_labels)
+
+    fitting = [n for n in range(1, MAX_TUNE_EPOCHS + 1) if seen(n) <= available]
+    return max(fitting, default=1)
 
 
 def find_config(name: str) -> Path:
-    """Return the file of a config, which may be given by the name of a shipped one.
+    """Return the file of a config, which may be given as the name of a shipped config.
 
     Raises:
-        ValueError: There is no such file and no such shipped config.
+        ValueError: There is no such file, and not exactly one shipped config of this name.
     """
     from xtra_toolkit.models.hub import configs
 
@@ -159,15 +189,21 @@ def find_config(name: str) -> Path:
 
 
 def read_configs(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:
-    """Return pretraining configs by the names of their files.
+    """Return pretraining configs by the names of their files, without the ending.
+
+    Args:
+        names: Config files, or names of shipped configs.
+        overrides: ``KEY=VALUE`` options for each of them.
 
     Raises:
-        ValueError: A file is no pretraining config, or two have one name.
+        ValueError: A file is not a pretraining config, or two configs have the same file name.
     """
     from xtra_toolkit.visualization.objectives.build import read_config
 
     paths = [find_config(name) for name in names]
     configs = {path.stem: read_config(path, overrides) for path in paths}
     if len(configs) < len(paths):
-        raise ValueError("Two configs have the same file name; runs are told apart by it.")
+        raise ValueError(
+            "Two configs have the same file name, which names the runs. Rename one of them."
+        )
     return configs

@@ -1,4 +1,4 @@
-"""One pretraining run of a comparison: what ``mim train`` does, resumed where it was stopped."""
+"""Run one pretraining of a comparison as ``mim train`` does, resumed where it was stopped."""
 
 import math
 import os
@@ -17,45 +17,47 @@ from mmengine.config import Config
 
 PACKED, FOLDER = "xtra_toolkit.PackedImages", "xtra_toolkit.ImageFolder"
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
-LEAST_STEPS = 20  # the warm-up needs one
-SAVING = 120  # seconds that a stopped run may take to save
+MIN_STEPS = 20  # the warm-up is a tenth of the run, and needs at least one step
+SAVE_TIMEOUT = 120  # seconds that a stopped run may take to save its checkpoint
 
 
-def run_options(config: Config, data: dict[str, str], count: int, images: int, work: Path) -> dict:
-    """Return what a run changes in its config: the data, its length, and the schedule's.
+def run_options(
+    config: Config, roots: dict[str, str], count: int, images: int, work: Path
+) -> dict[str, Any]:
+    """Return the values that a run changes in its config: the data, the length and the schedule.
 
     Warm-up and decay keep their share of the run.
 
     Args:
         config: A pretraining config.
-        data: Where each type of data set finds its images, by the type's registered name.
-        count: Images of the training set.
-        images: How many images the run sees; a multiple of the batch in each epoch.
-        work: Existing folder for the list of the images, where only a part of them is used.
+        roots: Folder of the images for each supported type of data set, by its registered name.
+        count: Number of images in the training set.
+        images: Number of images that the run sees.
+        work: An existing folder, for the list of images if a run reads only some image files.
 
     Raises:
-        ValueError: The data set is of another type, or smaller than the batch.
+        ValueError: The data set has another type, or there are too few images for the batch.
     """
-    kind, batch = config.train_dataloader.dataset.type, config.train_cfg.global_batch
-    if kind not in data:
+    dataset, batch = config.train_dataloader.dataset.type, config.train_cfg.global_batch
+    if dataset not in roots:
         raise ValueError(
-            f"{config.filename} reads its images with {kind}; for these images a comparison can "
-            f"use {' or '.join(sorted(data))}. Change train_dataloader.dataset.type."
+            f"{config.filename} reads its images with {dataset}; for these images a comparison can "
+            f"use {' or '.join(sorted(roots))}. Change train_dataloader.dataset.type."
         )
-    if count < batch or images < LEAST_STEPS * batch:
+    if count < batch or images < MIN_STEPS * batch:
         raise ValueError(
-            f"{config.filename} takes {batch} images a step; there are {count:,} images and the "
-            f"run would see {images:,}, and {LEAST_STEPS} steps are the least. Give a larger "
+            f"{config.filename} takes {batch} images a step. There are {count:,} images and the "
+            f"run would see {images:,}, but a run has at least {MIN_STEPS} steps. Give a larger "
             "budget or a smaller batch: -o train_cfg.global_batch=64."
         )
     epochs = math.ceil(images / count)
-    each = images // epochs // batch * batch
+    epoch_images = images // epochs // batch * batch
     options: dict[str, Any] = {
-        "train_dataloader.dataset.data_root": data[kind],
+        "train_dataloader.dataset.data_root": roots[dataset],
         "train_cfg.max_epochs": epochs,
     }
-    if each < count // batch * batch:
-        options |= _part(kind, data[kind], each, work)
+    if epoch_images < count // batch * batch:
+        options |= _subset_options(dataset, roots[dataset], epoch_images, work)
     factor = epochs / config.train_cfg.max_epochs
     for i, scheduler in enumerate(config.get("param_scheduler") or ()):
         ends = {key: scheduler[key] for key in ("begin", "end") if scheduler.get(key)}
@@ -63,31 +65,31 @@ def run_options(config: Config, data: dict[str, str], count: int, images: int, w
     return options
 
 
-def _part(kind: str, root: str, images: int, work: Path) -> dict:
+def _subset_options(dataset: str, root: str, images: int, work: Path) -> dict[str, Any]:
     """Return the options that restrict a data set to some of its images, drawn by a fixed seed."""
-    if kind == PACKED:  # these were shuffled when they were packed
+    if dataset == PACKED:  # these images were shuffled when they were packed
         return {"train_dataloader.dataset.indices": images}
     from xtra_toolkit.data import ImageFolder
 
     found = sorted(ImageFolder(root, lazy_init=True)._find_samples())
     order = np.random.default_rng(0).permutation(len(found))[:images]
-    part = (work / "images.txt").absolute()
+    image_list = (work / "images.txt").absolute()
     paths = [os.path.relpath(os.path.join(root, found[i]), root) for i in order]
-    part.write_text("".join(f"{path}\n" for path in paths))
-    return {"train_dataloader.dataset.ann_file": str(part)}
+    image_list.write_text("".join(f"{path}\n" for path in paths))
+    return {"train_dataloader.dataset.ann_file": str(image_list)}
 
 
-def pretrain(config: Path, work: Path, options: dict, own: Sequence[str] = ()) -> Path:
+def pretrain(config: Path, work: Path, options: dict, overrides: Sequence[str] = ()) -> Path:
     """Train a config as ``mim train mmpretrain CONFIG`` does, and return the checkpoint.
 
-    A run that was stopped goes on where it was; one that is finished is not run again.
-    Its output goes to ``train.log`` in ``work``, and the seconds that it took to ``seconds.txt``.
+    A stopped run is resumed; a finished run is not run again. The output goes to ``train.log`` in
+    ``work``, and the duration to ``seconds.txt``.
 
     Args:
         config: The config file.
-        work: The run's folder, made where it is absent.
+        work: Folder of the run, created if it does not exist.
         options: Values for ``--cfg-options``.
-        own: More of them, as the user typed them.
+        overrides: Further ``KEY=VALUE`` options, as the user gave them.
 
     Raises:
         ValueError: The run failed.
@@ -97,20 +99,20 @@ def pretrain(config: Path, work: Path, options: dict, own: Sequence[str] = ()) -
     if not done.exists():
         command = [sys.executable, "-m", "xtra_toolkit.train", str(config)]
         command += ["--work-dir", str(work), "--resume"]
-        changes = [*(f"{key}={value}" for key, value in options.items()), *own]
-        command += ["--cfg-options", *changes] if changes else []
+        cfg_options = [*(f"{key}={value}" for key, value in options.items()), *overrides]
+        command += ["--cfg-options", *cfg_options] if cfg_options else []
         click.echo("$ python " + " ".join(command[1:]))
-        with clock(work / "seconds.txt"):
+        with measure_seconds(work / "seconds.txt"):
             code = _call(command, log)
         if code:
-            raise ValueError(f"The run failed: {_reason(log)}. The whole log is {log}.")
+            raise ValueError(f"The run failed: {_last_error(log)}. The whole log is {log}.")
         done.touch()
     return work / Path((work / "last_checkpoint").read_text()).name
 
 
 @contextmanager
-def clock(path: Path) -> Iterator[None]:
-    """Add the seconds that the block takes to the number in a file, also when it is stopped."""
+def measure_seconds(path: Path) -> Iterator[None]:
+    """Add the duration of the block to the number in a file, even if the block is interrupted."""
     before, start = float(path.read_text()) if path.exists() else 0.0, time()
     try:
         yield
@@ -119,30 +121,30 @@ def clock(path: Path) -> Iterator[None]:
 
 
 def _call(command: list[str], log: Path) -> int:
-    """Run a command; when this process is interrupted, let it save and wait for it."""
+    """Run a command and return its exit code. On an interrupt, let it save and wait for it."""
     with open(log, "a") as file:
-        child = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            return child.wait()
+            return process.wait()
         except BaseException:
-            _stop(child)
+            _stop(process)
             raise
 
 
-def _stop(child: subprocess.Popen) -> None:
-    """End a training, which saves on SIGTERM; one that does not end in time is killed."""
-    child.terminate()
+def _stop(process: subprocess.Popen) -> None:
+    """Send SIGTERM, on which a training saves; kill a process that does not end in time."""
+    process.terminate()
     try:
-        child.wait(SAVING)
+        process.wait(SAVE_TIMEOUT)
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        process.kill()
+        process.wait()
 
 
-def _reason(log: Path) -> str:
-    """Return the last error that a log names, other than that of the process above it."""
+def _last_error(log: Path) -> str:
+    """Return the last error in a log, except the one of the process that launched the training."""
     lines = log.read_text(errors="replace").splitlines()
     errors = [line for line in lines if ERROR.match(line) and "CalledProcessError" not in line]
     return errors[-1].rstrip(".") if errors else "its process ended without an error"

@@ -1,9 +1,9 @@
-"""Probes of a frozen encoder: logistic regression, attentive probe, nearest neighbours.
+"""Probe a frozen encoder by logistic regression, nearest neighbours and an attentive probe.
 
-The settings that a probe has are chosen on a fifth of the labelled training images; the test
-images are used once.
+The settings of a probe are chosen on a fifth of the labelled training images; the test images are
+used once.
 
-Shape legend: N images, T tokens, D width.
+Shape legend: N images, C channels, H height, W width, T tokens, D width of a token.
 """
 
 from pathlib import Path
@@ -22,13 +22,13 @@ from xtra_toolkit.evaluation.inference import inference
 from xtra_toolkit.evaluation.knn_vote import Bank, vote
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 1))  # C of scikit-learn: 1 / weight decay
-RATES = (5e-4, 2e-3, 8e-3)  # of the attentive probe
+RATES = (5e-4, 2e-3, 8e-3)  # learning rates of the attentive probe
 XAVIER = [  # as mmconfigs/_base_/xavier.py
     dict(type="mmengine.Xavier", layer="Linear", distribution="uniform"),
     dict(type="xtra_toolkit.XavierPatch"),
     dict(type="mmengine.Constant", layer="LayerNorm", val=1.0, bias=0.0),
 ]
-HELD_OUT = 5  # one image of five
+HELD_OUT = 5  # every fifth image
 
 
 class Labelled(NamedTuple):
@@ -37,28 +37,50 @@ class Labelled(NamedTuple):
     x: Tensor  # (N, ...)
     y: Tensor  # (N,)
 
+    def first(self, count: int) -> "Labelled":
+        """Return the first ``count`` images."""
+        return Labelled(self.x[:count], self.y[:count])
+
     def split(self) -> tuple["Labelled", "Labelled"]:
-        """Return what a setting is trained on, and what it is chosen on."""
-        held = torch.arange(len(self.y)) % HELD_OUT == 0
-        return Labelled(self.x[~held], self.y[~held]), Labelled(self.x[held], self.y[held])
+        """Return the images that each setting is trained on, and those that choose among them."""
+        held_out = torch.arange(len(self.y)) % HELD_OUT == 0
+        learning, choosing = (
+            Labelled(self.x[part], self.y[part]) for part in (~held_out, held_out)
+        )
+        return learning, choosing
 
 
 def load_images(config: Config, packed: Path, split: str, count: int | None = None) -> Labelled:
-    """Return the first packed images of a split, normalised as the config says: (N, C, H, W)."""
+    """Load packed images of a split, normalised as in the config.
+
+    Args:
+        config: A pretraining config.
+        packed: Folder of the packed images.
+        split: ``'train'`` or ``'test'``.
+        count: Number of images, the first ones of the split. Default: all.
+
+    Returns:
+        Images (N, C, H, W) in float32, with labels.
+    """
     images = np.load(packed / f"{split}_images.npy", mmap_mode="r")[:count]
     labels = np.load(packed / f"{split}_labels.npy")[:count]
-    given = config.model.data_preprocessor
-    mean, std = (torch.tensor(given[key], dtype=torch.float32) for key in ("mean", "std"))
+    preprocessor = config.model.data_preprocessor
+    mean, std = (torch.tensor(preprocessor[key], dtype=torch.float32) for key in ("mean", "std"))
     pixels = (torch.from_numpy(np.array(images)) - mean) / std
     return Labelled(pixels.permute(0, 3, 1, 2), torch.from_numpy(labels))
 
 
 def backbone_config(config: Config, checkpoint: Path | None, **changes: object) -> dict:
-    """Return the backbone of a pretraining config with its mask, from a checkpoint or random.
+    """Return the config of the encoder of a pretraining config, with its mask.
 
-    A random one starts from :data:`XAVIER`, so that training from scratch is a strong reference:
-    on digits, 64 wide and with ten labels a class, it reached 86 % where truncated normals of 0.02
-    reached 51 %.
+    Random weights are drawn as :data:`XAVIER` says, so that training from scratch is a strong
+    reference: on digits, at a width of 64 and with ten labels a class, it reached 86 %, and with
+    truncated normals of 0.02 it reached 51 %.
+
+    Args:
+        config: A pretraining config.
+        checkpoint: Pretrained weights. None: random weights.
+        **changes: Further arguments of the backbone.
     """
     backbone = dict(config.model.backbone, mask=config.model.mask, **changes)
     init = dict(type="Pretrained", checkpoint=str(checkpoint), prefix="backbone.")
@@ -66,25 +88,27 @@ def backbone_config(config: Config, checkpoint: Path | None, **changes: object) 
 
 
 def build_encoder(config: Config, checkpoint: Path | None, seed: int = 0) -> nn.Module:
-    """Return the encoder of a pretraining config under its own mask, in evaluation mode.
+    """Build the encoder of a pretraining config under its own mask, in evaluation mode.
 
-    Without a checkpoint its weights are random, drawn from ``seed``.
+    Args:
+        config: A pretraining config.
+        checkpoint: Pretrained weights. None: random weights.
+        seed: Seed of the random weights.
     """
     init_default_scope("mmpretrain")
-    backbone = backbone_config(config, checkpoint, out_type="featmap")
     torch.manual_seed(seed)
-    encoder = MODELS.build(backbone)
+    encoder = MODELS.build(backbone_config(config, checkpoint, out_type="featmap"))
     encoder.init_weights()
     return encoder.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def tokens_of(encoder: nn.Module, images: Labelled, batch: int = 250) -> Labelled:
-    """Return the last layer's patch tokens after the final norm, (N, T, D) in float16."""
-    device, found = next(encoder.parameters()).device, []
+    """Return the patch tokens of the last layer after the final norm, (N, T, D) in float16."""
+    device, tokens = next(encoder.parameters()).device, []
     for part in images.x.split(batch):
         with inference(encoder):
-            found.append(encoder(part.to(device))[-1].flatten(2).transpose(1, 2).half().cpu())
-    return Labelled(torch.cat(found), images.y)
+            tokens.append(encoder(part.to(device))[-1].flatten(2).transpose(1, 2).half().cpu())
+    return Labelled(torch.cat(tokens), images.y)
 
 
 def pool(tokens: Labelled) -> Labelled:
@@ -98,18 +122,18 @@ def linear(train: Labelled, test: Labelled) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def fit(given: Labelled, strength: float):  # noqa: ANN202, scikit-learn loads late
+    def fit(features: Labelled, strength: float):  # noqa: ANN202, scikit-learn is imported late
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
-        return make_pipeline(StandardScaler(), model).fit(given.x.numpy(), given.y.numpy())
+        return make_pipeline(StandardScaler(), model).fit(features.x.numpy(), features.y.numpy())
 
-    learned, chosen = train.split()
-    scores = [fit(learned, c).score(chosen.x.numpy(), chosen.y.numpy()) for c in STRENGTHS]
+    learning, choosing = train.split()
+    scores = [fit(learning, c).score(choosing.x.numpy(), choosing.y.numpy()) for c in STRENGTHS]
     best = fit(train, STRENGTHS[int(np.argmax(scores))])
     return 100 * best.score(test.x.numpy(), test.y.numpy())
 
 
 def nearest(train: Labelled, test: Labelled, k: int = 20) -> float:
-    """Return the accuracy of the votes of the nearest features (N, D) by cosine, in per cent."""
+    """Return the accuracy of kNN by cosine on features (N, D), in per cent."""
     bank = Bank(F.normalize(train.x, dim=1), train.y)
     classes, k = int(train.y.max()) + 1, min(k, len(train.y))
     guesses = [
@@ -126,12 +150,12 @@ def attentive(
 
     Args:
         train, test: Tokens with labels.
-        heads: Heads of the probe.
-        epochs: How often it sees each image.
+        heads: Number of attention heads of the probe.
+        epochs: Number of epochs.
         batch: Images of a step.
     """
-    learned, chosen = train.split()
-    scores = _fit_attentive(learned, chosen, heads, RATES, epochs, batch)
+    learning, choosing = train.split()
+    scores = _fit_attentive(learning, choosing, heads, RATES, epochs, batch)
     best = RATES[int(np.argmax(scores))]
     return _fit_attentive(train, test, heads, (best,), epochs, batch)[0]
 
@@ -139,12 +163,18 @@ def attentive(
 def _fit_attentive(
     train: Labelled, test: Labelled, heads: int, rates: tuple, epochs: int, batch: int
 ) -> list[float]:
-    """Train one probe for each rate on shared batches; return their accuracies in per cent."""
+    """Train one probe for each learning rate on the same batches; return their accuracies."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    probe = dict(type="xtra_toolkit.AttentiveProbe", num_heads=heads)
-    sweep = dict(num_classes=int(train.y.max()) + 1, in_channels=train.x.shape[-1])
-    sweep = MODELS.build(dict(type="xtra_toolkit.ProbeSweep", rates=rates, probe=probe, **sweep))
+    sweep = MODELS.build(
+        dict(
+            type="xtra_toolkit.ProbeSweep",
+            rates=rates,
+            probe=dict(type="xtra_toolkit.AttentiveProbe", num_heads=heads),
+            num_classes=int(train.y.max()) + 1,
+            in_channels=train.x.shape[-1],
+        )
+    )
     sweep.init_weights()
     sweep.to(device)
     groups = [
@@ -155,9 +185,9 @@ def _fit_attentive(
     steps = epochs * -(-len(train.y) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(rates), total_steps=steps)
     for _ in range(epochs):
-        for pick in torch.randperm(len(train.y)).split(batch):
-            logits = sweep((train.x[pick].float().to(device),))
-            labels = train.y[pick].to(device)
+        for indices in torch.randperm(len(train.y)).split(batch):
+            logits = sweep((train.x[indices].float().to(device),))
+            labels = train.y[indices].to(device)
             sum(F.cross_entropy(logits[:, i], labels) for i in range(len(rates))).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -165,5 +195,5 @@ def _fit_attentive(
     sweep.eval()
     with torch.no_grad():
         guesses = [sweep((x.float().to(device),)).argmax(-1).cpu() for x in test.x.split(batch)]
-    hits = torch.cat(guesses) == test.y[:, None]
-    return (100 * hits.float().mean(0)).tolist()
+    correct = torch.cat(guesses) == test.y[:, None]
+    return (100 * correct.float().mean(0)).tolist()

@@ -1,87 +1,118 @@
-"""Table, sentences and plot of a comparison, drawn from its results alone."""
+"""Draw table, sentences and plots of a comparison from its results alone."""
 
 from pathlib import Path
 
 import matplotlib
 
-from xtra_toolkit.comparison.results import NOTE, PROBES, Interval, Results
+from xtra_toolkit.comparison.blocks import block_sentences, plot_blocks
+from xtra_toolkit.comparison.checkpoints import LABELS, TESTED, correlation_sentences
+from xtra_toolkit.comparison.plan import epochs_for
+from xtra_toolkit.comparison.results import NOTE, Results
 
 matplotlib.use("Agg")
 
-Column = tuple[str, dict[str, Interval | None]]
-
 
 def write_report(results: Results, stem: Path) -> None:
-    """Write ``STEM.md`` and ``STEM.png``."""
+    """Write ``STEM.md``, ``STEM.png`` and, with at least two block sizes, ``STEM_blocks.png``."""
     plot(results, stem.with_suffix(".png"))
-    stem.with_suffix(".md").write_text(page(results, f"{stem.name}.png"))
+    blocks = stem.with_name(f"{stem.name}_blocks.png")
+    pictures = [f"![Accuracy of each row, with its interval]({stem.name}.png)"]
+    if plot_blocks(results, blocks):
+        pictures.append(f"![Accuracy over the size of a block, with intervals]({blocks.name})")
+    stem.with_suffix(".md").write_text(page(results, f"{stem.name}.json", pictures))
 
 
-def page(results: Results, picture: str) -> str:
+def page(results: Results, source: str, pictures: list[str]) -> str:
     """Return the page in Markdown.
 
     Args:
-        results: Finished or not; what is missing is left empty.
-        picture: The plot's file, as the page names it.
+        results: Results, complete or not. Cells without a result are empty.
+        source: File name of the results.
+        pictures: The plots, as Markdown.
     """
     state, plan = results.state, results.state["plan"]
-    done = [run for run in state["runs"] if run["name"] in plan["images"] and "linear" in run]
-    tuned = (
-        f"Fine-tuning sees each of its labelled images {plan['tune_epochs']} times, at a peak rate "
-        f"of {plan['tune_rate']:g}; `from scratch` starts from random weights."
-    )
+    finished = [run for run in state["runs"] if run["name"] in plan["images"] and "linear" in run]
+    planned = plan["seeds"] * len(plan["images"])
     lines = [
         f"# {', '.join(plan['images'])} on {plan['data']}",
         "",
-        "This page is written by the command; edit its JSON file or the command, not the page.",
+        f"`xtra compare --redraw {source}` writes this page and its plots from {source}, without "
+        "training. Edit that file or the command, not the page. The results come from:",
         "",
         "```",
         state["command"],
         "```",
         "",
-        f"{state['machine']}; torch {state['torch']}; commit {state['commit']}; {state['date']}. "
-        f"{len(done)} of {plan['seeds'] * len(plan['images'])} pretraining runs are finished. "
-        f"Probes learn from {plan['labels']:,} labelled images under the encoder's own mask; their "
-        "settings are chosen on a fifth of these. Minutes are wall time of one pretraining run, "
-        "beside whatever else the machine did. " + tuned * bool(plan["tune_labels"]),
+        f"{state['machine']}; torch {state['torch']}; commit {results.commits}; {state['date']}. "
+        f"{len(finished)} of {planned} pretraining runs are finished"
+        + ("." if len(finished) == planned else ": this is a partial result.")
+        + f" Probes learn from {plan['labels']:,} labelled images under the encoder's own mask; "
+        "their settings are chosen on a fifth of these. Minutes are the wall time of one "
+        "pretraining run, beside whatever else the machine did.",
+        *_costs(results),
+        *_tuning(plan),
         "",
         NOTE.format(tested=results.tested),
         "",
         results.table(),
         "",
-        *(f"- {line}" for line in results.sentences()),
+        *(f"- {line}" for line in results.sentences() + block_sentences(results)),
         "",
-        f"![Accuracy of each row, with its interval]({picture})",
-        "",
+        *(line for picture in pictures for line in (picture, "")),
+        *_correlations(results),
     ]
     return "\n".join(lines)
 
 
-def columns(results: Results) -> list[Column]:
-    """Return a title and an interval for each row, for each protocol that has any result."""
-    names = results.names()
-    found = [
-        (f"{label} probe" if probe != "nearest" else label, probe)
-        for probe, label in PROBES.items()
+def _correlations(results: Results) -> list[str]:
+    """Return a section on loss and accuracy, if runs kept several checkpoints."""
+    sentences = correlation_sentences(results)
+    if not sentences:
+        return []
+    return [
+        "## Loss and accuracy",
+        "",
+        f"Spearman's rank correlation of the validation loss and a linear probe ({LABELS:,} "
+        f"labels, {TESTED:,} test images) over the checkpoints of the runs. A run's learning rate "
+        "falls between them, so all of them improve with time.",
+        "",
+        *(f"- {line}" for line in sentences),
+        "",
     ]
-    made = [(title, {n: results.probe(n, probe) for n in names}) for title, probe in found]
-    made += [
-        (f"fine-tuned, {labels:,} labels", {n: results.tuned(n, labels) for n in names})
-        for labels in results.tune_labels()
+
+
+def _costs(results: Results) -> list[str]:
+    """Return a paragraph with the FLOPs of each objective, if they were counted."""
+    costs = results.state.get("mflops", {})
+    listed = ", ".join(f"{name} {cost:,}" for name, cost in costs.items())
+    return ["", f"MFLOP of one image forward, counted: {listed}."] if costs else []
+
+
+def _tuning(plan: dict) -> list[str]:
+    """Return a paragraph on fine-tuning, if it was planned."""
+    if not plan["tune_labels"]:
+        return []
+    epochs = [
+        f"{epochs_for(n, plan['tune_labels'], plan['tune_epochs'])} epochs with {n:,} labels"
+        for n in plan["tune_labels"]
     ]
-    return [(title, cells) for title, cells in made if any(cells.values())]
+    return [
+        "",
+        f"Fine-tuning takes {', '.join(epochs)}, at a peak rate of {plan['tune_rate']:g}; "
+        "`from scratch` starts from random weights, xavier-uniform.",
+    ]
 
 
 def plot(results: Results, target: Path) -> None:
-    """Draw the intervals side by side, a panel for each protocol and a line for each row."""
+    """Draw the intervals, with a panel for each protocol and a line for each row."""
     import matplotlib.pyplot as plt
 
-    names, panels = results.names(), columns(results)
+    names, panels = results.names(), results.protocols()
     size = (3.2 * max(len(panels), 1) + 1.5, 0.4 * len(names) + 1.3)
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=size, sharey=True, squeeze=False)
-    for axis, (title, cells) in zip(axes[0], panels, strict=False):
+    for axis, (title, intervals) in zip(axes[0], panels, strict=False):
         for y, name in enumerate(names):
-            if value := cells[name]:
+            if value := intervals.get(name):
                 colour = "tab:blue" if name in results.state["plan"]["images"] else "tab:gray"
                 bar = dict(color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
                 axis.plot([value.low, value.high], [y, y], **bar)

@@ -1,8 +1,8 @@
-"""The results of a comparison: one JSON file, from which table, sentences and plot are made.
+"""Keep the results of a comparison in one JSON file, from which tables and plots are drawn.
 
-An interval runs from the lowest to the highest seed, widened on both sides by the 95 % half-width
-of an accuracy on that many test images. Where two intervals overlap, the difference is called
-noise.
+An interval reaches from the lowest to the highest seed, widened on both sides by the 95 %
+half-width of an accuracy on that many test images. If two intervals overlap, their difference is
+called noise.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import NamedTuple
 PROBES = dict(linear="linear", nearest="kNN", attentive="attentive")
 RAW, RANDOM, SCRATCH = "raw pixels", "random encoder", "from scratch"
 NOTE = (
-    "An interval runs from the lowest to the highest seed, widened by the 95 % half-width of an "
-    "accuracy on {tested:,} test images; where two intervals overlap, the difference is called "
+    "An interval reaches from the lowest to the highest seed, widened by the 95 % half-width of an "
+    "accuracy on {tested:,} test images. If two intervals overlap, their difference is called "
     "noise."
 )
 
@@ -34,25 +34,25 @@ class Interval(NamedTuple):
         return f"{self.mean:.1f} ({self.low:.1f} to {self.high:.1f})"
 
     def against(self, other: "Interval") -> str:
-        """Say how it stands to another: 'above', 'below' or 'within noise of'."""
+        """Compare with another interval: 'above', 'below' or 'within noise of'."""
         if self.low <= other.high and other.low <= self.high:
             return "within noise of"
         return "above" if self.mean > other.mean else "below"
 
 
 def interval(accuracies: list[float], tested: int) -> Interval:
-    """Return the interval of accuracies in per cent, each on ``tested`` images."""
+    """Return the interval of accuracies in per cent, each measured on ``tested`` images."""
     mean = sum(accuracies) / len(accuracies)
-    half = 196 * (mean / 100 * (1 - mean / 100) / tested) ** 0.5
-    return Interval(mean, min(accuracies) - half, max(accuracies) + half)
+    half_width = 196 * (mean / 100 * (1 - mean / 100) / tested) ** 0.5
+    return Interval(mean, min(accuracies) - half_width, max(accuracies) + half_width)
 
 
 class Results:
-    """What is known so far, kept in a file after each measurement.
+    """Everything that was measured so far, written to a file after each measurement.
 
     Args:
-        path: The JSON file; read where it exists.
-        **about: What holds for the whole comparison, among it ``plan`` and ``tested``.
+        path: The JSON file. It is read if it exists.
+        **about: Facts about the whole comparison, among them ``plan``, ``tested`` and ``commit``.
     """
 
     def __init__(self, path: Path, **about: object):
@@ -61,14 +61,14 @@ class Results:
 
     def record(self, name: str, seed: int, **values: object) -> None:
         """Add values to the record of a run, and write the file."""
-        self.of(name, seed).update(values)
+        self.of(name, seed).update(values, commit=self.state["commit"])
         self.state["date"] = str(date.today())
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(json.dumps(self.state, indent=1) + "\n")
-        part.replace(self.path)
+        unfinished = self.path.with_name(f"{self.path.name}.part")
+        unfinished.write_text(json.dumps(self.state, indent=1) + "\n")
+        unfinished.replace(self.path)
 
     def of(self, name: str, seed: int) -> dict:
-        """Return the record of a run, made where there is none."""
+        """Return the record of a run. It is created if there is none."""
         for run in self.state["runs"]:
             if (run["name"], run["seed"]) == (name, seed):
                 return run
@@ -77,11 +77,16 @@ class Results:
 
     @property
     def tested(self) -> int:
-        """Test images of each accuracy."""
+        """Number of test images of each accuracy."""
         return self.state["tested"]
 
+    @property
+    def commits(self) -> str:
+        """Commits of the code that measured the runs, in the order of their first run."""
+        return ", ".join(dict.fromkeys(run["commit"] for run in self.state["runs"]))
+
     def names(self) -> list[str]:
-        """Return the names of the rows: references first, then objectives as they were given."""
+        """Return the names of the rows: references first, then objectives in the user's order."""
         found = dict.fromkeys(run["name"] for run in self.state["runs"])
         objectives = [name for name in self.state["plan"]["images"] if name in found]
         return [name for name in found if name not in objectives] + objectives
@@ -95,8 +100,21 @@ class Results:
         return self._interval(run.get("tuned", {}).get(str(labels)) for run in self._runs(name))
 
     def tune_labels(self) -> list[int]:
-        """Return the numbers of labels that fine-tuning was planned with."""
+        """Return the planned numbers of labels of fine-tuning."""
         return self.state["plan"]["tune_labels"]
+
+    def protocols(self) -> list[tuple[str, dict[str, Interval]]]:
+        """Return title and intervals, by the name of the row, of each protocol with any result."""
+        found = [
+            (f"{label} probe" if probe != "nearest" else label, lambda n, p=probe: self.probe(n, p))
+            for probe, label in PROBES.items()
+        ]
+        found += [
+            (f"fine-tuned, {labels:,} labels", lambda n, k=labels: self.tuned(n, k))
+            for labels in self.tune_labels()
+        ]
+        rows = {title: {n: v for n in self.names() if (v := value(n))} for title, value in found}
+        return [(title, intervals) for title, intervals in rows.items() if intervals]
 
     def _runs(self, name: str) -> list[dict]:
         return [run for run in self.state["runs"] if run["name"] == name]
@@ -116,35 +134,37 @@ class Results:
             images = self.state["plan"]["images"].get(name)
             cells = [name, str(len(runs)), f"{images:,}" if images else ""]
             cells += [f"{sum(minutes) / len(minutes):.0f}" if minutes else ""]
-            found = [self.probe(name, probe) for probe in PROBES]
-            found += [self.tuned(name, labels) for labels in self.tune_labels()]
-            lines.append("| " + " | ".join([*cells, *(str(f) if f else "" for f in found)]) + " |")
+            intervals = [self.probe(name, probe) for probe in PROBES]
+            intervals += [self.tuned(name, labels) for labels in self.tune_labels()]
+            cells += [str(value) if value else "" for value in intervals]
+            lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
     def sentences(self) -> list[str]:
-        """Say of each objective how it stands to the references."""
+        """Compare each objective with the references, one sentence for each protocol."""
         return [line for name in self.state["plan"]["images"] for line in self._sentences(name)]
 
     def _sentences(self, name: str) -> list[str]:
-        said = []
-        own = self.probe(name, "linear")
-        others = [(other, self.probe(other, "linear")) for other in (RAW, RANDOM)]
-        stands = [f"{own.against(value)} {other}" for other, value in others if own and value]
-        if stands:
-            said.append(f"{name}, linear probe: {own}; {', '.join(stands)}.")
+        references = {other: self.probe(other, "linear") for other in (RAW, RANDOM)}
+        lines = [self._sentence(f"{name}, linear probe", self.probe(name, "linear"), references)]
+        scratch = [other for other in self.names() if other.startswith(SCRATCH)]
         for labels in self.tune_labels():
-            own = self.tuned(name, labels)
-            others = [(o, self.tuned(o, labels)) for o in self.names() if o.startswith(SCRATCH)]
-            stands = [f"{own.against(value)} {other}" for other, value in others if own and value]
-            if stands:
-                said.append(
-                    f"{name}, fine-tuned with {labels:,} labels: {own}; {', '.join(stands)}."
-                )
-        return said
+            references = {other: self.tuned(other, labels) for other in scratch}
+            title = f"{name}, fine-tuned with {labels:,} labels"
+            lines.append(self._sentence(title, self.tuned(name, labels), references))
+        return [line for line in lines if line]
+
+    def _sentence(
+        self, title: str, value: Interval | None, references: dict[str, Interval | None]
+    ) -> str:
+        """Return the sentence, or an empty string if the value or all references are missing."""
+        known = {name: other for name, other in references.items() if value and other}
+        relations = [f"{value.against(other)} {name}" for name, other in known.items()]
+        return f"{title}: {value}; {', '.join(relations)}." if relations else ""
 
 
 def about_machine() -> dict[str, str]:
-    """Return what a figure depends on beside the code: machine, threads, torch and commit."""
+    """Return what a result depends on besides the config: machine, threads, torch and commit."""
     import torch
 
     device = platform.processor() or platform.machine()
@@ -156,5 +176,5 @@ def about_machine() -> dict[str, str]:
         device = torch.cuda.get_device_name()
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads a process"
-    return dict(machine=f"{device}, {threads}", torch=torch.__version__, commit=commit)
+    machine = f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads a process"
+    return dict(machine=machine, torch=torch.__version__, commit=commit)
