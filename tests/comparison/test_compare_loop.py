@@ -93,6 +93,13 @@ def test_every_row_has_its_figures_and_no_figure_is_measured_twice(
     assert results.path.stat().st_mtime_ns == before
 
 
+def test_too_few_images_are_refused_before_anything_is_measured(arguments, tmp_path):
+    arguments[arguments.index("--images") + 1] = "40"
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code != 0 and "at least 20 steps" in done.output + str(done.exception)
+    assert not (tmp_path / "out" / "compare.json").exists()
+
+
 @pytest.mark.slow
 def test_the_command_trains_probes_and_reports(arguments, tmp_path):
     done = CliRunner().invoke(main, arguments)

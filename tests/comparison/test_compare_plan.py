@@ -93,7 +93,7 @@ def test_a_config_that_reads_files_gets_a_list_of_a_part_of_them(tmp_path, monke
     ("data", "images", "sentence"),
     [
         ({FOLDER: "x"}, 50_000, "reads its images with xtra_toolkit.PackedImages"),
-        ({PACKED: "x"}, 640, "takes 64 images a step.*at least 20 steps"),
+        ({PACKED: "x"}, 640, "takes 64 images a step.*at least 20 steps.*global_batch=32"),
     ],
 )
 def test_a_run_with_the_wrong_data_or_too_few_images_is_refused(tmp_path, data, images, sentence):

@@ -25,7 +25,13 @@ from xtra_toolkit.comparison.checkpoints import (
 from xtra_toolkit.comparison.finetuning import classifier_config, fine_tune
 from xtra_toolkit.comparison.images import name_of, pack
 from xtra_toolkit.comparison.plan import Plan
-from xtra_toolkit.comparison.pretraining import FOLDER, PACKED, pretrain, run_options
+from xtra_toolkit.comparison.pretraining import (
+    FOLDER,
+    PACKED,
+    check_run,
+    pretrain,
+    run_options,
+)
 from xtra_toolkit.comparison.report import write_report
 from xtra_toolkit.comparison.results import RANDOM, RAW, SCRATCH, Results, about_machine
 from xtra_toolkit.visualization.objectives.build import build
@@ -226,6 +232,11 @@ def start(
     )
     if stored:
         plan.check(stored, out)
+    folder = Path(data).expanduser() / "train"
+    folder = folder if folder.is_dir() else None
+    datasets = (PACKED, FOLDER) if folder else (PACKED,)
+    for name, config in configs.items():
+        check_run(config, datasets, counts["train"], plan.images[name])
     options = [f"--data {plan.data} --seeds {seeds} --equal {equal} --images {plan.images[first]}"]
     options += [f"--labels {plan.labels}", *(f"--tune {share:g}" for share in tune)]
     options += [f"--tune-epochs {tune_epochs}", *(f"-o {shlex.quote(o)}" for o in overrides)]
@@ -239,8 +250,6 @@ def start(
     )
     results = Results(out / "compare.json", **about)
     results.state |= about
-    folder = Path(data).expanduser() / "train"
-    folder = folder if folder.is_dir() else None
     return Comparison(configs, plan, packed, folder, counts["train"], out, results, overrides)
 
 

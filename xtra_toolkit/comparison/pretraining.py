@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import time
@@ -19,6 +19,30 @@ PACKED, FOLDER = "xtra_toolkit.PackedImages", "xtra_toolkit.ImageFolder"
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 MIN_STEPS = 20  # the warm-up is a tenth of the run, and needs at least one step
 SAVE_TIMEOUT = 120  # seconds that a stopped run may take to save its checkpoint
+
+
+def check_run(config: Config, datasets: Collection[str], count: int, images: int) -> None:
+    """Raise a ValueError if a config cannot be trained on these images, or not for so few.
+
+    Args:
+        config: A pretraining config.
+        datasets: Registered names of the supported types of data sets.
+        count: Number of images in the training set.
+        images: Number of images that the run sees.
+    """
+    dataset, batch = config.train_dataloader.dataset.type, config.train_cfg.global_batch
+    if dataset not in datasets:
+        raise ValueError(
+            f"{config.filename} reads its images with {dataset}; for these images a comparison can "
+            f"use {' or '.join(sorted(datasets))}. Change train_dataloader.dataset.type."
+        )
+    if count < batch or images < MIN_STEPS * batch:
+        smaller = max(min(count, images // MIN_STEPS), 1)
+        raise ValueError(
+            f"{config.filename} takes {batch} images a step. There are {count:,} images and the "
+            f"run would see {images:,}, but a run has at least {MIN_STEPS} steps. Give a larger "
+            f"budget, more --images, or a smaller batch: -o train_cfg.global_batch={smaller}."
+        )
 
 
 def run_options(
@@ -38,18 +62,8 @@ def run_options(
     Raises:
         ValueError: The data set has another type, or there are too few images for the batch.
     """
+    check_run(config, roots, count, images)
     dataset, batch = config.train_dataloader.dataset.type, config.train_cfg.global_batch
-    if dataset not in roots:
-        raise ValueError(
-            f"{config.filename} reads its images with {dataset}; for these images a comparison can "
-            f"use {' or '.join(sorted(roots))}. Change train_dataloader.dataset.type."
-        )
-    if count < batch or images < MIN_STEPS * batch:
-        raise ValueError(
-            f"{config.filename} takes {batch} images a step. There are {count:,} images and the "
-            f"run would see {images:,}, but a run has at least {MIN_STEPS} steps. Give a larger "
-            "budget or a smaller batch: -o train_cfg.global_batch=64."
-        )
     epochs = math.ceil(images / count)
     epoch_images = images // epochs // batch * batch
     options: dict[str, Any] = {
