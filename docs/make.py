@@ -28,6 +28,7 @@ GRID = PatchGrid(4, 4, (1, 1))  # NextColour predicts single pixels
 BLOCKS = dict(type="BlockCausal", block_size=2)
 ARGUMENTS = {
     "BlockCausal": dict(block_size=2),
+    "HiddenBlocks": dict(num_hidden=6, min_block=2),
     "Reordered": dict(mask=BLOCKS, order=lambda rows, cols, *_: torch.arange(rows * cols).flip(0)),
     "WithPrefix": dict(mask=BLOCKS),
 }
@@ -38,7 +39,8 @@ LITERATURE = {
     ("TokenCausal", "NextColour"): "iGPT, which begins with a token of its own",
     ("PrefixCausal", "NextToken"): "AIM",
     ("PrefixCausal", "NextBlock"): "the same: every token is a block",
-    ("RandomShown", "MaskedPatches"): "MAE",
+    ("RandomShown", "MaskedPatches"): "MAE; SimMIM by blocks, with mask tokens in the encoder",
+    ("HiddenBlocks", "HOG"): "MaskFeat, with mask tokens in the encoder",
     ("Reordered", "NextBlock"): "XTRA in another order (blocks last to first here)",
     ("WithPrefix", "NextBlock"): "XTRA with AIM's prefix, of blocks",
 }
@@ -106,7 +108,7 @@ def targets() -> dict[str, torch.nn.Module]:
     found = {n: f for n, f in MODELS.module_dict.items() if f.__module__.startswith(OWN_TARGETS)}
     with TemporaryDirectory() as folder:
         np.save(f"{folder}/colours.npy", np.eye(3))
-        given = dict(NextColour=dict(clusters=f"{folder}/colours.npy"))
+        given = dict(NextColour=dict(clusters=f"{folder}/colours.npy"), HOG=dict(cell=1, window=0))
         return {name: build_target(dict(type=name, **given.get(name, {}))) for name in found}
 
 

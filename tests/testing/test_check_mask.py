@@ -28,7 +28,12 @@ TOKENS, BLOCKS = dict(type="TokenCausal"), dict(type="BlockCausal", block_size=2
 OURS = {
     "Bidirectional": [(dict(), None)],
     "BlockCausal": [(dict(block_size=2), NEXT), (dict(block_size=2, order="random"), NEXT)],
-    "RandomShown": [(dict(), MASKED), (dict(mask_ratio=0.5), MASKED)],
+    "RandomShown": [
+        (dict(), MASKED),
+        (dict(mask_ratio=0.5), MASKED),
+        (dict(block_size=2, mask_ratio=0.5), MASKED),
+    ],
+    "HiddenBlocks": [(dict(num_hidden=4, min_block=1), MASKED)],
     "WithPrefix": [(dict(mask=TOKENS), NEXT), (dict(mask=BLOCKS), NEXT)],
     "Reordered": [(dict(mask=BLOCKS, order=dict(type="Backwards")), NEXT)],
 }

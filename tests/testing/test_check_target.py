@@ -22,6 +22,10 @@ OURS = {
     "NextToken": [(dict(), PREFIX, SMALL), (dict(look_ahead=2), TOKENS, SMALL)],
     "NextBlock": [(dict(look_ahead=2, normalise=False), BLOCKS, PatchGrid(4, 4, (2, 2)))],
     "MaskedPatches": [(dict(), SHOWN, SMALL)],
+    "HOG": [
+        (dict(cell=4, window=8), SHOWN, PatchGrid(4, 4, (8, 8))),
+        (dict(target=dict(type="NextBlock"), cell=2, window=0), BLOCKS, PatchGrid(2, 4, (4, 2))),
+    ],
     "NextColour": [(dict(clusters="clusters.npy"), TOKENS, PatchGrid(3, 4))],
 }
 CASES = [

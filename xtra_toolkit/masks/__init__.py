@@ -4,6 +4,7 @@ from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.block_causal import BlockCausal
 from xtra_toolkit.masks.build import build_mask
 from xtra_toolkit.masks.compose import Reordered, WithPrefix
+from xtra_toolkit.masks.hidden_blocks import HiddenBlocks
 from xtra_toolkit.masks.prefix_causal import PrefixCausal
 from xtra_toolkit.masks.random_shown import RandomShown
 from xtra_toolkit.masks.rng import mask_rng
@@ -14,6 +15,7 @@ from xtra_toolkit.objective.mask import Mask, MaskFactory
 __all__ = [
     "Bidirectional",
     "BlockCausal",
+    "HiddenBlocks",
     "Mask",
     "MaskFactory",
     "PrefixCausal",
