@@ -30,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Shape(NamedTuple):
-    """Images, tokens, heads, width of a head, tokens of a step (all of them: no mask)."""
+    """Numbers of images, tokens and heads, width of a head, and tokens of a step (all: no mask)."""
 
     images: int
     tokens: int
@@ -100,7 +100,7 @@ def flex(shape: Shape, device: str) -> Callable[..., Tensor]:
 
 
 class Side:
-    """One way to attend, timed on qkv (B, N, 3, heads, dim) as a layer hands it over."""
+    """Run one kind of attention on qkv (B, N, 3, heads, dim), as a layer gives it."""
 
     def __init__(self, call: Callable[..., Tensor], shape: Shape, dtype: torch.dtype, device: str):
         g = torch.Generator().manual_seed(0)
@@ -131,7 +131,7 @@ class Side:
             torch.cuda.synchronize()
 
     def peak(self) -> int:
-        """Bytes that a call takes beyond what stands."""
+        """Return the bytes that a call allocates in addition to what is allocated already."""
         if self.qkv.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -146,7 +146,7 @@ class Side:
 def sides(
     shape: Shape, dtype: torch.dtype, device: str, only: set[str], backward: bool = True
 ) -> dict[str, Side]:
-    """By name; the baseline is 'dense SDPA'."""
+    """Return the kinds of attention by name; the baseline is 'dense SDPA'."""
     pattern, made = pattern_of(shape).to(device), {}
     q = torch.empty(shape.images, shape.tokens, shape.heads, shape.dim, device=device, dtype=dtype)
     q.requires_grad_()
@@ -165,7 +165,7 @@ def sides(
 
 
 def compare(sides: dict[str, Side], rounds: int, backward: bool = True) -> dict[str, list[float]]:
-    """Seconds of each side in each round, taken in turn."""
+    """Return the seconds of each side in each round; the sides take turns."""
     for side in sides.values():
         side(backward)
     timed = {name: side for name, side in sides.items() if name != "auto"}
@@ -202,7 +202,7 @@ def table(args: argparse.Namespace) -> list[dict]:
 
 
 def _flex(shape: Shape, dtype: str, args: argparse.Namespace, rows: list[dict]) -> str:
-    """The cell: FlexAttention's forward against dense SDPA's and the staircase's."""
+    """Return the cell of FlexAttention's forward pass against dense SDPA and the staircase."""
     if shape.tokens not in (256, 1024, 4096) or not args.flex:
         return ""
     made = sides(shape, DTYPES[dtype], args.device, {"sdpa", "staircase"}, backward=False)
@@ -216,7 +216,7 @@ def _flex(shape: Shape, dtype: str, args: argparse.Namespace, rows: list[dict]) 
 
 
 def plot(args: argparse.Namespace) -> None:
-    """Milliseconds and peak memory by tokens, of dense SDPA, staircase and FlexAttention."""
+    """Plot milliseconds and peak memory by tokens, of dense SDPA, staircase and FlexAttention."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -246,7 +246,7 @@ LINES = {"dense SDPA": "--", "staircase": "-", "FlexAttention": ":"}
 
 
 def _points(shape: Shape, dtype: str, args: argparse.Namespace) -> list[tuple[str, int, float]]:
-    """(side, panel, value) of one length."""
+    """Yield (side, panel, value) for one length."""
     made = sides(shape, DTYPES[dtype], args.device, {"staircase"})
     made.pop("auto", None)
     rounds = 5 if shape.tokens <= 2048 else 3

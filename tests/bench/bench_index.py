@@ -31,7 +31,7 @@ READ = 20_000  # entries that the workers look up, in random order
 
 
 def held(folder):
-    """MB of this process and its children together."""
+    """Return the MB of this process and its children together."""
     total = dict(own=0, mapped=0, RSS=0)
     for child in [None, *multiprocessing.active_children()]:
         place = Path(f"/proc/{child.pid if child else os.getpid()}")
@@ -45,7 +45,7 @@ def held(folder):
 
 
 class Entries:
-    """What the workers look up."""
+    """Give the entries that the workers look up."""
 
     def __init__(self, get):
         self.get = get
@@ -55,7 +55,7 @@ class Entries:
 
 
 def with_workers(get, order, folder):
-    """MB of a rank once its workers have looked up all of these, by their number."""
+    """Return the MB of a rank once its workers have looked up all entries, by number of workers."""
     from torch.utils.data import DataLoader
 
     found = {}
@@ -70,7 +70,7 @@ def with_workers(get, order, folder):
 
 
 def measure(way, folder):
-    """Seconds to build, µs an entry in random order, and the MB that this costs."""
+    """Return the seconds to build, the µs of an entry in random order, and the MB."""
     import numpy as np
     from mmpretrain.datasets import CustomDataset
 
@@ -97,7 +97,7 @@ def measure(way, folder):
 
 
 def make(folder, entries, files):
-    """Lists of the entries, files to look for, and shards: one of them, by many names."""
+    """Write lists of the entries, files to search for, and one shard under many names."""
     import webdataset
 
     from xtra_toolkit.data.datasets.shards import listed

@@ -43,7 +43,7 @@ Side = Callable[[list[str]], object]  # paths -> a batch
 
 
 def write(folder: Path) -> dict[str, list[str]]:
-    """The paths of each kind of photograph."""
+    """Write the photographs; return the paths of each kind."""
     kinds = {"500×375": small, "2000×1500": mosaic}
     paths = {kind: [] for kind in kinds}
     names = "astronaut", "coffee", "chelsea", "rocket"
@@ -61,7 +61,7 @@ def small(pixels: np.ndarray) -> np.ndarray:
 
 
 def mosaic(pixels: np.ndarray) -> np.ndarray:
-    """As fine in its detail as the photograph itself."""
+    """Return a mosaic whose detail is as fine as that of the photograph."""
     pixels = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     pixels = np.concatenate([pixels, pixels[::-1]])
     return np.tile(pixels, (4, 4, 1))[:1500, :2000]
@@ -71,7 +71,7 @@ def mosaic(pixels: np.ndarray) -> np.ndarray:
 
 
 def openmmlab(config: Path, steps: Callable[[Config], list[dict]], crop: dict) -> Side:
-    """A pipeline of a config, its crop's size and range changed."""
+    """Build the pipeline of a config with another size and range of the crop."""
     config = Config.fromfile(config)
     pipeline = steps(config)
     pipeline[1].update(scale=SIZE, **crop)
@@ -128,7 +128,7 @@ def sides() -> dict[str, Side]:
 
 
 def measure(paths: list[str], sides: dict[str, Side], rounds: int, images: int) -> dict:
-    """Milliseconds of an image: for each side (processor, wall) in each round."""
+    """Return the milliseconds of an image, (processor, wall), for each side in each round."""
     batch = paths * 2
     names, found = list(sides), {name: [] for name in sides}
     for turn in range(rounds + 1):
@@ -144,7 +144,7 @@ def measure(paths: list[str], sides: dict[str, Side], rounds: int, images: int) 
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Measures and prints; what ``--json`` writes."""
+    """Measure, print, and return what ``--json`` writes."""
     cv2.setNumThreads(0), torch.set_num_threads(1)
     init_default_scope("mmpretrain")
     rows = []
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def print_cores(rows: list[dict]) -> None:
-    """How many cores like this one feed a GPU."""
+    """Print how many cores like this one feed a GPU."""
     print("\nCores that one GPU needs, by the images that it trains on in a second:\n")
     print(f"| photographs, pipeline | {' | '.join(f'{speed}/s' for speed in GPUS)} |")
     print(f"|---|{'---|' * len(GPUS)}")

@@ -31,7 +31,7 @@ from xtra_toolkit.models.layers import MaskedLayer
 
 @dataclass(frozen=True)
 class Way:
-    """How a step is made."""
+    """Describe how a step is made."""
 
     with_cp: bool = False
     accumulation: int = 1
@@ -58,14 +58,14 @@ COMPILED = [Way(compiled=True), Way(True, compiled=True)]
 
 
 def ways(dtype: str, compiled: bool) -> list[Way]:
-    """Weights in bf16 and compilation are measured in bf16."""
+    """Return the ways; bf16 weights and compilation are measured in bf16 only."""
     if dtype == "fp32":
         return WAYS
     return WAYS + MASTERS + (COMPILED if compiled else [])
 
 
 class Training:
-    """A model with its optimizer wrapper; ``seconds`` times a step made in some way."""
+    """Hold a model with its optimizer wrapper; ``seconds`` times a step of some way."""
 
     def __init__(self, case: Case, masters: bool):
         self.case, self.model, self.images = case, case.model(ours), case.images()
@@ -118,7 +118,7 @@ def peak_bytes_alone(case: Case, way: Way) -> int:
 
 
 def ratios(case: Case, them: list[Way], rounds: int, steps: int) -> dict[Way, list[float]]:
-    """Of each way, its seconds over those of the plain step of the same round."""
+    """Return, for each way, its seconds divided by those of the plain step of the same round."""
     trainings = {masters: Training(case, masters) for masters in {way.masters for way in them}}
     for way in them:
         trainings[way.masters].seconds(way, 1)

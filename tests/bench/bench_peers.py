@@ -32,7 +32,7 @@ def arch(depth: int) -> dict:
 
 
 def theirs(depth: int, decoder_depth: int) -> nn.Module:
-    """MMPretrain's, as its configs/mae builds it."""
+    """Build MMPretrain's model as its configs/mae does."""
     loss = dict(type="mmpretrain.PixelReconstructionLoss", criterion="L2")
     return MODELS.build(
         dict(
@@ -57,7 +57,7 @@ def theirs(depth: int, decoder_depth: int) -> nn.Module:
 
 
 def ours(depth: int, decoder_depth: int) -> nn.Module:
-    """The shipped config, its depths changed."""
+    """Build the shipped config with other depths."""
     model = Config.fromfile(CONFIG).model
     model.backbone.arch, model.neck.depth = arch(depth), decoder_depth
     return MODELS.build(model)
@@ -75,7 +75,7 @@ def our_name(name: str) -> str:
 
 
 def our_pixels(name: str, value: Tensor) -> Tensor:
-    """Their values of a patch are (row, column, channel), ours (channel, row, column)."""
+    """Sort the values of a patch from (row, column, channel) to our (channel, row, column)."""
     if "decoder_pred" in name:
         return rearrange(value, "(p q c) ... -> (c p q) ...", p=PATCH, q=PATCH)
     return value
@@ -89,7 +89,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 
 class Peer(Trainer):
-    """Random masks alike on all sides: a step draws them anew from the seed of its number."""
+    """Train on one side; a step draws its masks from a seed, its number, as the other sides do."""
 
     steps = 0
 
@@ -100,7 +100,7 @@ class Peer(Trainer):
 
 
 def loss_under_seed(peer: Peer, seed: int = 5) -> float:
-    """Under the same masks on all sides: both kinds shuffle by the same numbers."""
+    """Return the loss; all sides shuffle by the same numbers and so have the same masks."""
     generator = torch.Generator(peer.images.device).manual_seed(seed)
     torch.manual_seed(seed)
     model = peer.model
@@ -113,7 +113,7 @@ def loss_under_seed(peer: Peer, seed: int = 5) -> float:
 
 
 def measure(sides: dict[str, Peer], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each side in each round, after a step that is not counted."""
+    """Return the seconds of each side in each round, after a step that is not counted."""
     for peer in sides.values():
         peer.seconds(1)
     names, times = list(sides), {name: [] for name in sides}

@@ -30,7 +30,7 @@ from block_orders import RandomOrder
 
 
 def pairs() -> dict[str, tuple[Callable, torch.nn.Module]]:
-    """Mask and target of each row."""
+    """Return the mask and the target of each row."""
     return {
         "MAE": (RandomShown(), MaskedPatches()),
         "AIM with prefix": (PrefixCausal(), NextToken()),
@@ -45,7 +45,7 @@ def pairs() -> dict[str, tuple[Callable, torch.nn.Module]]:
 def milliseconds(
     objective: CompiledObjective, batch: int, device: torch.device, calls: int
 ) -> list[float]:
-    """Of each call; on a GPU until the plan is there, not until it is asked for."""
+    """Return the milliseconds of each call; on a GPU until the plan is computed."""
     times = []
     for call in range(calls + 3):
         start = time.perf_counter()

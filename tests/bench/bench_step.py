@@ -46,7 +46,7 @@ def dense(depth: int, decoder_depth: int) -> nn.Module:
 
 
 def ours(depth: int, decoder_depth: int) -> nn.Module:
-    """The shipped config, its depths changed and drop path off."""
+    """Build the shipped config with other depths and without drop path."""
     from mmengine.config import Config
     from mmpretrain.registry import MODELS
 
@@ -108,7 +108,7 @@ def copy_weights(source: DenseXTRA, target: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """What both sides are measured under; ``masters`` and ``compiled`` are ours alone."""
+    """Hold the conditions of both sides; ``masters`` and ``compiled`` apply to ours alone."""
 
     dtype: str
     device: str
@@ -138,7 +138,7 @@ class Case:
 
 
 class Trainer:
-    """A model with its optimiser and images; ``seconds`` times training steps."""
+    """Hold a model with its optimiser and images; ``seconds`` times training steps."""
 
     def __init__(self, case: Case, model: nn.Module, plain: bool = False):
         self.case, self.model, self.images = case, model, case.images()
@@ -184,7 +184,7 @@ class Trainer:
 
 
 def peak_bytes(case: Case, build: Callable[[int, int], nn.Module]) -> int:
-    """Peak memory of two training steps (the second one has the optimiser's state)."""
+    """Return the peak memory of two training steps (the second one has the optimiser's state)."""
     trainer = Trainer(case, case.model(build))
     before = fresh_high_water()
     trainer.seconds(2)
@@ -194,13 +194,13 @@ def peak_bytes(case: Case, build: Callable[[int, int], nn.Module]) -> int:
 
 
 def high_water() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+    """Return the largest resident memory of this process so far, in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1))
 
 
 def fresh_high_water() -> int:
-    """The same, counted from now: what building the model freed is given back first (glibc)."""
+    """Return the same, counted from now: memory freed since building is returned first (glibc)."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return high_water()
@@ -214,7 +214,7 @@ def peak_bytes_alone(case: Case, build: Callable[[int, int], nn.Module]) -> int:
 def measure(
     case: Case, sides: list[Callable[[int, int], nn.Module]], pairs: int, steps: int, warmup: int
 ) -> tuple[list[float], list[tuple[float, float]]]:
-    """The losses of both sides before training, and the seconds of each pair."""
+    """Return the losses of both sides before training, and the seconds of each pair."""
     torch.manual_seed(0)
     models = [case.model(build) for build in sides]
     copy_weights(*models)
@@ -237,7 +237,7 @@ def measure(
 
 
 def entries(case: Case, steps: int, peaks: list[int], seconds: list[tuple]) -> list[dict]:
-    """What is measured, as --json writes it."""
+    """Return what is measured, as --json writes it."""
     times = [[1000 * s / steps for s in side] for side in zip(*seconds, strict=True)]
     found = {
         ("throughput, ours / dense", "ratio"): [theirs / mine for theirs, mine in seconds],

@@ -25,7 +25,7 @@ CONFIG = Path(__file__).parents[2] / "mmconfigs" / "benchmarks" / "_base_" / "at
 
 
 class Side:
-    """A sweep of some rates, and the seconds of its steps."""
+    """Hold a sweep of some rates, and the seconds of its steps."""
 
     def __init__(self, batch: int, rates: slice, depth: int | None):
         config = Config.fromfile(CONFIG)

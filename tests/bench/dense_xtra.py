@@ -20,7 +20,7 @@ EPS = 1e-6
 
 
 class Layer(nn.Module):
-    """A pre-norm transformer layer."""
+    """Run a pre-norm transformer layer."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -41,7 +41,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Learned positions, layers, final norm. Positions are stored in sequence order."""
+    """Run learned positions, layers and a final norm. Positions are stored in sequence order."""
 
     def __init__(self, tokens: int, width: int, depth: int, heads: int):
         super().__init__()
@@ -125,12 +125,12 @@ class DenseXTRA(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def sequence_order(self) -> Tensor:
-        """The raster number of each sequence position: (N,)."""
+        """Return the raster number of each sequence position, (N,)."""
         raster = torch.arange(self.grid**2).view(self.grid, self.grid)
         return rearrange(raster, "(R r) (C s) -> (R C r s)", r=self.block, s=self.block)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """The pixels of each token, in sequence order: (B, N, c p q)."""
+        """Return the pixels of each token, in sequence order, (B, N, c p q)."""
         return rearrange(
             images,
             "b c (R r p) (C s q) -> b (R C r s) (c p q)",
@@ -147,19 +147,19 @@ class DenseXTRA(nn.Module):
         return self.decoder(self.projection(encoded), self.mask)
 
     def predict(self, decoded: Tensor) -> Tensor:
-        """Blocks 1 to K-1, from the outputs of the block before each: (B, K-1, V)."""
+        """Predict blocks 1 to K-1 from the outputs of the block before each, (B, K-1, V)."""
         used = decoded[:, : -self.block_tokens].unflatten(1, (-1, self.block_tokens)).flatten(2)
         return self.head(used.contiguous())
 
     @torch.no_grad()
     def targets(self, tokens: Tensor) -> Tensor:
-        """The pixels of blocks 1 to K-1, each block normalised: (B, K-1, V)."""
+        """Return the pixels of blocks 1 to K-1, each block normalised, (B, K-1, V)."""
         later = tokens[:, self.block_tokens :].unflatten(1, (-1, self.block_tokens)).flatten(2)
         var, mean = torch.var_mean(later, dim=-1, keepdim=True)
         return (later - mean) * (var + EPS).rsqrt()
 
     def forward(self, images: Tensor) -> Tensor:
-        """The loss of normalised images (B, c, image, image)."""
+        """Compute the loss of normalised images (B, c, image, image)."""
         tokens = self.tokens(images)
         predictions = self.predict(self.decode(self.encode(tokens)))
         return F.mse_loss(predictions.float(), self.targets(tokens))

@@ -49,7 +49,7 @@ CUDA = {
 
 
 def run(command: list[str]) -> list[dict]:
-    """The rows of one benchmark; its own table goes to the terminal."""
+    """Return the rows of one benchmark; its own table goes to the terminal."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         print(f"\n$ {' '.join(command)}\n", flush=True)
@@ -59,7 +59,7 @@ def run(command: list[str]) -> list[dict]:
 
 
 def machine(device: str) -> dict[str, str | int]:
-    """What the figures were taken on."""
+    """Describe the machine on which the figures were measured."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
          if line.startswith("model name")), platform.processor()

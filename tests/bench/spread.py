@@ -1,4 +1,4 @@
-"""A figure that was measured several times: a row of --json, a cell of a table."""
+"""Hold a figure that was measured several times: a row of --json, a cell of a table."""
 
 from collections.abc import Sequence
 from statistics import median

@@ -1,7 +1,7 @@
-"""What a step of the published models computes, counted, not timed: lost work is noticed here.
+"""Count, without timing, what a step of the published models computes, so that lost work is found.
 
-Full size, on the meta device, which computes nothing. The formulas are of the papers' numbers, not
-of the plan's.
+The models have their full size and are on the meta device, which computes nothing. The formulas
+use the papers' numbers, not those of the plan.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ IMAGES = 2
 
 @dataclass
 class Work:
-    """Positions of encoder and decoder, predictions and the tokens that each reads and makes.
+    """Hold the positions of encoder and decoder, and what each prediction reads and makes.
 
-    ``last`` is how many positions the last decoder layer answers; the others are read by nothing
-    but serve it as keys and values.
+    ``last`` is the number of positions that the last decoder layer computes; the others serve it
+    only as keys and values.
     """
 
     config: str
@@ -52,7 +52,7 @@ WORK = dict(
 
 @pytest.fixture(params=WORK)
 def built(request):
-    """A pretrainer in training, its images and what it should do."""
+    """Build a pretrainer in training mode, its images and the work that it should do."""
     work = WORK[request.param]
     cfg = Config.fromfile(ROOT / f"{work.config}.py").model
     cfg.backbone.attention = cfg.neck.attention = "sdpa"  # whatever `auto` would take
@@ -65,12 +65,12 @@ def built(request):
 
 
 def linear(rows, *widths):
-    """FLOPs of Linears one after another: 2 for a multiplication and an addition."""
+    """Count the FLOPs of Linears one after another: 2 for a multiplication and an addition."""
     return sum(2 * rows * i * o for i, o in pairwise(widths))
 
 
 def layer(width, keys, queries=None):
-    """Of a pre-norm layer: q, k, v, scores and their use, projection, MLP of 4 times the width."""
+    """Count those of a pre-norm layer: q, k, v, attention, projection, MLP of 4 times the width."""
     queries = keys if queries is None else queries
     into = linear(queries, width, width) + linear(keys, width, 2 * width)
     attention = 2 * (2 * queries * keys * width)
@@ -80,12 +80,12 @@ def layer(width, keys, queries=None):
 
 
 def patches(work):
-    """Of the embedding of one image's patches."""
+    """Count those of the embedding of one image's patches."""
     return linear(work.encoded, 16 * 16 * 3, 768)
 
 
 def forward(work, cfg):
-    """Of one image."""
+    """Count those of one image, in encoder, decoder and head."""
     width, hidden = cfg.neck.width, cfg.head.get("hidden")
     middle = [cfg.neck.projection] if cfg.neck.get("projection") else []
     encoder = patches(work) + 12 * layer(768, work.encoded)

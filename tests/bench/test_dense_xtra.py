@@ -1,4 +1,4 @@
-"""The benchmark's baseline computes what the original XTRA does (elad-amrani/xtra at e711fb5)."""
+"""Test that the baseline of the benchmark computes what XTRA does (elad-amrani/xtra at e711fb5)."""
 
 import json
 import re
@@ -59,13 +59,13 @@ def original_shape(name: str, param: Tensor, model: DenseXTRA) -> tuple[int, ...
 
 
 def pixels_from_original(model: DenseXTRA, values: Tensor) -> Tensor:
-    """A block's pixels, the last dimension: (c, row, col) -> (t c p q)."""
+    """Sort a block's pixels in the last dimension: (c, row, col) -> (t c p q)."""
     r, p = model.block, model.patch
     return rearrange(values, "... (c r p s q) -> ... (r s c p q)", r=r, s=r, p=p, q=p)
 
 
 def from_original(name: str, value: Tensor, model: DenseXTRA) -> Tensor:
-    """A weight or gradient of the original, laid out as the baseline's parameter ``name``."""
+    """Return a weight or gradient of the original in the layout of the baseline's ``name``."""
     if name.endswith("pos_embed"):  # raster -> sequence order
         return value[0, model.sequence_order()]
     if name == "patch_embed.weight":  # a convolution -> a matrix
@@ -81,7 +81,7 @@ def from_original(name: str, value: Tensor, model: DenseXTRA) -> Tensor:
 
 @torch.no_grad()
 def load_original(model: DenseXTRA, read: Callable[[str, tuple[int, ...]], Tensor]) -> None:
-    """Fill ``model``; ``read`` gives the original's tensor of a name and a shape."""
+    """Fill ``model``; ``read`` returns the original's tensor of a name and a shape."""
     for name, param in model.named_parameters():
         value = read(original_name(name), original_shape(name, param, model))
         param.copy_(from_original(name, value, model))

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and how it refuses."""
+"""Test what the commands write and print, and how they refuse bad input."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_a_mask_is_named_or_given_as_json(tmp_path, given):
 
 
 def aims(folder):
-    """AIM's trunk and its probe head as Apple publishes them, in two files."""
+    """Write AIM's trunk and its probe head in two files, as Apple publishes them."""
     golden = load_file(GOLDEN / "aim_trunk.safetensors")
     trunk = {n.removeprefix("weight/"): v for n, v in golden.items() if n.startswith("weight/")}
     head = {"head.cls_token": torch.ones(1, 1, 48), "head.linear.weight": torch.ones(10, 48)}

@@ -1,4 +1,4 @@
-"""``xtra complete``: from a config, a checkpoint and image files to a picture."""
+"""Test ``xtra complete``: draw a picture from a config, a checkpoint and image files."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A folder with four digits, and the demo's config, smaller."""
+    """Write a folder with four digits and a smaller copy of the demo's config."""
     folder = tmp_path_factory.mktemp("digits")
     for i, sample in zip(range(4), Digits("test"), strict=False):
         Image.fromarray(sample["img"][..., 0]).save(folder / f"{i}.png")
@@ -54,7 +54,7 @@ def built(config):
 
 
 def train(model, steps=40):
-    """A little, on digits."""
+    """Train for a few steps on digits."""
     data = torch.from_numpy(np.stack([sample["img"] for sample in Digits("train")]))
     data, optimizer = data.permute(0, 3, 1, 2), torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""``xtra configs``: what is shipped, from any folder."""
+"""Test ``xtra configs``: list the shipped configs from any folder."""
 
 from click.testing import CliRunner
 

@@ -1,4 +1,4 @@
-"""``xtra convert``: what it says of the encoder's record, and the options that complete it."""
+"""Test what ``xtra convert`` says of the encoder's record, and the options that complete it."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def convert(source, target, *args):
 
 def test_the_output_names_what_the_source_does_not_tell(source, tmp_path):
     output = convert(source, tmp_path / "x.pth")
-    assert "std=(0.229, 0.224, 0.225)" in output  # that of the original, which all its runs share
+    assert "std=(0.229, 0.224, 0.225)" in output  # all runs of the original share it
     assert "heads is not known, which xtra_toolkit.load needs (--heads)" in output
     with pytest.raises(ValueError, match="does not tell the sizes of its encoder"):
         xtra_toolkit.load(tmp_path / "x.pth")

@@ -1,4 +1,4 @@
-"""``xtra dataset``: which images of the published metadata are listed, and how it refuses."""
+"""Test ``xtra dataset``: which images are listed from the published metadata, and the errors."""
 
 import sys
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def test_the_command_offers_every_reader():
 
 
 def test_inat18_is_read(tmp_path):
-    """An annotation finds its image by its id, not by its place."""
+    """An annotation names its image by its id, not by its place."""
     output = layouts.inat18(tmp_path)
     assert lines(tmp_path, "train") == [
         "train_val2018/Aves/8141/train.jpg 8141",
@@ -45,8 +45,9 @@ def test_iwildcam_is_read(tmp_path):
 
 
 def test_camelyon17_is_read(tmp_path):
-    """Hospital 1 validates with all its patches; 2 is WILDS' test; a part of the rest is held
-    out. Patients keep their zeros."""
+    """Validation has all patches of hospital 1; hospital 2 is the test set of WILDS, and a part of the
+    others is held out. Numbers of patients keep their zeros.
+    """
     layouts.camelyon17(tmp_path)
     listed = [line.split("/")[1] for line in lines(tmp_path, "train")]
     assert listed == [f"patient_00{center}_node_0" for center in (0, 3, 4)]
@@ -57,7 +58,7 @@ def test_camelyon17_is_read(tmp_path):
 
 
 def test_rxrx1_is_read(tmp_path):
-    """Training takes the first site of a well, validation both."""
+    """Training takes the first site of a well, and validation takes both."""
     layouts.rxrx1(tmp_path)
     folder = "images/HEPG2-train/Plate1"
     assert lines(tmp_path, "train") == [f"{folder}/B02_s1.png 0", f"{folder}/C03_s1.png 1138"]
@@ -67,7 +68,7 @@ def test_rxrx1_is_read(tmp_path):
 
 
 def test_fmow_is_read(tmp_path):
-    """File numbers are places in the table; years before 2013, and 2013 to 2015."""
+    """File numbers are rows of the table; training ends in 2012, validation has 2013 to 2015."""
     layouts.fmow(tmp_path)
     assert lines(tmp_path, "train") == ["images/rgb_img_0.png 1", "images/rgb_img_16.png 0"]
     assert lines(tmp_path, "val") == ["images/rgb_img_5.png 0", "images/rgb_img_6.png 1"]
@@ -81,7 +82,7 @@ def test_eurosat_is_read(tmp_path):
 
 
 def test_pcam_is_read(tmp_path, monkeypatch):
-    """With a stand-in of h5py, which the tests do not install."""
+    """A stand-in replaces h5py, which the tests do not install."""
     pixels = np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), np.uint8)
     content = {"x": pixels, "y": np.uint8([0, 1, 1]).reshape(3, 1, 1, 1)}
 

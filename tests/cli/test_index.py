@@ -1,4 +1,4 @@
-"""``xtra index``: a list that is read as the folder would be, by many, without looking again."""
+"""Test ``xtra index``: data sets read its list as they would read the folder, without a search."""
 
 import os
 import pickle
@@ -68,7 +68,7 @@ def test_the_list_is_mapped_into_memory_and_not_read(folder):
     dataset = ImageFolder(str(folder), ann_file="index.txt")
     assert isinstance(dataset.data_bytes, np.memmap) and dataset.data_list == []
     assert dataset.data_address.nbytes == 8 * 5
-    assert infos(pickle.loads(pickle.dumps(dataset))) == infos(dataset)  # workers that are spawned
+    assert infos(pickle.loads(pickle.dumps(dataset))) == infos(dataset)  # as for spawned workers
 
 
 def test_a_data_set_can_take_a_part_of_a_list(folder):
@@ -143,7 +143,7 @@ def test_a_line_without_a_label_is_reported(folder):
 @pytest.mark.parametrize("links", [{"b/up": "..", "a/more": "."}, {"a/knot": "knot"}])
 @pytest.mark.parametrize("with_label", [False, True])
 def test_a_link_to_a_folder_above_it_is_refused(folder, links, with_label):
-    """Two such links would be followed 2 to the power of 40 times."""
+    """MMPretrain would follow two such links 2 to the power of 40 times."""
     for name, leads_to in links.items():
         (folder / name).symlink_to(leads_to)
     result = xtra(folder, *["--with-label"] * with_label)

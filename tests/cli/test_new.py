@@ -1,4 +1,4 @@
-"""``xtra new``: what it writes works as it is."""
+"""Test ``xtra new``: the files that it writes work without a change."""
 
 import re
 import subprocess

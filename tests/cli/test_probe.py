@@ -1,4 +1,4 @@
-"""``xtra probe``: linear, attentive and kNN on a labelled folder."""
+"""Test ``xtra probe``: linear, attentive and kNN probes on a labelled folder."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def xtra(folder, images, *args):
 
 
 def test_the_table_has_the_measured_accuracies(folder):
-    """Which half is black, any probe of a random encoder tells."""
+    """Any probe of a random encoder can tell which half of an image is black."""
     result = xtra(folder, "flat", "--k", 3)
     assert result.exit_code == 0, result.output
     assert "20 images train and 5 test, 2 classes, a fifth of each class tests" in result.output

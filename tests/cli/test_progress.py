@@ -1,4 +1,4 @@
-"""Bars: on a terminal and on standard error only."""
+"""Test that progress bars are shown on a terminal only, on standard error."""
 
 import os
 import pty
@@ -32,7 +32,7 @@ def test_a_bar_goes_to_the_terminal_and_the_result_to_standard_output(photos):
     try:
         while chunk := os.read(ours, 4096):
             shown += chunk
-    except OSError:  # the other side has closed it
+    except OSError:  # the other side is closed
         pass
     os.close(ours)
     assert run.communicate()[0].decode() == f"{photos}/index.txt: 3 images\n"
@@ -40,7 +40,7 @@ def test_a_bar_goes_to_the_terminal_and_the_result_to_standard_output(photos):
 
 
 def test_no_bar_is_written_to_a_pipe(photos, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes a pipe for a terminal then
+    monkeypatch.setenv("FORCE_COLOR", "1")  # with it rich would treat a pipe as a terminal
     read, write = os.pipe()
     with os.fdopen(write, "w") as pipe:
         monkeypatch.setattr(sys, "stderr", pipe)
@@ -67,7 +67,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Puts a terminal in the place of standard error, in the test: before it, pytest does so."""
+    """Replace standard error by a terminal within the test, after pytest has captured it."""
 
     def put():
         monkeypatch.setenv("TERM", "xterm")
@@ -96,4 +96,4 @@ def test_the_bar_is_removed_after_an_error(terminal):
     screen = terminal()
     with pytest.raises(ZeroDivisionError), progress.progress("reading"):
         raise ZeroDivisionError
-    assert screen.text.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the line gone
+    assert screen.text.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # shows the cursor and clears the line

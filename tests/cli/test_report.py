@@ -1,4 +1,4 @@
-"""``xtra report``: made-up working folders as the paper's table."""
+"""Test that ``xtra report`` puts made-up work folders into the paper's table."""
 
 import copy
 import csv
@@ -27,7 +27,7 @@ def xtra(*args):
 
 
 def run(work_dir, accuracies, config="attentive/dtd.py", time="20250101_120000", **options):
-    """A working folder as MMEngine leaves it: a validation every 50 of 100 epochs."""
+    """Write a work folder as MMEngine does, with a validation every 50 of 100 epochs."""
     folder = work_dir / time / "vis_data"
     folder.mkdir(parents=True)
     config = copy.deepcopy(shipped(config))
@@ -35,7 +35,7 @@ def run(work_dir, accuracies, config="attentive/dtd.py", time="20250101_120000",
     config.merge_from_dict(options)
     keys = ("benchmark", "model", "train_cfg", "load_from", "resume")
     text = "".join(f"{key} = {config._cfg_dict.to_dict().get(key)!r}\n" for key in keys)
-    (folder / "config.py").write_text(text)  # MMEngine's dump is this, and slow to format
+    (folder / "config.py").write_text(text)  # as MMEngine's dump, which is slow to format
     lines = [{"lr": 1e-3, "loss": 2.0, "epoch": 1, "step": 10}]
     for epoch, accuracy in accuracies.items():
         values = {"accuracy/top1": accuracy, "accuracy/best_lr": 2e-3, "step": epoch}
@@ -44,7 +44,7 @@ def run(work_dir, accuracies, config="attentive/dtd.py", time="20250101_120000",
 
 
 def table(output):
-    """Rows of the Markdown table by (model, protocol), each a dictionary by column."""
+    """Return the rows of the Markdown table, each a dictionary by column."""
     lines = [line for line in output.splitlines() if line.startswith("|")]
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(header, row, strict=True)) for row in rows]

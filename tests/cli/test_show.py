@@ -1,4 +1,4 @@
-"""``xtra show``: what it prints and draws, and how it refuses."""
+"""Test what ``xtra show`` prints and draws, and how it refuses bad input."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def show(*args):
 
 
 def words(result):
-    """The output without its line breaks."""
+    """Return the output without its line breaks."""
     return " ".join(result.output.split())
 
 
@@ -42,7 +42,7 @@ def test_show_prints_and_draws_xtra_b(tmp_path):
 
 
 def test_show_takes_the_overrides_of_mim_train(tmp_path):
-    """Several after one flag, and one after each."""
+    """Several overrides may follow one flag, or each has its own."""
     one = show(DIGITS, "--cfg-options", "model.mask.block_size=4", "model.neck.depth=1")
     assert "3 predictions, each of 16 tokens" in words(one)
     two = "--cfg-options", "model.mask.block_size=4", "--cfg-options", "model.neck.depth=1"

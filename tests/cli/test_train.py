@@ -1,4 +1,4 @@
-"""``xtra train``: what it derives, refuses and writes, and a run from end to end."""
+"""Test what ``xtra train`` derives, refuses and writes, and run it from end to end."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``xtra features``: a trained encoder's features of the images of a folder."""
+"""Test ``xtra features``: write the features of the images of a folder."""
 
 import csv
 import importlib.util
@@ -17,7 +17,7 @@ from xtra_toolkit.cli import features, main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of two classes with and without a split, some without labels, and a checkpoint."""
+    """Write images of two classes with and without a split and labels, and a checkpoint."""
     folder = tmp_path_factory.mktemp("images")
     write_images(folder / "flat", dict(a=7, b=5))
     write_images(folder / "split", {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})

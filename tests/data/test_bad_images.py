@@ -1,4 +1,4 @@
-"""A folder of files of every kind trains; what cannot be read is replaced, counted and listed."""
+"""Test training on a folder of every kind of file: bad files are replaced, counted and listed."""
 
 import builtins
 import functools
@@ -50,7 +50,7 @@ def animated(kind):
 
 
 def palette(transparency):
-    """The left half red, which is not to be seen, the right half blue."""
+    """Make an image whose left half is red and transparent, and whose right half is blue."""
     img = Image.new("P", (12, 8), 1)
     img.putpalette([*RED, *BLUE])
     img.paste(0, (0, 0, 6, 8))
@@ -58,7 +58,7 @@ def palette(transparency):
 
 
 def sixteen(kind, dtype=np.uint16):
-    """Grey from black to white."""
+    """Make an image of 16 bits from black to white."""
     ramp = np.linspace(0, 0xFFFF, 256).astype(dtype)
     return encoded(Image.fromarray(np.tile(ramp, (8, 1))), kind)
 
@@ -81,7 +81,7 @@ def read(tmp_path, data, load=None):
     return (load or LoadImage())(dict(img_path=str(tmp_path / "x.img")))["img"][..., ::-1]
 
 
-# ---- Handled rightly ----------------------------------------------------------------------------
+# ---- Kinds that are read--------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def read(tmp_path, data, load=None):
     [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32), ("PPM", np.int32)],
 )
 def test_16_bit_images_keep_their_grey_levels(tmp_path, kind, dtype):
-    """Pillow would turn all of them from 256 on into white."""
+    """Pillow would turn all levels from 256 on into white."""
     img = read(tmp_path, sixteen(kind, dtype))
     assert np.array_equal(img[0], np.arange(256)[:, None].repeat(3, 1))
 
@@ -145,7 +145,7 @@ def test_float_pixels_are_refused(tmp_path):
 def test_a_size_above_the_option_is_refused_from_the_header(tmp_path, monkeypatch, kind, fast):
     if not fast:
         monkeypatch.setattr(decoding, "simplejpeg", None)
-    data = encoded(image((50, 40)), kind)[:-300]  # to decode it would be another error
+    data = encoded(image((50, 40)), kind)[:-300]  # decoding it would raise another error
     path = tmp_path / "x.img"
     path.write_bytes(data)
     sentence = (
@@ -162,7 +162,7 @@ def test_a_size_above_the_option_is_refused_from_the_header(tmp_path, monkeypatc
 
 
 def huge(width, height):
-    """A PNG that says so, and holds nothing."""
+    """Make a PNG that claims a size and holds no pixels."""
     data = bytearray(encoded(image((1, 1)), "PNG"))
     data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -178,7 +178,7 @@ def test_max_pixels_replaces_the_limit_of_pillow(tmp_path):
 
 
 def test_the_largest_image_takes_a_gigabyte_to_decode():
-    """Of a quarter of its pixels; the peak is Linux's, of a process of its own."""
+    """Measure a quarter of the pixels; the peak is that of a separate process (Linux)."""
     side = int(MAX_PIXELS**0.5) // 2
     code = (
         "import importlib.util, io, re, sys\n"
@@ -199,7 +199,7 @@ def test_the_largest_image_takes_a_gigabyte_to_decode():
 
 
 def test_a_large_image_equals_its_strips(monkeypatch):
-    """Turned, with transparent pixels, of 16 bits: converted a few rows at a time or at once."""
+    """Convert turned, transparent and 16-bit images a few rows at a time and at once."""
     for make in (lambda: sixteen("PNG"), lambda: palette(bytes([0, 128])), turned, panorama):
         whole = pillow.decode(make())
         with monkeypatch.context() as patch:
@@ -211,7 +211,7 @@ def test_a_large_image_equals_its_strips(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "FITS"])
 def test_other_formats_of_pillow_are_refused(tmp_path, monkeypatch, kind):
-    """EPS would go to Ghostscript, whatever the file's name."""
+    """Pillow would hand EPS to Ghostscript, whatever the file's name is."""
     called = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **more: called.append(args))
     made = {
@@ -257,7 +257,7 @@ CAUSES = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Each kind, and photographs enough that bad ones are few."""
+    """Write a file of each kind, and so many photographs that bad files are few."""
     files = GOOD | {name: make for name, (make, _) in CAUSES.items()}
     files |= {f"{i:02}.jpg": lambda i=i: encoded(image(seed=i), "JPEG") for i in range(14)}
     place = tmp_path / "images"
@@ -325,7 +325,7 @@ def test_training_goes_on_and_bad_images_are_counted_and_listed(folder, tmp_path
 
 
 def test_workers_batches_and_a_resumed_run_use_the_same_replacements(folder, tmp_path):
-    """And the list of a folder that is used again names no file twice."""
+    """The list of a folder that is used again names no file twice."""
     runs = [build(folder, tmp_path / "run", hook=dict(max_share=0.3)) for _ in range(2)]
     runs.append(build(folder, tmp_path / "other", 1, 8, 0, hook=dict(max_share=0.3)))
     for runner in runs:
@@ -351,7 +351,7 @@ def test_a_replacement_depends_only_on_the_key(folder, monkeypatch):
 
 
 def test_a_replacement_has_a_new_crop(folder):
-    """Not as it is in its own place of the same epoch."""
+    """The crop is not the one that the image has at its own place in the epoch."""
     dataset = ImageFolder(str(folder), pipeline=STEPS)
     dataset.skips_bad = True
     photographs = 0

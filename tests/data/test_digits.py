@@ -1,4 +1,4 @@
-"""The digits of scikit-learn as a data set."""
+"""Test the data set of scikit-learn digits."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The fast crop: Pillow's bicubic in MMPretrain's boxes, whichever way a file is decoded."""
+"""Test that the fast crop is Pillow's bicubic filter in MMPretrain's boxes, for every decoder."""
 
 import functools
 import io
@@ -37,7 +37,7 @@ def small(pixels, size=(500, 375)):
 
 
 def mosaic(pixels):
-    """2000×1500 pixels, as fine in their detail as the photograph."""
+    """Return 2000×1500 pixels whose detail is as fine as that of the photograph."""
     pixels = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     pixels = np.concatenate([pixels, pixels[::-1]])
     return np.tile(pixels, (4, 4, 1))[:1500, :2000]
@@ -50,7 +50,7 @@ def pillows(pixels, box, size=SIZE):
 
 
 def cv2s(pixels, box, size=SIZE):
-    """What is refused: OpenCV's cubic without a prefilter."""
+    """Resize by OpenCV's cubic filter without a prefilter, which the checks must refuse."""
     top, left, height, width = box
     crop = pixels[top : top + height, left : left + width]
     return cv2.resize(crop, size[::-1], interpolation=cv2.INTER_CUBIC)
@@ -78,7 +78,7 @@ def near(differences):
 
 
 def differences(make, resample, crop_range=(0.3, 1.0), boxes=3):
-    """Grey levels between ``resample(file, box, key)`` and Pillow throughout, for each crop."""
+    """Return the grey levels between ``resample(file, box, key)`` and Pillow, for each crop."""
     crop, found = RandomResizedCrop(256, crop_ratio_range=crop_range), []
     for index, photograph in enumerate(PHOTOGRAPHS):
         file = jpeg(make(photograph))
@@ -108,7 +108,7 @@ def test_the_cubic_filter_of_opencv_fails_the_same_check(make):
 
 
 def test_large_photographs_are_decoded_at_a_reduced_scale():
-    """So the test above is about reduced scales; at each the box is the one drawn."""
+    """The test above therefore covers reduced scales."""
     crop, file = (
         RandomResizedCrop(256, crop_ratio_range=(0.3, 1.0)),
         Jpeg.of(jpeg(mosaic(PHOTOGRAPHS[0]))),
@@ -143,7 +143,7 @@ def zone_plate(side):
 
 
 def energy(reduced, side):
-    """Variance left where the rings are too fine for the reduced image."""
+    """Return the variance where the rings are too fine for the reduced image."""
     size = len(reduced)
     y, x = np.mgrid[:size, :size] - size / 2
     finer = np.hypot(x, y) / (size / 2) > size / side  # the local frequency in cycles a pixel, × 2
@@ -151,7 +151,7 @@ def energy(reduced, side):
 
 
 def energies(times):
-    """Of our crop of the whole plate, of Pillow's and of OpenCV's; and the factor we decode at."""
+    """Return the energies of our crop, of Pillow and of OpenCV, and the factor of our decoder."""
     side = int(256 * times)
     file = jpeg(zone_plate(side), quality=100)
     crop = RandomResizedCrop(256, crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(1.0, 1.0))
@@ -171,7 +171,7 @@ def test_a_zone_plate_has_as_little_energy_above_nyquist_as_by_pillow(times):
 
 @pytest.mark.parametrize(("times", "factor"), [(4.5, 2), (6, 2), (9, 4)])
 def test_a_reduced_scale_adds_little_energy_above_nyquist(times, factor):
-    """libjpeg's scaling is no ideal filter; what it adds is nothing beside what OpenCV's lacks."""
+    """libjpeg's scaling is no ideal filter, but adds far less than OpenCV's filter lets through."""
     mine, pillow, opencv, found = energies(times)
     assert found == factor
     assert 0.9 * pillow < mine < 1.3 * pillow
@@ -183,7 +183,7 @@ def test_a_reduced_scale_adds_little_energy_above_nyquist(times, factor):
 
 @pytest.mark.parametrize("box", [(0, 0, 375, 500), (30, 41, 200, 333), (5, 6, 100, 90)])
 def test_a_box_between_pixels_is_resampled_by_the_same_filter(box):
-    """Whole pixels given as floats, both reducing and enlarging."""
+    """Resize boxes of whole pixels that are given as floats, both reducing and enlarging."""
     pixels = small(PHOTOGRAPHS[0])
     whole, between = resize(pixels, box, SIZE), resize(pixels, tuple(map(float, box)), SIZE)
     assert np.abs(whole.astype(int) - between).max() <= 2  # it rounds once, the others twice
@@ -192,7 +192,7 @@ def test_a_box_between_pixels_is_resampled_by_the_same_filter(box):
 
 
 def test_a_box_between_pixels_is_at_its_place():
-    """On a ramp a resampling keeps positions: the means of both are the box's middle."""
+    """A ramp keeps positions: the means of crop and result are the middle of the box."""
     ramp = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (40, 100, 3))
     out = resize(ramp, (0.5, 20.25, 30.0, 40.5), (16, 16))
     assert out.shape == (16, 16, 3) and out.dtype == np.uint8

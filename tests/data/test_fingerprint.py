@@ -1,4 +1,4 @@
-"""A data set is known again by the names of its images, in their order."""
+"""Test that a data set is identified by the names of its images, in their order."""
 
 import shutil
 

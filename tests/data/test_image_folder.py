@@ -1,4 +1,4 @@
-"""Folders of images, and files that are none."""
+"""Test folders of images, and files that are no images."""
 
 import numpy as np
 import pytest

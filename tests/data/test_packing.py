@@ -51,7 +51,7 @@ def test_a_grey_image_has_one_channel():
 @pytest.mark.parametrize("color_type", ["grayscale", "color"])
 @pytest.mark.parametrize("pack", [PackInputs, MMPretrains])
 def test_packed_images_are_writable(pack, color_type, shape, tmp_path):
-    """NumPy's array over Pillow's memory cannot, and torch warns of it."""
+    """NumPy's array over Pillow's memory is read-only, and torch warns of it."""
     Image.fromarray(np.full(shape, 7, dtype=np.uint8)).save(tmp_path / "x.png")
     loaded = LoadImage(color_type)(dict(img_path=str(tmp_path / "x.png")))
     inputs = pack()(loaded)["inputs"]

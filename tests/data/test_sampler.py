@@ -1,4 +1,4 @@
-"""Every rank takes its share of the same global batches."""
+"""Test that every rank takes its share of the same global batches."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from xtra_toolkit.data import GlobalBatchSampler, sampler
 
 
 def ranks(monkeypatch, world, images=50, epoch=0, start=0, **kwargs):
-    """The keys of each of ``world`` processes."""
+    """Return the keys of each of ``world`` processes."""
     keys = []
     for rank in range(world):
         monkeypatch.setattr(sampler, "get_dist_info", lambda rank=rank: (rank, world))

@@ -1,4 +1,4 @@
-"""Other packages' data sets with keys, and what is said when their files are absent."""
+"""Test data sets of other packages with keys, and the messages about absent files."""
 
 import pickle
 

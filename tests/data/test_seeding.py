@@ -1,4 +1,4 @@
-"""Augmentation is a function of (seed, epoch, index)."""
+"""Test that the augmentation is a function of (seed, epoch, index)."""
 
 import random
 
@@ -40,7 +40,7 @@ def test_a_sample_is_the_same_whatever_the_order_and_the_workers():
 
 
 def test_seeds_epochs_indices_and_generators_draw_differently():
-    """No number is drawn twice by three (seed, epoch), 12 indices and 3 generators."""
+    """No number is drawn twice over three (seed, epoch), 12 indices and 3 generators."""
     other_seed = [(8, 0, index) for index in range(12)]
     draws = torch.cat([load(part) for part in (keys(epoch=0), keys(epoch=1), other_seed)])
     assert len(draws[:, 1:].unique()) == 3 * 12 * 3
@@ -70,13 +70,13 @@ def test_a_plain_index_draws_from_the_global_generators():
 
 
 def test_the_hash_never_changes():
-    """Numbers written down once: another NumPy, machine or implementation must give the same."""
+    """These numbers must be the same for any version of NumPy, machine or implementation."""
     assert hash_words(0, 0, 0) == [2968811710, 3677149159, 745650761, 2884920346]
     assert hash_words(7, 3, 1) == [1060801321, 3103788793, 2540067344, 3973745353]
 
 
 def test_each_sample_has_a_seed_for_the_model():
-    """Different for each key, the same again for the same; MaskTargetPretrainer masks by it."""
+    """The seed differs between keys and is the same for the same key; masks are drawn from it."""
     data = Digits("train", pipeline=[dict(type="mmpretrain.PackInputs")])
     keys = [(0, 0, 3), (0, 1, 3), (1, 0, 3), (0, 0, 4)]
     seeds = [data[key]["data_samples"].draw_seed for key in keys]

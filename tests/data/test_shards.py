@@ -1,4 +1,4 @@
-"""Tar shards are the folder that they were written from: images, crops, labels, masks, steps."""
+"""Test that tar shards give what the folder gives: images, crops, labels, masks and steps."""
 
 import builtins
 import io
@@ -55,7 +55,7 @@ def photos(tmp_path_factory):
 
 
 def samples(photos):
-    """As the documentation writes them, in the order of the folder."""
+    """Return samples as the documentation writes them, in the order of the folder."""
     images = ImageFolder(str(photos), with_label=True)
     for info in map(images.get_data_info, range(len(images))):
         path = Path(info["img_path"])
@@ -82,7 +82,7 @@ def keys(start=0, epoch=1):
 
 
 def seen(dataset, chosen, workers=0):
-    """Inputs, label and what a mask is drawn from, one for each key."""
+    """Return the inputs, the label and the seed of the mask for each key."""
     loader = DataLoader(dataset, sampler=chosen, batch_size=None, num_workers=workers)
     found = [(sample["inputs"], sample["data_samples"]) for sample in loader]
     return [(x.numpy().tobytes(), s.gt_label.item(), s.draw_seed, s.step_seed) for x, s in found]
@@ -113,7 +113,7 @@ def test_shards_without_labels_are_built_from_a_config(shards, photos):
 
 
 def test_the_samples_are_those_of_webdataset(shards):
-    """As its own reader gives them, one after another."""
+    """The reader of webdataset gives them one after another."""
     files = sorted(map(str, shards.glob("*.tar")))
     streamed = webdataset.WebDataset(files, shardshuffle=False)
     ours = Shards(str(shards), with_label=True, pipeline=[])
@@ -123,7 +123,7 @@ def test_the_samples_are_those_of_webdataset(shards):
 
 
 def test_shards_at_any_depth_with_unusual_names_are_read(tmp_path):
-    """Long names, others' letters, other files beside them: webdataset's rules of a sample."""
+    """Names may be long or not ASCII, and other files may lie beside them, as in webdataset."""
     names = ["b", "a " * 90 + "/ü", "deep/folder!x@3+4.tar!y"]
     made = [{"__key__": name, "PNG": name.encode(), "json": {}} for name in names[:2]]
     made += [{"__key__": "no image", "json": {}}, {"__key__": names[2], "seg.webp": b"seg"}]
@@ -139,7 +139,7 @@ def test_shards_at_any_depth_with_unusual_names_are_read(tmp_path):
 
 
 def opened(monkeypatch):
-    """The shards that are opened from now on."""
+    """Record the shards that are opened from now on."""
     found, real = [], builtins.open
 
     def noting(file, *args, **options):
@@ -161,7 +161,7 @@ def test_starting_within_an_epoch_reads_no_earlier_image(shards, monkeypatch):
 
 
 class Bytes(Shards):
-    """What lies in the shards, without a pipeline."""
+    """Return the bytes in the shards, without a pipeline."""
 
     def __getitem__(self, index):
         return self.prepare_data(index)["img_bytes"]
@@ -172,7 +172,7 @@ def test_workers_read_one_shard_at_the_same_time(tmp_path):
     made = ({"__key__": f"{i:02}", "jpg": data} for i, data in enumerate(content))
     xtra(shard(made, tmp_path / "one"), "--shards")
     dataset = Bytes(str(tmp_path / "one"), pipeline=[])
-    assert dataset[5] == content[5]  # before the fork: what is open is inherited
+    assert dataset[5] == content[5]  # before the fork, since open files are inherited
     order = torch.randint(24, (600,), generator=torch.Generator().manual_seed(0)).tolist()
     loader = DataLoader(dataset, sampler=order, batch_size=None, num_workers=2)
     assert all(data == content[i] for i, data in zip(order, loader, strict=True))
@@ -221,7 +221,7 @@ def test_a_bad_sample_is_replaced_and_listed(photos, tmp_path, workers):
     assert "image file is truncated" in json.loads(line)["cause"]
 
 
-# ---- Sentences ----------------------------------------------------------------------------------
+# ---- Messages -----------------------------------------------------------------------------------
 
 
 def cut(path):
@@ -229,12 +229,12 @@ def cut(path):
 
 
 def changed(path):
-    """Another image where that one was, of another size."""
+    """Replace an image by one of another size."""
     shard(({"__key__": f"{i:02}", "cls": 0, "jpg": bytes(3000)} for i in range(12)), path.parent)
 
 
 def renamed(path):
-    """Another image of the same size, as files without compression have it."""
+    """Replace an image by one of the same size, as happens in formats without compression."""
     with tarfile.open(path) as tar:
         files = [(member, tar.extractfile(member).read()) for member in tar]
     with tarfile.open(path, "w") as tar:
@@ -315,7 +315,7 @@ def test_without_webdataset_shards_are_read_but_not_listed(shards, monkeypatch):
 
 
 def tar_of(path, *sizes):
-    """Images of so many bytes, and where each header stands."""
+    """Write images of the given sizes, and return where each header is."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for i, size in enumerate(sizes):
             info = tarfile.TarInfo(f"{i:02}.jpg")
@@ -326,7 +326,7 @@ def tar_of(path, *sizes):
 
 
 def resized(data, at, size):
-    """A tar file whose header at that byte tells of another size, with its checksum."""
+    """Return a tar file whose header at that byte gives another size, with its checksum."""
     header = bytearray(data[at : at + 512])
     header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
     header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
@@ -368,7 +368,7 @@ def test_a_shard_in_a_folder_named_like_a_shard_is_refused(tmp_path):
     tar_of(root / "a.tar", 700)
     done = xtra(tmp_path, "--shards")
     assert done.exit_code == 1 and "its name has '.tar!'" in done.output
-    assert xtra(root, "--shards").exit_code == 0  # above the list it does no harm
+    assert xtra(root, "--shards").exit_code == 0  # the name may occur in a folder above the list
     info = Shards(str(root)).get_data_info(0)
     assert info["img_path"] == f"{root}/a.tar!00.jpg" and info["place"][0] == f"{root}/a.tar"
 

@@ -1,4 +1,4 @@
-"""Autocast where it is wanted."""
+"""Test that autocast is used only on the given devices."""
 
 import pytest
 import torch

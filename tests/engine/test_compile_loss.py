@@ -1,4 +1,4 @@
-"""``compile`` in a config: a compiled run has the losses of an uncompiled one."""
+"""Test ``compile`` in a config: a compiled run has the losses of an uncompiled run."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ STEPS = dict(type="xtra_toolkit.GlobalBatchLoop", max_epochs=1, global_batch=8) 
 
 
 def settings(wrapper):
-    """As in mmconfigs/_base_/runtime.py."""
+    """Return the settings of mmconfigs/_base_/runtime.py."""
     return dict(
         optim_wrapper=dict(
             type=f"xtra_toolkit.{wrapper}",
@@ -31,21 +31,21 @@ def settings(wrapper):
 
 @pytest.mark.parametrize("wrapper", ["AutocastOptimWrapper", "MasterWeightsOptimWrapper"])
 def test_a_compiled_run_equals_an_uncompiled_run(wrapper, tmp_path, one_thread):
-    """With accumulation, clipping, exemptions from weight decay, and gradients that are looked at.
+    """Train with accumulation, clipping, exemptions from weight decay, and hooks on gradients.
 
-    Graphs are made and run as they are (``backend="eager"``), which is exact.
+    The graphs are made and run as they are (``backend="eager"``), which is exact.
     """
     _, plain = run(tmp_path / "plain", "XTRA", **settings(wrapper))
     torch._dynamo.reset()
     counters.clear()
     _, compiled = run(tmp_path / "compiled", "XTRA", cfg=COMPILE, **settings(wrapper))
     graphs = counters["stats"]["unique_graphs"]
-    assert 1 <= graphs <= 2  # the loss, and what this test notes of the images
+    assert 1 <= graphs <= 2  # the loss, and the hook of this test
     assert len(plain.losses) == 5 and compiled.losses == plain.losses
 
 
 class Overflow(Hook):
-    """Before step 1 a layer's weights become so large that its output is infinite."""
+    """Make the weights of a layer so large before step 1 that its output is infinite."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 1:

@@ -1,4 +1,4 @@
-"""``compile=True`` on the real command line: each objective, resumed, beside an uncompiled run."""
+"""Test ``compile=True`` on the real command line against an uncompiled run, for each objective."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ val_dataloader = val_evaluator = val_cfg = None
 def test_losses_of_a_compiled_and_resumed_run_equal_those_of_an_uncompiled_run(
     name, tmp_path, monkeypatch
 ):
-    """Three steps, and three more after a resume, with the kernels that torch.compile writes."""
+    """Train three steps and three more after a resume, with kernels of torch.compile."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "plugins" / "latent_targets"))
     mask, target = (part | dict(type=f"xtra_toolkit.{part['type']}") for part in OBJECTIVES[name])
     hooks = ["SafeResume", "StopOnNonFiniteLoss", *["UpdateTeacher"] * (name == "I-JEPA")]

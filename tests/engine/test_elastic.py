@@ -1,4 +1,4 @@
-"""Two processes are one: data, crops, masks, losses and gradients, also where a run goes on."""
+"""Test that two processes train like one: data, masks, losses and gradients, also when resumed."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ DDP = dict(
 
 
 def joined(first, second):
-    """Of each step, the images and masks of both ranks, in the order of the global batch."""
+    """Return the images and masks of both ranks for each step, in the order of the global batch."""
     return {
         step: tuple(one + other for one, other in zip(first[step], second[step], strict=True))
         for step in first
@@ -75,7 +75,7 @@ def batch():
 
 
 def stepped(model, images, samples):
-    """Two steps, so that DistributedDataParallel complains of parameters that none used."""
+    """Make two steps, so that DistributedDataParallel reports parameters without a gradient."""
     for _ in range(2):
         model.zero_grad()
         loss = model(images, samples, mode="loss")["loss"]
@@ -99,7 +99,7 @@ def _half(rank, folder, name):
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_loss_and_averaged_gradients_equal_those_of_the_joint_batch(name, tmp_path):
-    """No composition needs find_unused_parameters; AIM's ranks have different counts."""
+    """No composition needs find_unused_parameters; the ranks of AIM have different counts."""
     loss, grads = stepped(built(name), *batch())
     (one, first, few), (two, second, many) = on_two(_half, tmp_path, name)
     assert few != many or name != "AIM"

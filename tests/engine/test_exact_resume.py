@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed is the run that was not, to the last bit."""
+"""Test that a run that was stopped and resumed equals an uninterrupted run bit by bit."""
 
 import random
 
@@ -24,7 +24,7 @@ CASES = {
 
 
 class Restless(Hook):
-    """Draws from all generators between the steps, as a hook or a validation may."""
+    """Draw from all generators between the steps, as a hook or a validation may."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         random.random(), np.random.rand(), torch.rand(())
@@ -32,7 +32,7 @@ class Restless(Hook):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_is_resumed_within_an_epoch_ends_bit_identical(case, tmp_path):
-    """With accumulation, workers, drop path and random crops; the whole run is stopped nowhere."""
+    """Train with accumulation, workers, drop path and random crops."""
     hooks = [dict(type="xtra_toolkit.SafeResume"), Restless()]
     options = dict(workers=2, custom_hooks=hooks, **CASES[case])
     whole, seen = run(tmp_path / "whole", **options)
@@ -53,19 +53,19 @@ def test_a_run_that_is_resumed_within_an_epoch_ends_bit_identical(case, tmp_path
 
 
 def test_random_numbers_differ_from_step_to_step(tmp_path):
-    """Crops, masks and drop path: the equalities above compare something."""
+    """Without this, equal crops, masks and drop path would prove nothing."""
     _, seen = run(tmp_path / "one", "MAE")
     _, other = run(tmp_path / "two", "MAE", randomness=dict(seed=4))
     images = [image for step in (*seen.steps.values(), *other.steps.values()) for image in step[0]]
     masks = [mask for step in (*seen.steps.values(), *other.steps.values()) for mask in step[1]]
     assert len(set(masks)) == len(masks) == 2 * 15 * GLOBAL_BATCH
-    assert len(set(images)) > 0.9 * len(images)  # two crops of 8×8 px may be one
+    assert len(set(images)) > 0.9 * len(images)  # two crops of 8×8 px may be equal by chance
     _, without = run(tmp_path / "three", "MAE", drop_path=0.0)
     assert without.steps == seen.steps and without.losses != seen.losses
 
 
 class Counted(Digits):
-    """Counts the images that are read."""
+    """Count the images that are read."""
 
     reads = 0
 

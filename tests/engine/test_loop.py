@@ -1,4 +1,4 @@
-"""An iteration is a global batch, whatever the micro-batches."""
+"""Test that an iteration is a global batch, whatever the micro-batches are."""
 
 import uuid
 
@@ -16,7 +16,7 @@ from xtra_toolkit.engine.accumulation import accumulation_of
 
 
 class Plain(Dataset):
-    """44 noisy vectors; the noise plays augmentation."""
+    """Give 44 noisy vectors; the noise plays the part of augmentation."""
 
     metainfo = {}
 
@@ -44,7 +44,7 @@ class Model(BaseModel):
 
 
 class Record(Hook):
-    """The learning rate, the logs and the place of each iteration."""
+    """Record the learning rate, the logs and the place of each iteration."""
 
     priority = "ABOVE_NORMAL"
 
@@ -71,7 +71,7 @@ def build(folder, batch_size=8, epochs=3, **changes):
         ],
         randomness=dict(seed=3),
         custom_hooks=[Record(), dict(type="xtra_toolkit.SafeResume")],
-        experiment_name=uuid.uuid4().hex,  # MMEngine shares a message hub between equal names
+        experiment_name=uuid.uuid4().hex,  # runners of one name share a message hub
         log_level="INFO",
     )
     config["train_dataloader"]["collate_fn"] = dict(type="default_collate")
@@ -82,7 +82,7 @@ def build(folder, batch_size=8, epochs=3, **changes):
 
 
 def train(folder, **changes):
-    """A trained runner: its flat weights and what its Record saw."""
+    """Train a runner; return its weights in one vector and what its Record has recorded."""
     runner = build(folder, **changes)
     model = runner.train()
     weights = torch.cat([param.detach().flatten() for param in model.parameters()])
@@ -161,7 +161,7 @@ def test_validation_and_intervals_count_iterations_and_epochs(tmp_path):
     ("unit", "interval", "done"), [("epoch", 2, 10), ("iter", 7, 7), ("iter", 5, 5)]
 )
 def test_a_resumed_run_ends_like_an_uninterrupted_run(tmp_path, unit, interval, done, monkeypatch):
-    """Also from the middle of an epoch or its last step, and with a seed drawn, not given."""
+    """Resume also within an epoch and at its last step, and with a seed that was drawn."""
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
     checkpoint = dict(type="CheckpointHook", interval=interval, by_epoch=unit == "epoch")
     options = dict(

@@ -1,4 +1,4 @@
-"""bfloat16 weights with float32 masters: AdamW's own updates, kept, summed and saved in float32."""
+"""Test bfloat16 weights with float32 parameters: updates, sums and checkpoints are in float32."""
 
 import copy
 
@@ -13,7 +13,7 @@ from xtra_toolkit.engine import AutocastOptimWrapper, MasterWeightsOptimWrapper,
 
 
 class Line(nn.Module):
-    """The loss is the mean of outputs; inputs follow the weight's dtype."""
+    """Return the mean of outputs as the loss; inputs have the dtype of the weight."""
 
     def __init__(self, recompute=False):
         super().__init__()
@@ -76,7 +76,7 @@ def test_losses_are_within_2_percent_of_float32():
 
 
 def test_updates_below_the_spacing_of_bfloat16_are_kept():
-    """A weight of 1 and steps of 1e-4: half of bfloat16's spacing below 1 is 20 of them."""
+    """Half of the spacing of bfloat16 below 1 is 20 steps of 1e-4."""
     model = nn.Module()
     model.weight = nn.Parameter(torch.ones(4))
     optim = wrapper(model, dict(lr=1e-4, weight_decay=0))
@@ -99,9 +99,8 @@ def test_weights_are_bfloat16_within_a_step_and_float32_outside():
     (model,) = lines(1)
     optim, masters = wrapper(model), list(model.parameters())
     step(model, optim, torch.randn(5, 7))
-    assert model.dtypes == [
-        (torch.bfloat16, torch.bfloat16, torch.float32)
-    ]  # a teacher keeps its own
+    # a teacher stays float32
+    assert model.dtypes == [(torch.bfloat16, torch.bfloat16, torch.float32)]
     assert all(p is q for p, q in zip(model.parameters(), masters, strict=True))
     assert {p.dtype for p in masters} == {torch.float32}
     with pytest.raises(RuntimeError, match="inner"), optim.optim_context(model):
@@ -134,7 +133,7 @@ def test_an_update_equals_that_of_adamw(clip, monkeypatch):
 
 
 def test_gradients_are_accumulated_in_float32():
-    """300 gradients of 1: a bfloat16 sum stays at 256."""
+    """A bfloat16 sum of 300 gradients of 1 would stay at 256."""
     model = nn.Module()
     model.weight = nn.Parameter(torch.ones(2))
     optim = wrapper(model, accumulative_counts=301)
@@ -233,7 +232,7 @@ def test_a_resumed_run_is_exact_and_its_checkpoint_is_float32():
     weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optim.state_dict())
     assert {value.dtype for value in weights.values()} == {torch.float32}
     resumed = wrapper(later)
-    step(later, resumed, batches[0])  # what it held before is forgotten
+    step(later, resumed, batches[0])  # its former copies are dropped
     later.load_state_dict(weights)
     resumed.load_state_dict(state)
     for x in batches[3:]:
@@ -243,7 +242,7 @@ def test_a_resumed_run_is_exact_and_its_checkpoint_is_float32():
     )
 
     adamw = torch.optim.AdamW(later.parameters(), lr=1e-2, fused=True)
-    adamw.load_state_dict(state)  # and a float32 run goes on from it
+    adamw.load_state_dict(state)  # and a float32 run resumes it
     assert all(len(s) == 3 for s in adamw.state.values()) and len(adamw.state) == 2
 
 
@@ -273,7 +272,7 @@ def test_other_optimizers_are_refused():
 
 @pytest.mark.parametrize("counts", [1, 2])
 def test_an_optimizer_copied_with_its_model_trains_alike(counts):
-    """Between two steps, as torch copies no gradients of parameters."""
+    """The copy is made between two steps, since torch copies no gradients of parameters."""
     (model,) = lines(1)
     optim = wrapper(model, clip_grad=dict(max_norm=0.1), accumulative_counts=counts)
     batches = torch.randn(8, 5, 7)

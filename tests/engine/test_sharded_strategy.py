@@ -1,4 +1,4 @@
-"""Two processes with half of the weights each are one process with all of them."""
+"""Test that two processes with half of the weights each train like one with all of them."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ IMAGES = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
 
 
 class Record(Hook):
-    """The loss of each step and the norm of its gradients; a signal after step ``leave``."""
+    """Record the loss and the gradient norm of each step; send a signal after step ``leave``."""
 
     def __init__(self, leave=0):
         self.losses, self.norms, self.leave = {}, {}, leave
@@ -40,7 +40,7 @@ class Record(Hook):
 
 
 def train(config, folder, photos, *hooks, **options):
-    """A finished runner; drop path, bad images and accumulation are in it."""
+    """Return a finished runner, with drop path, bad images and accumulation."""
     config = Config.fromfile(config)
     loader = dict(batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False)
     config.merge_from_dict(
@@ -74,7 +74,7 @@ def loaded(folder, name=f"epoch_{EPOCHS}.pth"):
 
 
 def largest_difference(one, other):
-    """Of two state dicts with the same names, between floats, relative to each tensor's norm."""
+    """Return the largest difference of floats in two state dicts, relative to the tensor's norm."""
     assert one.keys() == other.keys()
     pairs = [(one[key], other[key]) for key in one if one[key].is_floating_point()]
     assert len(pairs) > 30
@@ -103,7 +103,7 @@ def _sharded(rank, folder, photos):
 
 @pytest.fixture(scope="module")
 def sharded(photos, tmp_path_factory):
-    """The folder of a sharded run, and what each of its processes has seen."""
+    """Return the folder of a sharded run, and what each of its processes has recorded."""
     folder = tmp_path_factory.mktemp("sharded")
     return folder / "run", on_two(_sharded, folder, photos)
 
@@ -134,7 +134,7 @@ def test_each_process_holds_half_of_the_weights(sharded, whole):
 
 
 def test_a_sharded_checkpoint_equals_that_of_an_unsharded_run(sharded, whole):
-    """Names, groups with their exemptions from weight decay, averages, and what is beside them."""
+    """Compare names, groups with their exemptions from weight decay, averages and the rest."""
     one, other = loaded(sharded[0]), loaded(whole[0])
     assert one.keys() == other.keys()
     assert one["param_schedulers"] == other["param_schedulers"]
@@ -181,14 +181,14 @@ def _goes_on(rank, folder, photos, run, options):
 
 
 def test_a_sharded_run_resumed_after_a_signal_is_bit_identical(sharded, photos, tmp_path):
-    """In the middle of an epoch; what the pointer lacks is mended first."""
+    """The signal comes within an epoch, and last_checkpoint names a damaged file before the resume."""
     assert on_two(_leaves, tmp_path, photos) == [75, 75]
     run = tmp_path / "run"
     assert (run / "last_checkpoint").read_text() == "epoch_1_iter_3.pth"
     assert not list(run.glob("*.unfinished"))
     (run / "last_checkpoint").write_text(str(run / "epoch_2.pth"))
     (run / "epoch_2.pth").write_bytes(b"half")
-    (tmp_path / "again").mkdir()  # a place to meet anew
+    (tmp_path / "again").mkdir()  # a new folder for the file by which the processes meet
     losses, _ = on_two(_goes_on, tmp_path / "again", photos, run, {})
     folder, ((before, *_), _) = sharded
     assert losses == {step: before[step] for step in range(4, STEPS + 1)}
@@ -226,7 +226,7 @@ def test_the_loss_of_a_sharded_run_can_be_compiled(sharded, photos, tmp_path):
 
 
 class Spoil(Hook):
-    """From step 2 on a layer's output is NaN, in one process."""
+    """Make the output of a layer NaN from step 2 on, in one process."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 2:
