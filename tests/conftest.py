@@ -1,4 +1,4 @@
-"""Shared by all tests, which say the same on every machine.
+"""Set what all tests share, so that they give the same result on every machine.
 
 GPUs are hidden from all tests but those of ``make test-gpu``, and from what the tests start.
 ``PROCESSOR=AMX``, ``PROCESSOR='AVX-512 bf16'`` or ``PROCESSOR=unknown`` before pytest sets what the
@@ -13,7 +13,7 @@ from helpers.faults import TRIES, fault, table  # noqa: F401  a fixture
 
 
 def pytest_configure(config):
-    """Before a test module imports torch: the CUDA driver reads the variable once."""
+    """Hide the GPUs before a test imports torch, since the driver reads the variable once."""
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
@@ -26,7 +26,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def mmpretrains_scope():
-    """The default scope of a run of MMPretrain's, whatever a Runner left before."""
+    """Set the default scope of MMPretrain's runs, whatever an earlier Runner has set."""
     from mmengine.registry import DefaultScope
 
     DefaultScope.get_instance(str(uuid.uuid4()), scope_name="mmpretrain")
@@ -51,14 +51,14 @@ def processor(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def claimed_processor(request):
-    """As the variable PROCESSOR says; where it is unset, the CPU says so itself."""
+    """Set what the variable PROCESSOR names; if it is unset, the CPU itself is asked."""
     if name := os.environ.get("PROCESSOR"):
         request.getfixturevalue("processor")(None if name == "unknown" else name)
 
 
 @pytest.fixture
 def one_thread():
-    """For steps that are small: two threads would only wait for each other."""
+    """Use one thread, since small steps are slower with two."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The 15 benchmarks: each config reads its layout, steps once, and says what it misses."""
+"""Test that the configs of the 15 benchmarks read, step once and report missing files."""
 
 import ast
 import functools
@@ -43,7 +43,7 @@ ORIGINAL = dict(
 
 
 def config(name, root, kind="attentive"):
-    """Of a benchmark, with a tiny encoder and 32 px images."""
+    """Return the config of a benchmark with a tiny encoder and images of 32 px."""
     config = Config.fromfile(ROOT / kind / f"{name}.py")
     config.merge_from_dict(
         {
@@ -70,7 +70,7 @@ def config(name, root, kind="attentive"):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Makes each data set once."""
+    """Return a function that makes each data set once."""
 
     @functools.cache
     def make(name):
@@ -82,13 +82,13 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def root(request, made, monkeypatch):
-    """A made-up data set's folder. CIFAR's MD5 sums hold for the real files alone."""
+    """Return the folder of a made-up data set, without the check of CIFAR's MD5 sums."""
     monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
     return made(request.param)
 
 
 def step(config):
-    """A training step without its update, and a validation step: classes seen, accuracy."""
+    """Make a training step without update and a validation step; return classes and accuracy."""
     train = Runner.build_dataloader(config.train_dataloader, seed=0)
     val = Runner.build_dataloader(config.val_dataloader, seed=0)
     model = MODELS.build(config.model).train()
@@ -130,7 +130,7 @@ def test_the_linear_probe_of_imagenet_steps(root):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_data_set_is_reported(tmp_path, name):
-    """A folder that is absent, and one that is empty; nothing is downloaded into it."""
+    """The folder is absent or empty, and nothing is downloaded into it."""
     (tmp_path / "empty").mkdir()
     cfg = Config.fromfile(ROOT / "_base_" / "data" / f"{name}.py")
     for kind, loader in product(("absent", "empty"), ("train_dataloader", "val_dataloader")):
@@ -169,10 +169,10 @@ def test_the_protocol_is_that_of_the_original(name):
 
 
 def pl_bolts(rate, steps, warm_up, begin, end=1e-5):
-    """The rates of LinearWarmupCosineAnnealingLR, each computed from the one before it.
+    """Return the rates of LinearWarmupCosineAnnealingLR, each computed from the one before it.
 
-    A transcription of the scheduler that elad-amrani/xtra takes from Lightning-Bolts (at 011f209,
-    src/pl_bolts/optimizers/lr_scheduler.py, ``get_lr``) and steps after each optimizer step.
+    This is a transcription of the scheduler that elad-amrani/xtra takes from Lightning-Bolts (at
+    011f209, src/pl_bolts/optimizers/lr_scheduler.py, ``get_lr``) and steps after each step.
     """
     lrs = [begin]
     for step in range(1, steps):
@@ -189,7 +189,7 @@ def pl_bolts(rate, steps, warm_up, begin, end=1e-5):
 
 
 class LearningRates(Hook):
-    """Records the learning rate of every probe in every step."""
+    """Record the learning rate of every probe in every step."""
 
     def __init__(self):
         self.seen = []
@@ -201,7 +201,7 @@ class LearningRates(Hook):
 
 
 def with_rates_of_the_config(name, root, kind, **options):
-    """The runner of a benchmark with its lowest, a middle and its highest rate, and the rates."""
+    """Return the runner of a benchmark with its lowest, middle and highest rate, and the rates."""
     cfg = config(name, root, kind)
     rates = Config.fromfile(ROOT / kind / f"{name}.py").model.head.rates
     rates = [rates[0], rates[3], rates[-1]]
@@ -219,7 +219,7 @@ def assert_scheduled_as_the_original(seen, rates, warm_up=0, begin=0.1):
 
 @pytest.mark.parametrize("root", ["cifar10"], indirect=True)
 def test_a_transfer_run_has_the_learning_rates_of_the_original_scheduler(root, tmp_path):
-    """In every step of a run of 5 epochs of 2 steps, as trained."""
+    """Compare every step of a run of 5 epochs of 2 steps, as trained."""
     options = {"train_cfg.max_epochs": 5, "param_scheduler.1.end": 5, "work_dir": str(tmp_path)}
     options |= {"train_cfg.global_batch": 10, "train_dataloader.batch_size": 10}
     runner, rates = with_rates_of_the_config("cifar10", root, "attentive", **options)
@@ -244,7 +244,7 @@ def test_a_transfer_run_has_the_learning_rates_of_the_original_scheduler(root, t
 def test_schedules_equal_those_of_the_original_scheduler(
     root, kind, name, warm_up, options, begin, tmp_path
 ):
-    """All 100 epochs, stepped by MMEngine's hook without training: warm-up included."""
+    """Step all 100 epochs by MMEngine's hook without training, the warm-up included."""
     size = {"cars": 1, "imagenet": 250}[root.name.rstrip("0123456789")]  # 2 and 4 steps an epoch
     options |= {"train_cfg.global_batch": size, "train_dataloader.batch_size": size}
     options |= {"work_dir": str(tmp_path)}
@@ -264,7 +264,7 @@ def test_schedules_equal_those_of_the_original_scheduler(
 
 
 def test_the_linear_probe_of_xtra_h_is_that_of_the_original():
-    """config/eval/xtra_h/in1k_linear: decay and augmentation that XTRA-B's has not."""
+    """config/eval/xtra_h/in1k_linear has decay and augmentation, unlike that of XTRA-B."""
     large, base = (
         Config.fromfile(ROOT / "linear" / f"{name}.py")
         for name in ("imagenet_xtra-h14", "imagenet")
@@ -284,7 +284,7 @@ def test_the_linear_probe_of_xtra_h_is_that_of_the_original():
 
 
 def test_xtra_h_takes_the_documented_options():
-    """At full size on the meta device."""
+    """The model has its full size, on the meta device."""
     path = ROOT / "_base_" / "images.py"
     _, options = ast.get_docstring(ast.parse(path.read_text())).split("--cfg-options")
     cfg = Config.fromfile(ROOT / "attentive" / "cars.py")
@@ -317,7 +317,7 @@ def pairs(options):
     ],
 )
 def test_other_encoders_are_probed_at_224_px(name, width, heads):
-    """At full size on the meta device, with the very names that their pretraining saves."""
+    """The models have their full size, on the meta device, and the names of their pretraining."""
     cfg = Config.fromfile(ROOT / f"{name}.py")
     sources = {"aim-600m": "aim_vit-600m-p14", "mae-b16": "mae_vit-b16", "xtra-h14": "xtra_vit-h14"}
     source = sources[name.split("_")[1]]

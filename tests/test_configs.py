@@ -1,4 +1,4 @@
-"""Every shipped config: built and stepped at full size on the meta device; types prefixed."""
+"""Test every shipped config: build and step it at full size on the meta device."""
 
 import difflib
 from pathlib import Path
@@ -26,7 +26,7 @@ def name(path):
 
 @pytest.fixture(autouse=True)
 def clusters(tmp_path, monkeypatch):
-    """What ``xtra clusters`` would have made, for iGPT."""
+    """Write clusters for iGPT, as ``xtra clusters`` makes them."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     np.save("data/clusters.npy", np.random.default_rng(0).uniform(-1, 1, (512, 3)))
@@ -78,7 +78,7 @@ def test_every_type_in_a_config_is_prefixed(config):
     ],
 )
 def test_parameter_counts_are_those_of_the_papers(config, encoder, decoder, head):
-    """In millions. 85M and 632M encoders, AIM's 681M (600M in its tables), iGPT-S's 76M."""
+    """Counts are in millions: 85M, 632M, AIM's 681M (600M in its tables) and iGPT-S's 76M."""
     model = on_meta(ROOT / config)
     neck = model.neck if model.with_neck else torch.nn.Identity()
     for part, count in ((model.backbone, encoder), (neck, decoder), (model.head, head)):
@@ -86,7 +86,7 @@ def test_parameter_counts_are_those_of_the_papers(config, encoder, decoder, head
 
 
 def test_xtra_and_aim_differ_in_two_lines():
-    """The mask line and the target line, in the files as they are."""
+    """Compare the files as they are: the line of the mask and that of the target differ."""
     xtra, aim = ((ROOT / f"{n}_vit-b16.py").read_text().splitlines() for n in ("xtra", "aim"))
     changed = [line for line in difflib.unified_diff(xtra, aim, n=0) if line[1] == " "]
     assert [line.split("=")[0].split() for line in changed] == [
@@ -120,7 +120,7 @@ RECIPES_OF_THE_PAPERS = {
 
 
 def values_of(node, name):
-    """All values under a name, anywhere in a config."""
+    """Return all values under a name, anywhere in a config."""
     if isinstance(node, dict):
         yield from ([node[name]] if name in node else [])
         node = list(node.values())
@@ -130,7 +130,7 @@ def values_of(node, name):
 
 @pytest.mark.parametrize("recipe", RECIPES_OF_THE_PAPERS)
 def test_recipes_are_those_of_the_papers(recipe):
-    """What the facts say: papers, released checkpoints and recipes."""
+    """The numbers are those of the papers, the released checkpoints and their recipes."""
     config = Config.fromfile(ROOT / f"{recipe}.py")
     warm_up, cosine = config.param_scheduler
     wrapper = config.optim_wrapper
@@ -154,7 +154,7 @@ def test_recipes_are_those_of_the_papers(recipe):
 
 @pytest.mark.parametrize("config", PRETRAINING, ids=name)
 def test_every_loss_is_the_mean_over_the_whole_batch(config):
-    """As the head is built: most configs leave ``reduction`` to its default."""
+    """The heads are built, since most configs leave ``reduction`` to its default."""
     head = MODELS.build(dict(Config.fromfile(config).model.head, shapes=[(1, 1)]))
     assert head.reduction == "batch"
 
@@ -175,7 +175,7 @@ def test_every_loss_is_the_mean_over_the_whole_batch(config):
     ],
 )
 def test_parameters_are_initialised_as_in_the_original_code(config, expected):
-    """Standard deviations: truncated normal and kaiming of XTRA, xavier of MAE and AIM."""
+    """Compare standard deviations: truncated normal and kaiming of XTRA, xavier of MAE and AIM."""
     model = Config.fromfile(ROOT / config).model
     if "600m" in config:  # as wide as fits a test
         model.backbone.arch.update(

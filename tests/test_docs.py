@@ -1,4 +1,4 @@
-"""The generated documents are those of the code."""
+"""Test that the generated documents are current."""
 
 import importlib.util
 import subprocess

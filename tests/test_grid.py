@@ -1,4 +1,4 @@
-"""The grid: tokens of any rectangle, and its sentences."""
+"""Test the tokens of grids of any shape, and the messages about invalid ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The guide, block after block, as it stands."""
+"""Run every code block of the guide as it stands."""
 
 import os
 import re

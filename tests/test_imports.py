@@ -1,4 +1,4 @@
-"""The core stands alone, and the rooms of the package import each other in one direction."""
+"""Test that the core needs no MMPretrain, and that rooms import each other in one direction."""
 
 import ast
 import subprocess
@@ -24,7 +24,7 @@ def test_the_core_imports_neither_mmpretrain_nor_mmcv():
 
 @cache
 def imported_names():
-    """For each module of the package, what it imports from the package, also inside functions."""
+    """Return what each module imports from the package, also inside functions."""
     names = {}
     for path in sorted((ROOT / "xtra_toolkit").rglob("*.py")):
         if "templates" in path.parts:
@@ -40,7 +40,7 @@ def imported_names():
 
 
 def imports():
-    """For each module of the package, the modules of the package that it imports."""
+    """Return the modules of the package that each module imports."""
     names = imported_names()
     return {
         module: {name if name in names else name.rpartition(".")[0] for name in found}
@@ -76,7 +76,7 @@ def test_rooms_import_each_other_in_one_direction():
 
 @pytest.mark.parametrize("name", ["masks", "targets"])
 def test_models_reach_masks_and_targets_only_through_the_compiled_objective(name):
-    """They build them from configs and know nothing of any of them."""
+    """The models build them from configs and read no member of any of them."""
     used = {
         found
         for module, names in imported_names().items()
@@ -85,5 +85,5 @@ def test_models_reach_masks_and_targets_only_through_the_compiled_objective(name
         if found.startswith(f"xtra_toolkit.{name}.")
     }
     assert used - BUILDERS - {"xtra_toolkit.masks.build.check_registered"} <= {
-        "xtra_toolkit.masks.rng.StepGenerator"  # draws, not masks
+        "xtra_toolkit.masks.rng.StepGenerator"  # it draws, and is no mask
     }

@@ -1,4 +1,4 @@
-"""The real command line, one process for each launch path."""
+"""Test the real command line, with one process for each way to launch it."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def mim(config, *options, work_dir, ok=True):
-    """Run ``mim train mmpretrain CONFIG``; its output, checked for success or failure."""
+    """Run ``mim train mmpretrain CONFIG``; check for success or failure, and return the output."""
     command = [Path(sys.executable).parent / "mim", "train", "mmpretrain", ROOT / config]
     command += ["--work-dir", work_dir, *options]
     done = subprocess.run(
@@ -25,7 +25,7 @@ def mim(config, *options, work_dir, ok=True):
 
 
 def scalars(work_dir):
-    """What the logger wrote, a dict for each line of all runs in ``work_dir``, oldest first."""
+    """Return the logged values of all runs in ``work_dir``, a dict for each line, oldest first."""
     files = sorted(work_dir.glob("*/vis_data/scalars.json"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 

@@ -1,4 +1,4 @@
-"""The real launcher with two processes."""
+"""Test the real launcher with two processes."""
 
 import pytest
 from helpers import photographs
@@ -11,7 +11,7 @@ def losses(work_dir):
 
 @pytest.mark.slow
 def test_a_run_on_two_processes_resumed_on_one_equals_a_run_on_one(tmp_path):
-    """With drop path and random crops; the losses of each step, as they were logged."""
+    """Train with drop path and random crops, and compare the logged losses of each step."""
     photos = photographs.write(tmp_path / "photos", 18)
     options = ["--cfg-options", f"train_dataloader.dataset.data_root={photos}"]
     options += ["train_dataloader.batch_size=4", "train_dataloader.num_workers=1"]

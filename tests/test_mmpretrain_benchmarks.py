@@ -1,4 +1,4 @@
-"""MMPretrain's own benchmark configs, unchanged, on our encoders, with the README's options."""
+"""Test MMPretrain's own benchmark configs on our encoders, with the README's options."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ CLASS_TOKEN = {"model.backbone.with_cls_token": True}
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """The layout that MMPretrain's ImageNet insists on: 1000 folders, here of one photograph."""
+    """Write the layout that MMPretrain's ImageNet requires: 1000 folders, here of one image."""
     root = tmp_path_factory.mktemp("imagenet")
     photo = photographs.write(root / "photo", 1) / "even" / "000.jpg"
     for split in ("train", "val"):
@@ -51,7 +51,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Encoders as a pretraining run saves them, by name."""
+    """Write encoders as a pretraining run saves them, by name."""
     folder = tmp_path_factory.mktemp("checkpoints")
     kinds = {
         "xtra": dict(mask=XTRA, img_size=256),

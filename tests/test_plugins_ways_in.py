@@ -1,4 +1,4 @@
-"""The three ways in, as docs/plugins.md writes them."""
+"""Test the three ways to register a plugin that docs/plugins.md describes."""
 
 import os
 import re
@@ -28,7 +28,7 @@ STEPS = ["train_dataloader.batch_size=500", "train_cfg.global_batch=500", "train
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with every file of the page, beside mmconfigs/, on the path of new processes."""
+    """Write every file of the page into a folder beside mmconfigs/, on the import path."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -47,7 +47,7 @@ def place(tmp_path, monkeypatch):
 
 
 def install(source, target):
-    """As ``pip install .`` would, into a folder of its own."""
+    """Install a package into a folder as ``pip install .`` does."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--target", target, source], check=True)
 
@@ -96,7 +96,7 @@ def test_plugins_in_a_file_and_a_scope_train_through_mim_with_a_worker(place):
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("config", ["row_digits.py", "installed_digits.py", "scope_digits.py"])
 def test_a_plugin_trains_on_two_processes_with_workers(config, start, place, monkeypatch):
-    """On a CPU MMEngine needs the group before it looks for GPUs, and no device ids."""
+    """On a CPU, MMEngine needs the group before it looks for GPUs, and no device ids."""
     if config == "installed_digits.py":
         install(place, place / "site")
         monkeypatch.setenv("PYTHONPATH", f"{place / 'site'}{os.pathsep}{place}")
@@ -142,7 +142,7 @@ def test_a_broken_plugin_breaks_no_other_and_is_named(place):
 
 
 def test_a_plugin_that_fails_at_its_last_line_registers_nothing(place):
-    """Not even over a name that was taken; what it imported of others stays."""
+    """It also replaces no name that was taken; what it imported from others stays."""
     info = place / "half-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Name: half\nVersion: 1\n")
@@ -169,7 +169,7 @@ def test_a_plugin_that_fails_at_its_last_line_registers_nothing(place):
 
 
 def write_plugin(place, name, text):
-    """An installed plugin of one module."""
+    """Write an installed plugin of one module."""
     info = place / f"{name}-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
@@ -222,7 +222,7 @@ def test_an_entry_point_that_names_no_module_is_named(place):
 
 
 def test_a_plugin_that_replaces_a_built_in_is_left_out_and_named(place):
-    """Its class may be of another package; what else it registers goes with it."""
+    """Its class may belong to another package; nothing else of the plugin is registered either."""
     write_plugin(
         place,
         "usurper",
@@ -237,7 +237,7 @@ def test_a_plugin_that_replaces_a_built_in_is_left_out_and_named(place):
 
 
 def test_a_plugin_that_registers_first_replaces_no_built_in(tmp_path, monkeypatch):
-    """A registry of which nothing was asked yet, as in a run that builds its hooks first."""
+    """Nothing has been read from the registry yet, as in a run that builds its hooks first."""
     write_plugin(
         tmp_path,
         "early",
@@ -296,7 +296,7 @@ def test_a_plugin_may_import_any_part_of_the_package(first, theirs, tmp_path, mo
 
 
 def test_a_plugin_may_have_a_child_registry(place):
-    """Not the documented place for models, but a target is found there."""
+    """This is not the documented place for models, but a target is found there."""
     child = Registry("model", parent=MODELS, scope="below")
     try:
         child.register_module(name="Next", module=MODELS.get("NextBlock"))

@@ -1,4 +1,4 @@
-"""README and the pages say what is so: their configs build, their commands and files exist."""
+"""Test that configs, commands and files in README and docs exist and work."""
 
 import difflib
 import importlib
@@ -98,7 +98,7 @@ def test_every_command_that_is_named_exists_with_its_options(page):
 
 @pytest.fixture(scope="module")
 def registered():
-    """The names of every part that a config may have the prefix xtra_toolkit for."""
+    """Return the names of all parts that a config may give with the prefix xtra_toolkit."""
     ours = [value for value in vars(registry).values() if isinstance(value, Registry)]
     for one in ours:
         one.import_from_location()

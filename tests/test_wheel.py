@@ -1,4 +1,4 @@
-"""What is installed is whole: the wheel holds the code and the configs."""
+"""Test that the wheel holds every module and config."""
 
 import shutil
 import subprocess

@@ -45,7 +45,7 @@ def test_iwildcam_is_read(tmp_path):
 
 
 def test_camelyon17_is_read(tmp_path):
-    """Validation has all patches of hospital 1; hospital 2 is the test set of WILDS, and a part of the
+    """Validation has all patches of hospital 1; hospital 2 is WILDS' test set, and a part of the
     others is held out. Numbers of patients keep their zeros.
     """
     layouts.camelyon17(tmp_path)

@@ -181,7 +181,7 @@ def _goes_on(rank, folder, photos, run, options):
 
 
 def test_a_sharded_run_resumed_after_a_signal_is_bit_identical(sharded, photos, tmp_path):
-    """The signal comes within an epoch, and last_checkpoint names a damaged file before the resume."""
+    """The signal comes within an epoch; last_checkpoint then names a damaged file."""
     assert on_two(_leaves, tmp_path, photos) == [75, 75]
     run = tmp_path / "run"
     assert (run / "last_checkpoint").read_text() == "epoch_1_iter_3.pth"

@@ -1,4 +1,4 @@
-"""A toy training run, in the process of the test."""
+"""Build a toy training run in the process of the test."""
 
 import uuid
 
@@ -32,7 +32,7 @@ class Toy(BaseModel):
 
 @pytest.fixture
 def build(tmp_path):
-    """Builds a Runner of 4 epochs of 4 iterations, with changes to its config."""
+    """Return a function that builds a Runner of 4 epochs of 4 iterations from a changed config."""
 
     def build(epochs=4, **changes):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A small training in a forked process, which a test may kill."""
+"""Run a small training in a forked process, which a test may kill."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ class Model(BaseModel):
 
 
 class MeanLoss(BaseMetric):
-    """The loss of a validation, which waits, so that a test may kill it."""
+    """Compute the loss of a validation slowly, so that a test may kill it."""
 
     default_prefix = "val"
 
@@ -74,14 +74,14 @@ class MeanLoss(BaseMetric):
 
 
 def validation(folder, pause=0.0):
-    """The parts of a config that validate after each epoch."""
+    """Return the parts of a config that validate after each epoch."""
     collate, sampler = dict(type="default_collate"), dict(type="DefaultSampler", shuffle=False)
     loader = dict(dataset=Still(0), batch_size=40, sampler=sampler, collate_fn=collate)
     return dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[MeanLoss(folder, pause)])
 
 
 class Record(Hook):
-    """Appends each iteration's number and loss, to the last bit, to a file."""
+    """Append the number and the exact loss of each iteration to a file."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         with open(Path(runner.work_dir) / "losses.txt", "a") as file:
@@ -89,14 +89,14 @@ class Record(Hook):
 
 
 def losses(folder):
-    """The lines of all runs in ``folder``."""
+    """Return the lines of all runs in ``folder``."""
     file = Path(folder) / "losses.txt"
     lines = file.read_text().splitlines() if file.exists() else []
     return [(int(number), loss) for number, loss in map(str.split, lines)]
 
 
 def train(folder, ballast=8, pause=0.0, workers=0, checkpoint=None, hooks=(), **parts):
-    """Trains or goes on, 4 epochs of 5 steps."""
+    """Train or resume 4 epochs of 5 steps."""
     torch.manual_seed(0)
     saver = dict(type="xtra_toolkit.AtomicCheckpointHook", interval=1, by_epoch=False)
     own = [dict(type="xtra_toolkit.SafeResume"), dict(type="xtra_toolkit.SaveOnSignal")]
@@ -122,7 +122,7 @@ def train(folder, ballast=8, pause=0.0, workers=0, checkpoint=None, hooks=(), **
 
 
 def fork(function, *args, **kwargs):
-    """The process, leader of its group, that calls ``function``."""
+    """Return the id of a process that calls ``function`` and leads its own group."""
     child = os.fork()
     if child:
         return child
@@ -140,7 +140,7 @@ def fork(function, *args, **kwargs):
 
 
 def ends(child, within=60):
-    """How a process ended: its exit code, or minus its signal. One that hangs is killed."""
+    """Return the exit code of a process, or minus its signal; kill a process that hangs."""
     stop = time.monotonic() + within
     while time.monotonic() < stop:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -153,7 +153,7 @@ def ends(child, within=60):
 
 
 def last(folder):
-    """What ``last_checkpoint`` names, loaded; None without one."""
+    """Load the checkpoint that ``last_checkpoint`` names; None without one."""
     folder = Path(folder)
     pointer = folder / "last_checkpoint"
     return torch.load(folder / pointer.read_text(), weights_only=True) if pointer.exists() else None

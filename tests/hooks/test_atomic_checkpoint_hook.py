@@ -1,4 +1,4 @@
-"""No kill and no full disk costs the last checkpoint."""
+"""Test that neither a kill nor a full disk costs the last checkpoint."""
 
 import errno
 import os
@@ -117,7 +117,7 @@ def test_resume_without_a_checkpoint_starts_a_new_run(build):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 1 MiB."""
+    """Mount a disk of 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -128,7 +128,7 @@ def small_disk(tmp_path):
 
 
 def fills_up(build, folder, **options):
-    """Trains until a checkpoint does not fit; the sentence."""
+    """Train until a checkpoint does not fit, and return the message."""
     with pytest.raises(OSError) as caught:
         build(work_dir=str(folder), default_hooks=keep(9), custom_hooks=SAFE, **options).train()
     assert caught.value.errno == errno.ENOSPC
@@ -136,7 +136,7 @@ def fills_up(build, folder, **options):
 
 
 def kept(folder):
-    """The last checkpoint, whole and named, with nothing half-written beside it."""
+    """Check that the last checkpoint is whole and named, without unfinished files beside it."""
     last = folder / (folder / "last_checkpoint").read_text()
     assert torch.load(last, weights_only=True)["meta"]["iter"] == len(names(folder))
     assert last == folder / f"iter_{len(names(folder))}.pth"
@@ -159,7 +159,7 @@ def test_a_full_disk_is_reported_and_keeps_the_last_checkpoint(build, small_disk
 
 
 def test_a_disk_that_is_full_at_the_flush_is_reported(build, tmp_path, monkeypatch):
-    """Without root; and as file systems that allocate late report it."""
+    """This needs no root, and covers file systems that allocate late."""
     calls, fsync = [], os.fsync
 
     def third_fails(handle):

@@ -1,4 +1,4 @@
-"""bfloat16 from the pixels to the prediction, decoder included; the original falls back there."""
+"""Test that everything from the pixels to the prediction runs in bfloat16, the decoder included."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ XTRA = dict(type="xtra_toolkit.BlockCausal", block_size=4), "block"
 
 
 class Dtypes(TorchDispatchMode):
-    """The operations whose result is of another dtype than bfloat16.
+    """Record the operations whose result has another dtype than bfloat16.
 
     Only an operation's first result counts: the others of a normalisation and of attention are
     the statistics that their backward pass needs, float32 by design.
@@ -37,7 +37,7 @@ class Dtypes(TorchDispatchMode):
 
 
 def photos(folder, size):
-    """(N, 3, size, size), normalised."""
+    """Return normalised images, (N, 3, size, size)."""
     files = sorted(photographs.write(folder, 48, size).glob("*/*.jpg"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
     images = images.permute(0, 3, 1, 2).float()
@@ -45,7 +45,7 @@ def photos(folder, size):
 
 
 def train(wrapper, images, steps, width, depth, decoder, batch):
-    """The losses, and what the decoder computed in the last step."""
+    """Return the losses, and the operations of the decoder in the last step."""
     torch.manual_seed(0)
     model = pretrainer(
         *XTRA,
@@ -80,9 +80,10 @@ def compare(folder, size, **shape):
     half, dtypes = train(MasterWeightsOptimWrapper, images, **shape)
     assert not dtypes.others and dtypes.bfloat16 > 10 * shape["decoder"]
     whole, seen = train(OptimWrapper, images, **shape)
-    assert seen.others and not seen.bfloat16  # the look at the decoder is no blind one
+    assert seen.others and not seen.bfloat16  # the record finds float32 operations
     single = ((half - whole).abs() / whole).max().item()
-    half, whole = (losses.view(-1, 10).mean(1) for losses in (half, whole))  # two trainings drift
+    # means of ten steps, since the two trainings diverge slowly
+    half, whole = (losses.view(-1, 10).mean(1) for losses in (half, whole))
     worst = ((half - whole).abs() / whole).max().item()
     print(f"losses {whole[0]:.4f} to {whole[-1]:.4f}; bfloat16 differs by at most {worst:.2%} over")
     print(f"ten steps, by {single:.2%} in one")
@@ -95,5 +96,5 @@ def test_twenty_steps_of_a_narrow_model_are_close_to_float32(tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_steps_at_the_width_of_vit_b_are_close_to_float32(tmp_path):
-    """Ten minutes on two cores."""
+    """This takes ten minutes on two cores."""
     compare(tmp_path, 256, steps=200, width=768, depth=6, decoder=4, batch=4)

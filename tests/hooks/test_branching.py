@@ -1,4 +1,4 @@
-"""A work folder that was branched, copied, moved or damaged goes on from its own checkpoints."""
+"""Test that a branched, copied, moved or damaged run resumes from its own checkpoints."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ class Keyed(SeededSamples, Vectors):
 
 
 class Scores(BaseMetric):
-    """Given scores, one for each validation."""
+    """Report given scores, one for each validation."""
 
     default_prefix = "val"
 
@@ -39,7 +39,7 @@ class Scores(BaseMetric):
 
 
 def validated(*scores):
-    """The parts of a config that validate after each epoch and keep the best checkpoint."""
+    """Return the parts of a config that validate after each epoch and keep the best checkpoint."""
     return dict(
         val_dataloader=dict(
             dataset=Vectors(),
@@ -54,7 +54,7 @@ def validated(*scores):
 
 
 def trained(build, folder, **changes):
-    """A run in ``folder``; its weights and the iteration at which it began."""
+    """Train in ``folder``; return the weights and the iteration at which the run began."""
     began = []
 
     class Begin(Hook):
@@ -166,7 +166,7 @@ def test_a_damaged_file_in_load_from_is_refused(build, tmp_path):
 
 
 def test_damage_at_any_byte_is_found_or_harmless(build, tmp_path):
-    """Each 64th byte in turn; a file that passes loads as the whole one does."""
+    """Damage every 64th byte in turn; a file that passes must load like the whole one."""
     trained(build, tmp_path, epochs=1)
     whole = (tmp_path / "iter_4.pth").read_bytes()
     expected = torch.load(tmp_path / "iter_4.pth", weights_only=True)

@@ -1,4 +1,4 @@
-"""A validation that was cut off is made up, and the run ends as the unbroken one."""
+"""Test that an interrupted validation is repeated, and the run ends like an uninterrupted one."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def begun(folder):
 
 
 def metrics(folder):
-    """The loss of each epoch's validation, as it was logged; a later one replaces it."""
+    """Return the logged loss of each epoch's validation; a later one replaces it."""
     lines = [
         json.loads(line)
         for file in sorted(folder.glob("*/vis_data/scalars.json"))
@@ -61,7 +61,7 @@ def test_an_interrupted_validation_is_repeated(tmp_path, epoch, fault):
 
 
 def test_a_finished_validation_is_not_repeated(tmp_path):
-    """The checkpoint that a better score updated knows of it."""
+    """The checkpoint that a better score updated records the validation."""
     folder = tmp_path / "run"
     assert ends(fork(run, folder)) == 0
     info = last(folder)["message_hub"]["runtime_info"]

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on from a whole checkpoint as if nothing had happened."""
+"""Test that a run that is killed at any moment resumes from a whole checkpoint."""
 
 import os
 import random
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of an uninterrupted run, and how long it took."""
+    """Return the folder of an uninterrupted run, and how long it took."""
     folder = tmp_path_factory.mktemp("whole")
     start = time.monotonic()
     assert ends(fork(train, folder)) == 0
@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
 
 
 def kill_while_writing(child, folder, deadline=10.0):
-    """SIGKILL once a checkpoint is being written; False if none was seen before the end."""
+    """Send SIGKILL while a checkpoint is written; return False if none was seen before the end."""
     stop = time.monotonic() + deadline
     while time.monotonic() < stop and not os.waitpid(child, os.WNOHANG)[0]:
         if list(folder.glob("*.pth.unfinished")):
@@ -38,7 +38,7 @@ def kill_while_writing(child, folder, deadline=10.0):
 
 
 def kill_after(child, seconds):
-    """SIGKILL after a while; False if the process had ended well before."""
+    """Send SIGKILL after a while; return False if the process had ended before."""
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     code = ends(child)
@@ -47,7 +47,7 @@ def kill_after(child, seconds):
 
 
 def goes_on(folder, **options):
-    """Starts the run again; checks, once it was ``ended``, that it took up its checkpoint."""
+    """Start the run again; if it has ``ended``, check that it resumed from its checkpoint."""
     checkpoint, before = last(folder), len(losses(folder))
     at = checkpoint["meta"]["iter"] if checkpoint else 0
     child = fork(train, folder, **options)
@@ -60,7 +60,7 @@ def goes_on(folder, **options):
 
 
 def equals(folder, whole):
-    """Every iteration that was ever made in ``folder`` is the uninterrupted run's."""
+    """Check that every iteration in ``folder`` equals that of the uninterrupted run."""
     expected = dict(losses(whole))
     made = losses(folder)
     assert all(loss == expected[number] for number, loss in made)
@@ -122,7 +122,7 @@ def test_a_run_killed_47_times_at_random_ends_bit_identical(whole, tmp_path, fau
 @pytest.mark.slow
 @pytest.mark.faults
 def test_a_run_of_mim_killed_three_times_ends_bit_identical(tmp_path, fault):
-    """The real command, killed with all its processes."""
+    """The real command is killed with all its processes."""
     photos = photographs.write(tmp_path / "photos", 24)
     command = [Path(sys.executable).parent / "mim", "train", "mmpretrain"]
     command += [ROOT / "tests/configs/xtra_tiny.py", "--resume", "--cfg-options"]

@@ -1,4 +1,4 @@
-"""Pictures of predictions: what is in them, who draws them, and that training does not notice."""
+"""Test the pictures of predictions, and that drawing them does not change the training."""
 
 import functools
 import sys
@@ -68,7 +68,7 @@ def built(mask, target, image=(32, 48), patch=(4, 8), **rest):
 
 
 def pictures(model, count=2):
-    """Of images that hold whole levels, as files do."""
+    """Return normalised images of whole grey levels, as files have them."""
     grid = model.objective.grid
     size = count, grid.channels, *grid.img_size
     inputs = torch.randint(256, size, generator=torch.Generator().manual_seed(0))
@@ -76,7 +76,7 @@ def pictures(model, count=2):
 
 
 def by_token(column, grid):
-    """(B, N) bool: which patches hold something."""
+    """Return (B, N) bool: which patches are not transparent."""
     alpha = torch.from_numpy(column.pixels[..., 3]).float()[:, None] / 255
     of_one = PatchGrid(grid.rows, grid.cols, grid.patch, 1)
     share = of_one.patchify(alpha).mean(-1)
@@ -84,8 +84,8 @@ def by_token(column, grid):
     return share > 0
 
 
-def that_count(plan, batch):
-    """The tokens that a plan predicts, by going through its links."""
+def predicted_tokens(plan, batch):
+    """Return the tokens that a plan predicts, found by going through its links."""
     tokens = [set() for _ in range(batch)]
     for group in plan.groups:
         rows = batch * plan.masks_per_image
@@ -107,10 +107,10 @@ def test_a_perfect_prediction_is_the_truth_where_something_is_predicted(name):
     given, _, guess, error, truth = columns(model, images, "these")
     plan = model.objective(2, images.device)
     there = by_token(guess, grid)
-    assert [set(row.nonzero().flatten().tolist()) for row in there] == that_count(plan, 2)
+    assert [set(row.nonzero().flatten().tolist()) for row in there] == predicted_tokens(plan, 2)
     drawn = guess.pixels[..., 3] > 0
     off = np.abs(guess.pixels[drawn].astype(int) - truth.pixels[drawn])
-    assert off.max() <= (1 if name in ("low", "blurred") else 0)  # halves of a level
+    assert off.max() <= (1 if name in ("low", "blurred") else 0)  # two roundings to whole levels
     assert error.pixels[drawn][..., :3].max() <= 2 and not error.pixels[~drawn][:, 3].any()
     seen = given.pixels[..., 3] > 0
     filtered = name in ("low", "blurred")
@@ -192,14 +192,14 @@ PRETRAINER = "xtra_toolkit.MaskTargetPretrainer"
 
 @functools.cache
 def configs():
-    """The path and the content of every shipped config."""
+    """Return the path and the content of every shipped config."""
     paths = sorted((ROOT / "mmconfigs").rglob("*.py"))
     paths = [p for p in paths if "_base_" not in p.parts and "def main" not in p.read_text()]
     return [(path, Config.fromfile(path)) for path in paths]
 
 
 def shipped():
-    """Each pair and grid of the shipped configs once, narrow and shallow."""
+    """Return each pair and grid of the shipped configs once, with narrow and shallow models."""
     found = {}
     for path, config in configs():
         model = config.model
@@ -226,7 +226,7 @@ def test_every_shipped_objective_is_drawn(name, model):
     images, grid = pictures(model, 1), model.objective.grid
     made = columns(model, images, "these")
     there = by_token(made[2], grid)[0].nonzero().flatten().tolist()
-    assert [set(there)] == that_count(model.objective(1, images.device), 1) and len(there) > 8
+    assert [set(there)] == predicted_tokens(model.objective(1, images.device), 1) and len(there) > 8
     assert made[0].pixels.shape == made[2].pixels.shape == made[4].pixels.shape
     assert rgb(sheet(made)).shape[1] == 1350
 
@@ -263,7 +263,7 @@ class Log(SimpleNamespace):
 
 
 def stub(model, val=None, train=None, step=0):
-    """What the hook asks of a runner; data loaders by their data sets."""
+    """Build the parts of a runner that the hook reads; loaders are given by their data sets."""
     val, train = (d and torch.utils.data.DataLoader(d) for d in (val, train))
     loop = val and SimpleNamespace(dataloader=val)
     logger = Log(said=[])
@@ -282,8 +282,8 @@ def test_validation_images_are_preferred_if_they_fit():
     model = built(*XTRA)
     grid, fitting = model.objective.grid, images_of(model)
     other = [dict(inputs=torch.zeros(3, 8, 8))]
-    whose, images = fixed_images(stub(model, fitting, other), grid, 4)
-    assert whose == "validation images" and images[:, 0, 0, 0].tolist() == [0, 5, 10, 15]
+    split, images = fixed_images(stub(model, fitting, other), grid, 4)
+    assert split == "validation images" and images[:, 0, 0, 0].tolist() == [0, 5, 10, 15]
     assert fixed_images(stub(model, other, fitting), grid, 4)[0] == "training images"
     assert len(fixed_images(stub(model, None, fitting[:3]), grid, 4)[1]) == 3
     with pytest.raises(ValueError, match=r"no data set of the run has images of shape \(3, 32, 48"):
@@ -338,7 +338,7 @@ def drawing(runner):
 
 
 def plain(workers):
-    """MMEngine's own loop, whose random state goes on from step to step."""
+    """Train with MMEngine's own loop, whose random state continues from step to step."""
     data = Digits("train", indices=44, pipeline=PIPELINE)
     loader = dict(dataset=data, batch_size=8, num_workers=workers)
     loader.update(sampler=dict(type="DefaultSampler"), collate_fn=dict(type="default_collate"))
@@ -348,7 +348,7 @@ def plain(workers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_hook_does_not_change_the_training(workers, tmp_path):
-    """With drop path, random masks and crops that all draw from torch's own random state."""
+    """Drop path, random masks and crops all draw from torch's own random state."""
     weights, seen = {}, {}
     for interval in (0, 2):
         options = dict(default_hooks=hooks(interval), **plain(workers))
@@ -361,7 +361,7 @@ def test_the_hook_does_not_change_the_training(workers, tmp_path):
 def test_local_files_and_tensorboard_hold_the_same_pictures(tmp_path):
     visualizer = dict(type="UniversalVisualizer", vis_backends=[LOCAL, BOARD])
     run(tmp_path, "XTRA", default_hooks=hooks(5), visualizer=visualizer)
-    steps = [5, 10, 15]  # the last is due, and the end of training: drawn once
+    steps = [5, 10, 15]  # the last step is due at the end of training and is drawn once
     assert set(files(tmp_path)) == {f"reconstruction_{step}.png" for step in steps}
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     board = EventAccumulator(str(events))

@@ -1,4 +1,4 @@
-"""Checkpoints that load with torch's safe default."""
+"""Test that checkpoints load with torch's safe default."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def weights(runner):
 
 
 def test_mmengine_still_saves_checkpoints_that_torch_refuses(build, tmp_path):
-    """When this fails, MMEngine or torch has mended it, and SafeResume can go."""
+    """If this fails, MMEngine or torch has corrected it, and SafeResume is no longer needed."""
     build(epochs=1).train()
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(tmp_path / "epoch_1.pth")
@@ -40,7 +40,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_run(build):
 
 
 class Odd(Hook):
-    """Leaves in the checkpoint what hooks leave there."""
+    """Leave values of other types in the checkpoint, as hooks do."""
 
     def before_train(self, runner):
         runner.message_hub.update_info("best_score", np.float32(0.5))
@@ -86,7 +86,7 @@ def test_plain_weights_still_load(build, tmp_path):
 
 
 def test_the_history_of_scalars_is_bounded(build, tmp_path):
-    """The sizes of checkpoints stay; a resumed longer history is cut."""
+    """Checkpoints keep their size, and a longer history is shortened when it is resumed."""
     long = dict(type="xtra_toolkit.SafeResume")
     build(epochs=2, custom_hooks=[long]).train()
     short = dict(long, history=5)

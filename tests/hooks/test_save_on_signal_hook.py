@@ -1,4 +1,4 @@
-"""A signal saves the run and ends it with 75; started again, it goes on from there."""
+"""Test that a signal saves the run and ends it with 75, and that the run can be resumed."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ BY_EPOCH = dict(by_epoch=True)
 
 
 def reaches(folder, lines):
-    """Waits until so many iterations were recorded."""
+    """Wait until so many iterations have been recorded."""
     stop = time.monotonic() + 60
     while len(losses(folder)) < lines:
         assert time.monotonic() < stop, "the training makes no steps"
@@ -28,7 +28,7 @@ def reaches(folder, lines):
 
 
 def signalled(folder, number, *, send, after=3, **options):
-    """The exit code of a training signalled after some iterations."""
+    """Return the exit code of a training that is signalled after some iterations."""
     child = fork(train, folder, ballast=1, pause=0.004, checkpoint=BY_EPOCH, **options)
     reaches(folder, after)
     send(child, number)
@@ -38,7 +38,7 @@ def signalled(folder, number, *, send, after=3, **options):
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_within_an_epoch_and_the_run_resumes(tmp_path, name, fault):
-    """Slurm signals all processes of a job step: those of the data loader must not end."""
+    """Slurm signals all processes of a job step, and data loader workers must not end."""
     with fault(f"{name} to all processes of a run, data loaders included"):
         signum = signal.Signals[name]
         code = signalled(tmp_path / "run", signum, send=os.killpg, after=8, workers=2)
@@ -63,7 +63,7 @@ def of_two(rank, folder, place):
 def test_all_processes_save_and_exit_at_the_same_iteration(tmp_path, fault):
     with fault("SIGTERM to one of two processes"):
         children = [fork(of_two, rank, tmp_path / "run", tmp_path / "place") for rank in (0, 1)]
-        reaches(tmp_path / "run", 6)  # both write there
+        reaches(tmp_path / "run", 6)  # both processes write there
         os.kill(children[1], signal.SIGTERM)
         assert [ends(child, within=15) for child in children] == [75, 75]
         made = [number for number, _ in losses(tmp_path / "run")]
@@ -72,7 +72,7 @@ def test_all_processes_save_and_exit_at_the_same_iteration(tmp_path, fault):
 
 
 def leaves_slowly(folder):
-    """As an interpreter that has much to take down."""
+    """Train, and take long to exit, as an interpreter with many modules does."""
     try:
         train(folder, ballast=1, pause=0.004)
     except SystemExit:
@@ -118,7 +118,7 @@ def test_a_signal_before_training_ends_with_75(tmp_path, fault):
 
 
 def catches(process, number):
-    """Has the process a handler of the signal?"""
+    """Return whether the process has a handler of the signal."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (number - 1) & 1)
@@ -136,7 +136,7 @@ def test_a_signal_before_the_launcher_has_imported_torch_ends_with_75(tmp_path, 
 
 
 class Counts(Hook):
-    """A hook of the lowest priority, registered last, that keeps a number in the checkpoint."""
+    """Keep a number in the checkpoint, as a hook of the lowest priority that is registered last."""
 
     priority = "LOWEST"
 
@@ -183,7 +183,7 @@ COMMANDS = {
 @pytest.mark.faults
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_real_command_exits_with_75(tmp_path, name, fault):
-    """mim itself ends with 1 whatever its training process ended with."""
+    """mim itself exits with 1, whatever the exit code of its training process is."""
     photos = photographs.write(tmp_path / "photos", 24)
     options = [f"train_dataloader.dataset.data_root={photos}", "train_dataloader.batch_size=2"]
     options += ["train_dataloader.num_workers=2", "train_cfg.global_batch=4"]
@@ -198,7 +198,7 @@ def test_the_real_command_exits_with_75(tmp_path, name, fault):
 
 
 class Interrupts(Hook):
-    """Ctrl-C before the second step, as often as it is told."""
+    """Send Ctrl-C before the second step, as often as given."""
 
     def __init__(self, times):
         self.times = times

@@ -1,4 +1,4 @@
-"""SplitLoss: parts that add up to the loss, and a training that does not notice."""
+"""Test that the parts of SplitLoss add up to the loss, and that it does not change the training."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ LOOK_AHEAD = ("block", dict(type="xtra_toolkit.NextBlock", look_ahead=2, normali
 
 
 class Wrapper:
-    """No autocast."""
+    """Run without autocast."""
 
     def optim_context(self, model):
         return torch.no_grad()
@@ -38,7 +38,7 @@ class Stub:
 
 
 def measured(model, images):
-    """The parts by name, and the ranges."""
+    """Return the parts by name, and the ranges."""
     samples = [DataSample(metainfo=dict(draw_seed=s, step_seed=5)) for s in range(8)]
     model.data_preprocessor = Both(samples[: len(images)])
     hook = SplitLoss()
@@ -56,7 +56,7 @@ class Both(torch.nn.Module):
 
 
 def weights_of(model, hook, images):
-    """Of each range, its share of the loss, by counting links."""
+    """Return each range's share of the loss, found by counting links."""
     plan = model.plan(images, model.data_preprocessor(images)["data_samples"])
     shares = torch.zeros(len(hook.ranges.names), dtype=torch.float64)
     for number, group in enumerate(plan.groups):
@@ -101,7 +101,7 @@ def test_steps_average_to_the_loss_and_bands_add_up_to_the_squares(pair, loss, r
     assert len(bands) > 5 and sum(bands) == pytest.approx(float(squares), rel=1e-6)
     if loss == "mse":
         assert sum(bands) == pytest.approx(float(whole), rel=1e-6)
-    assert len(set(found.values())) == len(found)  # every part is one of its own
+    assert len(set(found.values())) == len(found)  # all parts differ
 
 
 def names(pair, **options):
@@ -119,7 +119,7 @@ def test_ranges_are_named_by_steps_or_rows():
 
 
 def test_a_step_or_row_with_a_large_loss_is_found():
-    """Images whose fourth block (rows 0 and 1, columns 6 and 7), or fifth row, is noise."""
+    """The fourth block (rows 0 and 1, columns 6 and 7) or the fifth row of the images is noise."""
     for pair, hard in ((XTRA, "loss_step/003"), (MAE, "loss_row/004")):
         target = dict(pretrainer_target(pair), normalise=False)
         model = randomise(pretrainer(pair[0], target), scale=0.01)
@@ -172,7 +172,7 @@ def test_the_dct_equals_that_of_scipy():
     ("pair", "changes"), [("AIM", {}), ("MAE", dict(optim_wrapper=HALF))], ids=["fp32", "bf16"]
 )
 def test_weights_and_losses_are_bit_identical_with_and_without(pair, changes, tmp_path):
-    """With drop path, random crops and masks, accumulation; 15 steps."""
+    """Train 15 steps with drop path, random crops and masks, and accumulation."""
     watches, split = (Generators(), Generators()), dict(type="xtra_toolkit.SplitLoss", interval=2)
     hooks = [[SAFE, watches[0]], [SAFE, split, watches[1]]]
     (plain, one), (watched, other) = (
@@ -196,7 +196,7 @@ def picture(folder):
 
 
 def test_the_parts_of_a_step_add_up_to_its_logged_loss_and_are_drawn(tmp_path):
-    """No drop path, one micro-batch; a resumed run draws the whole curve."""
+    """Train without drop path and accumulation; a resumed run draws the whole curve."""
     options = dict(drop_path=0.0, batch_size=8)
     options["custom_hooks"] = [SAFE, dict(type="xtra_toolkit.SplitLoss", interval=1)]
     _, seen = run(tmp_path / "whole", "XTRA", **options)
@@ -214,7 +214,7 @@ def test_the_parts_of_a_step_add_up_to_its_logged_loss_and_are_drawn(tmp_path):
 
 
 def test_a_measurement_changes_no_state_and_has_no_drop_path():
-    """Also where masks come from torch's own generator, since samples bring no seeds."""
+    """This includes masks from torch's own generator, which samples without seeds need."""
     model, hook = randomise(pretrainer(*MAE, drop_path_rate=0.5)).train(), SplitLoss()
     model.data_preprocessor = Both(None)
     hook.before_train(Stub(model))
@@ -235,7 +235,7 @@ def test_class_targets_have_steps_and_no_bands(tmp_path):
 
 
 def test_other_models_are_left_alone(build, tmp_path):
-    """Beside OnlineProbe, under hooks' defaults of a probe for instance."""
+    """The default hooks may run with a probe, for instance."""
     kinds = ("SplitLoss", "OnlineProbe")
     hooks = [dict(type=f"xtra_toolkit.{kind}", interval=1) for kind in kinds]
     build(epochs=1, custom_hooks=[SAFE, *hooks]).train()

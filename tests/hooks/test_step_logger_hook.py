@@ -1,4 +1,4 @@
-"""StepLogger: the interval counts the updates of a run, whatever the length of an epoch."""
+"""Test that the interval of StepLogger counts the updates of a run, not those of an epoch."""
 
 from helpers.tiny_runs import PIPELINE, logged, run
 
@@ -8,7 +8,7 @@ SAVE = dict(type="CheckpointHook", interval=3, by_epoch=False)
 
 
 def steps(folder, images=8, kind="xtra_toolkit.StepLogger", **changes):
-    """The logged steps of a run of 10 epochs, of one step each by default."""
+    """Return the logged steps of a run of 10 epochs, of one step each by default."""
     run(
         folder,
         "XTRA",

@@ -1,4 +1,4 @@
-"""A step that went wrong changes no weight, is told, and never reaches a checkpoint."""
+"""Test that a non-finite step changes no weight, is reported, and is never saved."""
 
 import math
 from itertools import pairwise
@@ -23,7 +23,7 @@ KEEP_ONE = dict(
 
 
 class Spoil(Hook):
-    """Calls ``spoil(model)`` before an iteration."""
+    """Call ``spoil(model)`` before an iteration."""
 
     def __init__(self, iteration, spoil):
         self.iteration, self.spoil = iteration, spoil
@@ -90,7 +90,7 @@ class DividedBackwards(torch.autograd.Function):
 
 
 class Diverge(torch.nn.Module):
-    """Divides by zero, forwards or backwards, where its input is large."""
+    """Divide by zero if the input is large, in the forward or the backward pass."""
 
     def __init__(self, where):
         super().__init__()
@@ -112,7 +112,7 @@ class Deep(BaseModel):
 
 
 class Poisoned(Dataset):
-    """Eight vectors in order, one of them large."""
+    """Give eight vectors in order, one of them large."""
 
     metainfo = {}
 
@@ -196,7 +196,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(build):
 
 
 def test_the_replay_draws_the_random_numbers_of_the_step(build):
-    """The step goes wrong for one draw in eight; another draw in the replay would not."""
+    """The step fails for one draw in eight, so another draw in the replay would not fail."""
     drawn = []
 
     class Lucky(Deep):
@@ -252,7 +252,7 @@ def test_validation_batches_are_not_kept(build):
 
 
 class SpoilRank(Hook):
-    """A gradient that is no number, in the second process only."""
+    """Make a gradient NaN in the second process only."""
 
     def before_train(self, runner):
         if get_rank() == 1:
@@ -274,7 +274,7 @@ def test_all_processes_stop_at_a_non_finite_loss_in_one(tmp_path):
 
 
 class LaterDevice:
-    """Reads as a GPU's values would be read: of the step before."""
+    """Return the values of the step before, as on a GPU."""
 
     def __init__(self):
         self.waiting = None
@@ -345,7 +345,7 @@ def test_the_norm_of_clipping_is_reused_without_a_change(wrapper, tmp_path, monk
     watched, other = tiny_runs.run(
         tmp_path / "watched", "XTRA", custom_hooks=[safe, STOP], **options
     )
-    assert counts == [1] * 10  # the norm of clipping alone
+    assert counts == [1] * 10  # only the norm of clipping was computed
     assert one.losses == other.losses
     for part in ("model", "optim_wrapper"):
         first, second = (tiny_runs.flat(getattr(r, part).state_dict()) for r in (plain, watched))

@@ -1,4 +1,4 @@
-"""Images per second and the time that is left, where a step is several micro-batches."""
+"""Test images per second and the remaining time for steps of several micro-batches."""
 
 import json
 import re
@@ -13,7 +13,7 @@ STEP, SLOW = 1.0, 10.0  # seconds
 
 
 class Clock(Hook):
-    """A clock that steps move: a second each, but the first takes ten."""
+    """Replace the clock: each step takes a second, and the first one ten."""
 
     priority = "HIGHEST"
 
@@ -28,7 +28,7 @@ class Clock(Hook):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs tiny XTRA on digits, 15 steps of 8 images, in micro-batches of 2."""
+    """Return a function that trains tiny XTRA, 15 steps of 8 digits in micro-batches of 2."""
 
     def run(**changes):
         timer = dict(type="xtra_toolkit.Throughput")
@@ -49,7 +49,7 @@ def scalars(folder):
 
 
 def left(folder):
-    """The seconds that each line of the log says are left."""
+    """Return the remaining seconds in each line of the log."""
     log = max(folder.glob("*/*.log")).read_text()
     times = re.findall(r"Epoch\(train\).* eta: (\d+):(\d+):(\d+)  time: ", log)
     return [3600 * int(h) + 60 * int(m) + int(s) for h, m, s in times]
@@ -63,7 +63,7 @@ def test_images_per_second_is_an_average_over_the_window(run, tmp_path, monkeypa
     assert rates[0] == pytest.approx(8 / SLOW)
     assert rates[1] == pytest.approx(16 / (SLOW + STEP))  # a mean of rates would be 4.4
     assert rates[9] == pytest.approx(80 / (SLOW + 9 * STEP))
-    assert rates[10:] == pytest.approx([8 / STEP] * 5)  # the first has left the window of ten
+    assert rates[10:] == pytest.approx([8 / STEP] * 5)  # the first step has left the window of ten
     assert all(r == pytest.approx(8 / x["time"]) for r, x in zip(rates, lines, strict=True))
     log = max(tmp_path.glob("*/*.log")).read_text()
     assert len(re.findall(r"Epoch\(train\).*images_per_second: 8\.0000", log)) == 5
@@ -82,7 +82,7 @@ def test_the_eta_counts_global_batches_from_the_resumed_step(run, tmp_path, monk
 
 
 class Slow:
-    """A loader that takes a second for each micro-batch."""
+    """Load each micro-batch in a second."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -105,7 +105,7 @@ def test_data_time_includes_all_micro_batches(monkeypatch):
 
 
 class Waiting(Hook):
-    """In each step a quarter of a second is waited for images, and hooks take five after it."""
+    """Let each step wait a quarter of a second for images, and hooks take five seconds after it."""
 
     priority = "LOWEST"
 
@@ -123,7 +123,7 @@ def test_data_time_excludes_the_hooks_of_the_step_before(run, tmp_path, monkeypa
     clock = Clock(monkeypatch)
     run(custom_hooks=[clock, Waiting(clock)])
     loaded = [line["data_time"] for line in scalars(tmp_path)]
-    assert loaded == pytest.approx([0.25] * 15, abs=0.1)  # and what was waited indeed
+    assert loaded == pytest.approx([0.25] * 15, abs=0.1)  # plus the real waiting time
 
 
 def test_in_mmengines_loop_a_step_counts_a_batch_of_each_process(build, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A process that was stopped does not keep the others waiting without end."""
+"""Test that a stopped process does not keep the others waiting without end."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""OnlineProbe and SplitLoss where the weights lie in parts on two processes."""
+"""Test OnlineProbe and SplitLoss with sharded weights on two processes."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ NAMES = ("loss", "probe/loss", "loss_step/001", "loss_step/003", "loss_band/0", 
 
 
 def train(name, folder, photos, **options):
-    """What was logged of a run of 6 steps without drop path."""
+    """Return what is logged in a run of 6 steps without drop path."""
     config = Config.fromfile(CONFIGS / f"{name}.py")
     changes = {
         "train_dataloader.dataset.data_root": str(photos),
@@ -54,6 +54,8 @@ def test_hooks_do_not_change_a_sharded_run_and_its_curves_are_those_of_an_unshar
     )
     assert plain[0] == watched[0] and len(watched[0]) == 6
     for name, mine, other in zip(NAMES, watched, whole, strict=True):
-        apart = 0.01 if name == "probe/loss" else 1e-4  # AdamW's first step is a sign
+        apart = (
+            0.01 if name == "probe/loss" else 1e-4
+        )  # the first step of AdamW is the sign of the gradient
         assert len(mine) > 0 or name == "loss_band/5"
         np.testing.assert_allclose(mine, other, rtol=apart)

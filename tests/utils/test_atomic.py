@@ -20,7 +20,7 @@ def xtra(*args):
 
 
 def planted(tmp_path, name):
-    """A file of the user, and links to it under names that are easy to guess."""
+    """Write a file of the user, and links to it under names that are easy to guess."""
     victim = tmp_path / "victim"
     victim.write_text("mine")
     for suffix in (".part", ".tmp", ".unfinished"):

@@ -1,4 +1,4 @@
-"""Conversion: from the original's names and numbers to ours and to stock ViTs, mask included."""
+"""Test conversion from the original's names and numbers to ours and to stock ViTs."""
 
 import argparse
 import logging
@@ -173,7 +173,7 @@ def test_a_masked_encoder_becomes_a_stock_vit_only_with_full_attention():
     x, twin = OUT["images"], vit(mask=MASKS["bidirectional"])
     twin.load_state_dict(checkpoint.encoder)
     torch.testing.assert_close(model(x), twin(x)[0], atol=1e-5, rtol=0)
-    assert (model(x) - OUT["encoder_out"]).abs().max() > 1e-2  # the reason for the refusal
+    assert (model(x) - OUT["encoder_out"]).abs().max() > 1e-2  # this is the reason for the refusal
 
 
 def test_files_for_stock_vits_record_the_mask_of_the_encoder(tmp_path, caplog):

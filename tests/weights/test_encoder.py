@@ -1,4 +1,4 @@
-"""``xtra_toolkit.load``: an encoder and its transform out of a checkpoint alone."""
+"""Test ``xtra_toolkit.load``: an encoder and its transform from a checkpoint alone."""
 
 import json
 import subprocess
@@ -89,7 +89,7 @@ def test_importing_the_package_stays_light():
 
 
 def test_an_encoder_can_be_exported_by_torch(saved):
-    """torch.export keeps the mask: a block sees none of the later ones."""
+    """The exported program keeps the mask: a block attends to no later one."""
     path, _ = saved
     encoder, _ = xtra_toolkit.load(path, "tokens")
     images = torch.randn(2, 3, 64, 64)
@@ -113,7 +113,7 @@ def test_an_encoder_can_be_exported_to_onnx(saved, tmp_path):
 
 
 def tampered(saved, tmp_path, change):
-    """A checkpoint whose record was changed."""
+    """Return a checkpoint whose record was changed."""
     state = torch.load(saved[0], weights_only=True)["state_dict"]
     record = json.loads(bytes(state[RECORD].tolist()))
     change(record)

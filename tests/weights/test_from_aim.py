@@ -1,4 +1,4 @@
-"""AIM v1's published trunks and probe heads, read: the outputs are the original's."""
+"""Test that the published trunks and probe heads of AIM v1 give the original's outputs."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ HEAD = {  # 10 classes, as AttentionPoolingClassifier names and shapes them
 
 
 def loaded(checkpoint, layout, **config):
-    """A model of ours or MMPretrain's with all of a layout in it."""
+    """Return a model of ours or of MMPretrain with all weights of a layout."""
     model = MODELS.build(config)
     state = checkpoint.layout(layout)["state_dict"]
     if layout != "classifier":
@@ -87,7 +87,7 @@ def test_stock_vits_give_the_outputs_of_the_original():
 
 
 def aims_head(x):
-    """AIM's AttentionPoolingClassifier on tokens (B, N, D), written from its description."""
+    """Run AIM's AttentionPoolingClassifier on tokens (B, N, D), written from its description."""
     w = {name.removeprefix("head."): value for name, value in HEAD.items()}
     x = (x - w["bn.running_mean"]) / (w["bn.running_var"] + 1e-6).sqrt()
     split = [
@@ -135,7 +135,7 @@ def test_the_probe_head_gives_the_logits_of_the_original():
         (
             lambda: Checkpoint.of({**TRUNK, "trunk.blocks.0.mlp.fc3.weight": torch.ones(1)}),
             r"ours has no place for 1 of the parameters, read as those of apple/ml-aim, AIM v1; "
-            r"the first: 'trunk.blocks.0.mlp.fc3.weight'",  # AIMv2's
+            r"the first: 'trunk.blocks.0.mlp.fc3.weight'",  # a name of AIMv2
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""facebookresearch/mae's and MMPretrain's MAE, read: MMPretrain's own model gives the numbers."""
+"""Test conversion of facebookresearch/mae's and MMPretrain's MAE against MMPretrain's own model."""
 
 import copy
 import re
@@ -72,7 +72,7 @@ def facebooks(model):
 
 
 def column_first(table):
-    """A fixed table of MMPretrain's, square and the row first, as MAE has it."""
+    """Convert a square fixed table from MMPretrain's order, row first, to MAE's."""
     return torch.cat(table.chunk(2, dim=-1)[::-1], dim=-1)
 
 
@@ -118,12 +118,12 @@ def test_the_positions_in_the_file_replace_those_of_the_model(theirs, source, tm
     torch.testing.assert_close(vit(IMAGES)[0], theirs.extract_feat(IMAGES)[0], atol=1e-5, rtol=0)
     own = sincos(vit.grid, 48)
     torch.testing.assert_close(column_first(vit.pos_embed), own, atol=1e-6, rtol=0)
-    vit.pos_embed.data.copy_(own)  # the trap: another order, and other features
+    vit.pos_embed.data.copy_(own)  # the model's own table gives other features
     assert (vit(IMAGES)[0] - theirs.extract_feat(IMAGES)[0]).abs().max() > 0.1
 
 
 def test_an_encoder_without_a_decoder_is_recognised_by_its_positions(theirs):
-    """As published: mae_pretrain_vit_base.pth holds no decoder."""
+    """The published mae_pretrain_vit_base.pth holds no decoder."""
     names = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
     twin = copy.deepcopy(theirs)
     twin.backbone.pos_embed.data.copy_(column_first(twin.backbone.pos_embed))

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer to ours and back: the features stay."""
+"""Test conversion from timm's VisionTransformer to ours and back by its features."""
 
 import re
 

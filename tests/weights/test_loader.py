@@ -1,4 +1,4 @@
-"""What MMEngine loads for our configs executes nothing, and safetensors is read and written."""
+"""Test that loading with MMEngine executes nothing, and that safetensors is read and written."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ VIT = dict(
 
 
 class Calls:
-    """An object that creates a folder when it is unpickled."""
+    """Create a folder when this object is unpickled."""
 
     def __init__(self, folder, function=os.mkdir):
         self.call = function, (str(folder),)
@@ -47,7 +47,7 @@ def trap(tmp_path, monkeypatch, request):
     torch.save(dict(state_dict=MODELS.build(VIT).state_dict(), extra=Calls(trace)), file)
     yield file, trace
     assert not trace.exists()
-    torch.load(file, weights_only=False)  # it would have worked
+    torch.load(file, weights_only=False)  # the attack works if it is not refused
     assert trace.exists()
 
 

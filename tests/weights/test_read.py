@@ -1,4 +1,4 @@
-"""Tests of reading untrusted checkpoints: tensors are read, and nothing is executed."""
+"""Test that untrusted checkpoints are read as tensors, and that nothing is executed."""
 
 import argparse
 import collections
@@ -17,21 +17,21 @@ STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
 
 class Config(dict):
-    """A dict with attributes, as configs often are."""
+    """Extend dict by attributes, as configs often do."""
 
 
 class Record(list):
-    """A list with attributes."""
+    """Extend list by attributes."""
 
 
 class Stage(enum.Enum):
-    """An enum, also as a key."""
+    """Define an enum, which is used also as a key."""
 
     FIT = "fit"
 
 
 class Calls:
-    """An object that calls a function when it is unpickled."""
+    """Call a function when this object is unpickled."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -105,7 +105,7 @@ def test_a_function_in_the_file_is_not_called(tmp_path):
     path = saved(tmp_path / "x.ckpt", dict(state_dict=STATE, attack=attack))
     same(read_state(path))
     assert not trace.exists()
-    torch.load(path, weights_only=False)  # the attack would have worked
+    torch.load(path, weights_only=False)  # the attack works if it is not refused
     assert trace.exists()
 
 
