@@ -194,10 +194,14 @@ def test_a_plugin_that_exits_is_named_and_does_not_end_the_process(text, cause, 
 
 def test_an_interrupt_of_the_user_is_not_swallowed(place):
     write_plugin(place, "slow", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        plugins.load_plugins()
-    assert signal.getsignal(signal.SIGINT) is before
+    # set the handler, since a shell lets its background jobs ignore the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            plugins.load_plugins()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("text", ["[xtra_toolkit.plugins]\nbroken\n", "[other]\n= = =\nx"])
