@@ -1,4 +1,4 @@
-"""The registries of this package.
+"""Define the registries of this package.
 
 ``MASKS`` and ``ORDERS`` (orders of units, which ``Reordered`` takes) are root registries. The
 others are children of MMEngine's registries, so that a config finds ``type='xtra_toolkit.X'``

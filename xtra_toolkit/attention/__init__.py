@@ -1,4 +1,4 @@
-"""Attention under a pattern: ``attention(q, k, v, pattern)`` and its back ends, one per file."""
+"""Compute attention under a pattern, ``attention(q, k, v, pattern)``; each back end has a file."""
 
 from xtra_toolkit.attention.dispatch import BACKENDS, Pattern, attention, choose, get_attention
 

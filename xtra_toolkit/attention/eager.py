@@ -1,4 +1,4 @@
-"""The dense reference, against which all other back ends are tested."""
+"""Compute attention densely, as the reference against which all other back ends are tested."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Attention by two matrix products, for short sequences on a CPU that is fast in bfloat16.
+"""Attend by two matrix products, for short sequences on a CPU that is fast in bfloat16.
 
 With AMX or AVX-512 bf16, bfloat16 products are so fast that flash attention loses more time by
 computing the weights again than it saves: at 240 tokens this back end is about twice as fast as

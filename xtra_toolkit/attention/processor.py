@@ -26,8 +26,8 @@ ROUNDS = 5
 def short_bf16(q: Tensor) -> str:
     """Return ``'matmul'`` or ``'sdpa'``, whichever trains faster on short sequences in bfloat16.
 
-    Nothing can be timed in a compiled call or on fake tensors; it then returns ``'sdpa'`` if torch
-    knows nothing of the processor.
+    If torch reports nothing about the processor, both are timed. A compiled call or a fake tensor
+    cannot be timed, and gets ``'sdpa'`` then.
     """
     if feature():
         return "matmul"

@@ -1,4 +1,4 @@
-"""PyTorch's scaled_dot_product_attention, which runs on every device."""
+"""Attend by PyTorch's scaled_dot_product_attention, which runs on every device."""
 
 import torch.nn.functional as F
 from torch import Tensor

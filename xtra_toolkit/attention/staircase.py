@@ -1,4 +1,4 @@
-"""Staircase attention: compute an ordered partition by flash kernels, without the masked area.
+"""Attend within an ordered partition by flash kernels, without computing the masked area.
 
 Query q of a staircase attends to a prefix of the sequence. Halving the rows again and again splits
 the mask into full rectangles and small tiles on the diagonal. Each tile is one call of a flash

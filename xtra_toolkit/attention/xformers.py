@@ -1,4 +1,4 @@
-"""xformers' memory_efficient_attention, the default on CUDA.
+"""Attend by xformers' memory_efficient_attention, the default on CUDA.
 
 The structured biases of xformers are used for the patterns that have one. Other patterns use a
 dense bias, computed once and expanded over the heads, and over the batch if images share it.

@@ -34,7 +34,7 @@ def configs(everything: bool) -> None:
 
 
 def row(path: Path) -> Iterator[str]:
-    """Yield the line of a config; none where it is no pretraining config."""
+    """Yield the line of a config; no line if it is no pretraining config."""
     from xtra_toolkit.visualization.objectives.build import build, read_config
     from xtra_toolkit.visualization.objectives.cost import count, flops
 

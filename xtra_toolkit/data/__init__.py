@@ -1,4 +1,4 @@
-"""Datasets, transforms, image reading and the sampler of global batches."""
+"""Read images: data sets, transforms, decoders and the sampler of global batches."""
 
 from xtra_toolkit.data.datasets.digits import Digits
 from xtra_toolkit.data.datasets.image_folder import ImageFolder

@@ -1,4 +1,4 @@
-"""The training loop, optimizer wrappers, sharding and what resuming needs."""
+"""Train: the loop, optimizer wrappers, sharding and what resuming needs."""
 
 from xtra_toolkit.engine.autocast import AutocastOptimWrapper
 from xtra_toolkit.engine.loop import GlobalBatchLoop

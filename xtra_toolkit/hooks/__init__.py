@@ -1,4 +1,4 @@
-"""Hooks for checkpoints, signals, non-finite losses, unreadable images and monitoring."""
+"""Hook into a run: checkpoints, signals, non-finite losses, unreadable images and monitoring."""
 
 from xtra_toolkit.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 from xtra_toolkit.hooks.online_probe_hook import OnlineProbe

@@ -1,4 +1,4 @@
-"""A random part of the image is visible: the mask of MAE (arXiv 2111.06377).
+"""Random visible patches: the mask of MAE (arXiv 2111.06377).
 
 The code of MAE is facebookresearch/mae at efb2a80.
 """

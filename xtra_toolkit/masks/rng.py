@@ -1,4 +1,4 @@
-"""Random numbers of masks: different for each image, or shared by all images of a step.
+"""Draw the random numbers of masks, for each image or for all images of a step.
 
 A run may be resumed with other micro-batches, workers or processes, and this must not change the
 masks of the images. In training, therefore, the numbers of an image do not depend on other images:

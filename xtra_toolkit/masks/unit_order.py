@@ -1,4 +1,4 @@
-"""Orders of the units of a mask, which ``Reordered`` takes."""
+"""Define orders of the units of a mask, which ``Reordered`` takes."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The models of pretraining: backbone, decoder, head and algorithm, as MMPretrain modules."""
+"""Define the models of pretraining as MMPretrain modules: backbone, decoder, head, algorithm."""
 
 from xtra_toolkit.models.classifier import ImageClassifier
 from xtra_toolkit.models.hub import register

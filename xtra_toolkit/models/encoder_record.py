@@ -1,4 +1,4 @@
-"""The record of an encoder in its checkpoint: its shape, and how images enter it.
+"""Record in a checkpoint the shape of its encoder, and how images enter it.
 
 The record is JSON in the small buffer that holds the mask (``encoder_mask.py``). A checkpoint may
 be of unknown origin, so every value is checked before it is used, and no name in it is imported.

@@ -1,4 +1,4 @@
-"""Transformer layers that take an attention pattern, and functions that the models share."""
+"""Run transformer layers under an attention pattern."""
 
 from collections.abc import Callable, Iterable
 

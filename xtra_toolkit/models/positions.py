@@ -1,4 +1,4 @@
-"""Position embeddings. Tables are as in MMPretrain: tokens without pixels come first."""
+"""Make position embeddings. Tables are as in MMPretrain: tokens without pixels come first."""
 
 import torch
 from torch import Tensor, nn

@@ -135,8 +135,8 @@ def compile_objective(
     """Draw the mask and link it to the target.
 
     Args:
-        mask: What may be seen.
-        target: What is predicted, from where.
+        mask: The mask factory.
+        target: The target.
         grid: The grid of the images.
         mask_tokens: Whether mask tokens stand for hidden tokens in the encoder. By default they
             are left out of it.

@@ -1,4 +1,4 @@
-"""The colour cluster of the next pixel: the target of iGPT.
+"""Predict the colour cluster of the next pixel: the target of iGPT.
 
 ICML 2020; openai/image-gpt at c6af2eb.
 """

@@ -1,4 +1,4 @@
-"""The next unit of the sequence: a token (iGPT, AIM) or a block (XTRA)."""
+"""Predict the next unit of the sequence: a token (iGPT, AIM) or a block (XTRA)."""
 
 import torch
 from torch import Tensor

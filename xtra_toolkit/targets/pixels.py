@@ -1,4 +1,4 @@
-"""Pixel values as a target, raw or normalised per unit, as XTRA, AIM and MAE predict them."""
+"""Predict pixel values, raw or normalised per unit, as XTRA, AIM and MAE do."""
 
 import torch
 from torch import Tensor

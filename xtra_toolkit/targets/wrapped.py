@@ -1,4 +1,4 @@
-"""A target around another target: it keeps the links and changes the values."""
+"""Wrap a target in another one, which keeps the links and changes the values."""
 
 from torch import Tensor, nn
 

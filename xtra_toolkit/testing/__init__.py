@@ -1,4 +1,4 @@
-"""A conformance kit for plugin authors: check that a mask or a target keeps its contract.
+"""Check that the mask or the target of a plugin keeps its contract.
 
     from xtra_toolkit.testing import check_mask, check_target
 

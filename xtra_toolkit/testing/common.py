@@ -1,4 +1,4 @@
-"""Functions that the checks share."""
+"""Hold the functions that the checks share."""
 
 import json
 from collections.abc import Callable, Iterator

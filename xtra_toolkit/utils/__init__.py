@@ -1,1 +1,1 @@
-"""Helpers that several packages share: files, progress bars, checkpoints on disk."""
+"""Help several packages: files, progress bars, checkpoints on disk, signals."""

@@ -1,1 +1,1 @@
-"""Conversion of weights between the names of other repositories and those of this toolkit."""
+"""Convert weights between the names of other repositories and those of this toolkit."""

@@ -1,1 +1,1 @@
-"""Datasets of images."""
+"""Define the data sets of images."""

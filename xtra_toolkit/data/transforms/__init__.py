@@ -1,1 +1,1 @@
-"""Transforms of the data pipeline."""
+"""Define the transforms of the data pipeline."""
