@@ -43,7 +43,7 @@ def packages() -> set[str]:
 
 
 def load_plugins() -> None:
-    """Load each entry point; record failures in ``FAILED``."""
+    """Load each installed plugin; record failures in ``FAILED``."""
     points = installed()
     own_registries = [value for value in vars(registries).values() if isinstance(value, Registry)]
     if points:  # register our own names first, so that a plugin that replaces one is noticed

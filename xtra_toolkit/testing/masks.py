@@ -252,7 +252,7 @@ def round_trip(it: MaskSubject) -> None:
 
 
 def devices(it: MaskSubject) -> None:
-    """Check that it can be built on the meta device and draws on the generator's device."""
+    """Check that a mask can be built on the meta device and draws on the generator's device."""
     advice = (
         f"{it.name}: it holds tensors from __init__, which are empty if a model is built on the "
         "meta device; create them in __call__"

@@ -220,7 +220,7 @@ def round_trip(it: TargetSubject) -> None:
 
 
 def devices(it: TargetSubject) -> None:
-    """Check that it moves with the model: to float64, the meta device and a GPU, if any."""
+    """Check that a target moves with the model: to float64, the meta device and a GPU, if any."""
     unregistered = [
         name
         for module in it.model.target_generator.modules()

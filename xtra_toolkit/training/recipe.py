@@ -178,7 +178,7 @@ def apply_schedule(cfg: Config, former_epochs: float, total: int) -> None:
 
 
 def apply_intervals(cfg: Config, steps: int, total: int) -> None:
-    """Log about 100 times, draw 4 and save 5 times in a run, unless the config does so more often."""
+    """Log about 100 times, draw 4 and save 5 times a run, unless the config does so more often."""
     epochs = math.ceil(total / steps)
     wanted = dict(logger=total // 100, reconstruction=total // 4, checkpoint=epochs // 5)
     for name, interval in wanted.items():

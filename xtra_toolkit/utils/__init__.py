@@ -1,1 +1,1 @@
-"""Help several packages: files, progress bars, checkpoints on disk, signals."""
+"""Share helpers between packages: files, progress bars, checkpoints on disk, signals."""

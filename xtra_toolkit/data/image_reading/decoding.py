@@ -68,7 +68,7 @@ class Jpeg:
 
         Args:
             factor: Reduction, 1, 2, 4 or 8.
-            bottom: Row of the file from which on rows may be missing. Default: the height.
+            bottom: First row of the file that need not be decoded. Default: the height.
 
         Returns:
             uint8 (ceil(H / factor), ceil(W / factor), 3), BGR.
