@@ -28,8 +28,8 @@ class ReconstructionHook(Hook):
     image. Tokens that are not predicted are hatched. Random masks are those of evaluation.
 
     The images are validation images if the run has a validation, else training images. They are
-    always the same, evenly spread over the data set. The training itself does not change: weights are
-    bit-identical with and without this hook. Targets that are not pixels are not drawn, and the
+    always the same, evenly spread over the data set. The training itself does not change: weights
+    are bit-identical with and without this hook. Targets that are not pixels are not drawn, and the
     log says so once. Models other than MaskTargetPretrainer are left alone.
 
     Args:

@@ -25,8 +25,8 @@ class SplitLoss(Hook):
 
     Before every ``interval``-th update the hook predicts the first micro-batch under its own plan,
     in evaluation mode (without drop path) and in the precision of the training, and averages over
-    all processes. The training itself does not change. The values go to the visualizer's back ends and
-    not to the text log:
+    all processes. The training itself does not change. The values go to the visualizer's back ends
+    and not to the text log:
 
     - ``loss_step/NUMBER``: the mean loss of the links that predict the unit of this number in the
       sequence, or ``loss_step/FIRST-LAST`` if there are more than 16. Under a mask with a single
@@ -34,13 +34,13 @@ class SplitLoss(Hook):
       shares of the loss (their numbers of links, in one group), is the loss.
     - ``loss_band/0`` to ``7``, for pixel targets: the contribution of waves of b/16 to (b + 1)/16
       cycles per pixel to the mean squared error, from a DCT of each patch's residual. The last band
-      holds all higher frequencies. For the loss ``mse`` the bands add up to the loss. If the target is
-      normalised, so are the residuals.
+      holds all higher frequencies. For the loss ``mse`` the bands add up to the loss. If the target
+      is normalised, so are the residuals.
 
     At the end ``loss_split``, a picture of both over training, goes to the back ends. Models other
-    than MaskTargetPretrainer are left alone. One measurement takes 0.2 of a step of XTRA-B/16 and 0.33 of
-    a step of MAE-B/16 (2 CPU cores, bf16). That is 0.2 to 0.3 % of the training by default, and
-    less with gradient accumulation.
+    than MaskTargetPretrainer are left alone. One measurement takes 0.2 of a step of XTRA-B/16 and
+    0.33 of a step of MAE-B/16 (2 CPU cores, bf16). That is 0.2 to 0.3 % of the training by default,
+    and less with gradient accumulation.
 
     Args:
         interval: Number of updates from one measurement to the next.

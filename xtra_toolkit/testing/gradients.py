@@ -1,4 +1,4 @@
-"""Compare the certificate with measured gradients: the pixels of which tokens move a prediction."""
+"""Measure by gradients which pixels move a prediction, and compare with the certificate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
