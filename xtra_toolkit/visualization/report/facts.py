@@ -58,7 +58,7 @@ class RunColumn:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Return the versions in the environment; an arrow marks one that changed between starts."""
+        """Return the versions in the environment, with an arrow where one changed."""
         logs = [log.environment for log in self.history.logs]
         keys = dict.fromkeys(key for log in logs for key in log)
         return {

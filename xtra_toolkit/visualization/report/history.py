@@ -59,7 +59,7 @@ class History:
 
     @property
     def epoch_steps(self) -> int | None:
-        """Return the number of steps of an epoch in the last start that logged it; None if none did."""
+        """Return the steps of an epoch in the last start that logged it, or None."""
         return next((log.epoch_steps for log in reversed(self.logs) if log.epoch_steps), None)
 
     def at_epoch(self, epoch: float) -> int:
