@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.commands import xtra
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -19,10 +20,6 @@ from xtra_toolkit.weights.checkpoint import LAYOUTS, MASK
 GOLDEN = Path(__file__).parents[1] / "golden"
 WEIGHTS, OTHER = GOLDEN / "xtra_k2_weights.safetensors", GOLDEN / "ijepa.safetensors"
 JSON = '{"type": "BlockCausal", "block_size": 4}'
-
-
-def xtra(*args):
-    return CliRunner().invoke(main, [str(a) for a in args])
 
 
 def test_convert_writes_a_file_that_loads_with_weights_only(tmp_path):

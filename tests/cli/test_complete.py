@@ -1,18 +1,18 @@
 """Test ``xtra complete``: draw a picture from a config, a checkpoint and image files."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from helpers.builds import pretrainer, randomise
+from helpers.commands import words, xtra
 from mmengine import Config
 from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from PIL import Image
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.data import Digits
 from xtra_toolkit.visualization.predictions.image_panels import panels
 from xtra_toolkit.visualization.predictions.load import read_images, to_pixels
@@ -65,12 +65,7 @@ def train(model, steps=40):
     return model.eval()
 
 
-def complete(*args):
-    return CliRunner().invoke(main, ["complete", *map(str, args)], env={"COLUMNS": "200"})
-
-
-def words(result):
-    return " ".join(result.output.split())
+complete = functools.partial(xtra, "complete", columns=200)
 
 
 def errors(output, name):

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from helpers.commands import xtra
 from safetensors.torch import load_file
 
 import xtra_toolkit
-from xtra_toolkit.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xtra_k2_weights.safetensors"
 IMAGES = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
@@ -22,8 +21,7 @@ def source(tmp_path_factory):
 
 
 def convert(source, target, *args):
-    given = ("convert", source, target, "--to", "encoder", *args)
-    result = CliRunner().invoke(main, [str(a) for a in given])
+    result = xtra("convert", source, target, "--to", "encoder", *args)
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -1,22 +1,19 @@
 """Test ``xtra dataset``: which images are listed from the published metadata, and the errors."""
 
+import functools
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from helpers import layouts
+from helpers import commands, layouts
 from PIL import Image
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.cli.dataset import NAMES
 from xtra_toolkit.evaluation.published_datasets import READERS
 
-
-def xtra(*args):
-    return CliRunner().invoke(main, ["dataset", *map(str, args)])
+xtra = functools.partial(commands.xtra, "dataset")
 
 
 def lines(root, split):

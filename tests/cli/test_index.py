@@ -1,14 +1,14 @@
 """Test ``xtra index``: data sets read its list as they would read the folder, without a search."""
 
+import functools
 import os
 import pickle
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from helpers import commands
 from PIL import Image
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.data import ImageFolder
 from xtra_toolkit.data.datasets import mmap_lines as lines
 
@@ -33,8 +33,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-def xtra(*args):
-    return CliRunner().invoke(main, ["index", *map(str, args)])
+xtra = functools.partial(commands.xtra, "index")
 
 
 def infos(dataset):

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from helpers import commands
 from helpers.folders import write_checkpoint, write_images
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.data.datasets.listing import stratified
 from xtra_toolkit.evaluation.probing import Result
 
@@ -23,8 +22,7 @@ def folder(tmp_path_factory):
 
 
 def xtra(folder, images, *args):
-    given = ("probe", folder / "x.pth", folder / images, "--epochs", 20, *args)
-    return CliRunner().invoke(main, [str(a) for a in given])
+    return commands.xtra("probe", folder / "x.pth", folder / images, "--epochs", 20, *args)
 
 
 def test_the_table_has_the_measured_accuracies(folder):

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from helpers import commands
 from mmengine.config import Config
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.visualization.report.paper import BENCHMARKS, REPORTED
 
 ROOT = Path(__file__).parents[2] / "mmconfigs" / "benchmarks"
@@ -22,7 +21,7 @@ def shipped(name):
 
 
 def xtra(*args):
-    result = CliRunner().invoke(main, ["report", *map(str, args)])
+    result = commands.xtra("report", *args)
     return result.exit_code, result.output
 
 

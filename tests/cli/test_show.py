@@ -1,25 +1,18 @@
 """Test what ``xtra show`` prints and draws, and how it refuses bad input."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-
-from xtra_toolkit.cli import main
+from helpers.commands import words, xtra
 
 ROOT = Path(__file__).parents[2] / "mmconfigs"
 DIGITS = ROOT / "demo" / "xtra_digits.py"
 LEAK = "model.target_generator.type=xtra_toolkit.NextToken"
 
 
-def show(*args):
-    return CliRunner().invoke(main, ["show", *map(str, args)], env={"COLUMNS": "100"})
-
-
-def words(result):
-    """Return the output without its line breaks."""
-    return " ".join(result.output.split())
+show = functools.partial(xtra, "show", columns=100)
 
 
 def test_show_prints_and_draws_xtra_b(tmp_path):

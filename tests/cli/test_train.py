@@ -1,14 +1,13 @@
 """Test what ``xtra train`` derives, refuses and writes, and run it from end to end."""
 
+import functools
 import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from helpers import photographs
+from helpers import commands, photographs
 from mmengine.config import Config
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.training.recipe import Numbers
 from xtra_toolkit.training.start import derive, prepare
 
@@ -82,8 +81,7 @@ def test_unknown_keys_are_refused(photos, option, sentence):
     assert sentence in str(refused.value) and option.partition("=")[0] in str(refused.value)
 
 
-def xtra(*args):
-    return CliRunner().invoke(main, ["train", *map(str, args)])
+xtra = functools.partial(commands.xtra, "train")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from helpers import commands
 from helpers.folders import write_checkpoint, write_images
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import xtra_toolkit
-from xtra_toolkit.cli import features, main
+from xtra_toolkit.cli import features
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def folder(tmp_path_factory):
 
 
 def xtra(folder, images, out, *args):
-    given = ("features", folder / "x.pth", folder / images, "--out", folder / out, *args)
-    return CliRunner().invoke(main, [str(a) for a in given])
+    given = (folder / "x.pth", folder / images, "--out", folder / out, *args)
+    return commands.xtra("features", *given)
 
 
 def written(folder, images, *args):
@@ -132,6 +132,6 @@ def test_an_existing_file_is_not_overwritten_without_force(folder):
 
 def test_a_file_without_an_encoder_is_refused(folder):
     torch.save(dict(state_dict=dict(w=torch.zeros(2))), folder / "w.pth")
-    given = ["features", folder / "w.pth", folder / "flat", "--out", folder / "w.npy"]
-    result = CliRunner().invoke(main, list(map(str, given)))
+    given = (folder / "w.pth", folder / "flat", "--out", folder / "w.npy")
+    result = commands.xtra("features", *given)
     assert result.exit_code == 1 and "holds no encoder of this toolkit" in result.output

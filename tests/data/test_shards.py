@@ -1,6 +1,7 @@
 """Test that tar shards give what the folder gives: images, crops, labels, masks and steps."""
 
 import builtins
+import functools
 import io
 import json
 import os
@@ -13,14 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset
-from click.testing import CliRunner
-from helpers import photographs
+from helpers import commands, photographs
 from helpers.processes import on_two
 from helpers.tiny_runs import GLOBAL_BATCH, IMAGES, PIPELINE, run
 from mmpretrain.registry import DATASETS
 from torch.utils.data import DataLoader
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.data import GlobalBatchSampler, ImageFolder, Shards
 from xtra_toolkit.data.transforms.loading import UnreadableImage
 
@@ -37,8 +36,7 @@ DDP = dict(
 )
 
 
-def xtra(*args):
-    return CliRunner().invoke(main, ["index", *map(str, args)])
+xtra = functools.partial(commands.xtra, "index")
 
 
 def shard(samples, folder, **options):

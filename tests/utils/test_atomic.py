@@ -6,17 +6,12 @@ import secrets
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from helpers.commands import xtra
 from helpers.made_up_runs import pretraining, start, training
 from PIL import Image
 
-from xtra_toolkit.cli import main
 from xtra_toolkit.utils.atomic import replacing
 from xtra_toolkit.utils.atomic_backend import AtomicBackend
-
-
-def xtra(*args):
-    return CliRunner().invoke(main, list(map(str, args)))
 
 
 def planted(tmp_path, name):
