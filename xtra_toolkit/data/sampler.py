@@ -73,14 +73,13 @@ class GlobalBatchSampler(Sampler):
         """Return the order of the images, computed once an epoch."""
         key = self.seed, self.epoch
         if self._kept is None or self._kept[0] != key:
-            self._kept = key, self._permutation()
+            if self.shuffle:
+                generator = torch.Generator().manual_seed(hash_seed(*key))
+                order = torch.randperm(len(self.dataset), generator=generator)
+            else:
+                order = torch.arange(len(self.dataset))
+            self._kept = key, order
         return self._kept[1]
-
-    def _permutation(self) -> torch.Tensor:
-        if not self.shuffle:
-            return torch.arange(len(self.dataset))
-        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
-        return torch.randperm(len(self.dataset), generator=generator)
 
     def _check(self) -> None:
         images, batch, world = len(self.dataset), self.global_batch, self.world_size

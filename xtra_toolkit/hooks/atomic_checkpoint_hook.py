@@ -128,7 +128,8 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         barrier()  # a sharded checkpoint is whole once every rank has written its part
         if is_main_process():
-            _point(runner, self.last_ckpt)
+            named = relative(self.last_ckpt, runner.work_dir)
+            AtomicBackend().put(named.encode(), Path(runner.work_dir, POINTER))
         self._remove_oldest(runner)
 
     def _remove_oldest(self, runner: Any) -> None:
@@ -182,8 +183,3 @@ class AtomicCheckpointHook(CheckpointHook):
                 f"Resuming from {path}, the newest whole checkpoint of this run."
             )
         return str(path)
-
-
-def _point(runner: Any, checkpoint: str | Path) -> None:
-    name = relative(checkpoint, runner.work_dir)
-    AtomicBackend().put(name.encode(), Path(runner.work_dir) / POINTER)

@@ -36,7 +36,8 @@ def recognises(state: dict[str, Tensor]) -> bool:
     """
     if not {PATCHES, "pos_embed", "cls_token"} <= state.keys():
         return False
-    return MARK in state or (not _has_classifier(state) and _is_sincos(state["pos_embed"]))
+    classifier = any(name.startswith(("head.", "fc_norm.")) for name in state)
+    return MARK in state or (not classifier and _is_sincos(state["pos_embed"]))
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
@@ -59,10 +60,6 @@ def channel_first(state: dict[str, Tensor], head: str, patches: str) -> dict[str
     head_names = head, head.replace(".weight", ".bias")
     order = rearrange(torch.arange(p * q * c), "(p q c) -> (c p q)", p=p, q=q)
     return {name: value[order] if name in head_names else value for name, value in state.items()}
-
-
-def _has_classifier(state: dict[str, Tensor]) -> bool:
-    return any(name.startswith(("head.", "fc_norm.")) for name in state)
 
 
 def _is_sincos(positions: Tensor) -> bool:

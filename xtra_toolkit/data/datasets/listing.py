@@ -45,7 +45,10 @@ def list_images(folder: str | Path, need_labels: bool = False) -> Listing:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r}; name the folder of your images")
-    paths = sorted(_walk(root))
+    found = (
+        Path(place, name) for place, _, files in os.walk(root, followlinks=True) for name in files
+    )
+    paths = sorted(path for path in found if path.name.lower().endswith(EXTENSIONS))
     if not paths:
         raise ValueError(
             f"no images in {str(folder)!r}; files ending in {', '.join(sorted(EXTENSIONS))} are "
@@ -70,13 +73,6 @@ def list_images(folder: str | Path, need_labels: bool = False) -> Listing:
     if need_labels:
         _check_classes(folder, classes, labels, train)
     return Listing(paths, labels, classes, train)
-
-
-def _walk(root: Path) -> list[Path]:
-    found = []
-    for place, _, files in os.walk(root, followlinks=True):
-        found += [Path(place, name) for name in files if name.lower().endswith(EXTENSIONS)]
-    return found
 
 
 def _split(parts: list[tuple[str, ...]]) -> tuple[np.ndarray | None, list[int]]:

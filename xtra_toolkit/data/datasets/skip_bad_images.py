@@ -1,6 +1,5 @@
 """Replace images that cannot be read by other images of the data set."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,8 @@ class SkipsBadImages:
         except UnreadableImage as error:
             skipped = [(error.path, error.cause)]
         np.random.set_state(start)  # draws of the first attempt must not matter
-        for key in _keys(np.random.randint(2**31)):
+        draw = np.random.randint(2**31)
+        for key in ((draw, attempt) for attempt in range(1, MAX_ATTEMPTS)):
             try:
                 with seeded(*key):
                     sample = super().__getitem__(hash_seed(*key) % len(self))
@@ -46,7 +46,3 @@ class SkipsBadImages:
                 sample["data_samples"].set_metainfo(dict(skipped_images=skipped))
                 return sample
         raise UnreadableImage(f"{MAX_ATTEMPTS} images in a row cannot be read. The last: {last}")
-
-
-def _keys(draw: int) -> Iterator[tuple[int, int]]:
-    return ((draw, attempt) for attempt in range(1, MAX_ATTEMPTS))
