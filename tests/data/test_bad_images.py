@@ -318,8 +318,8 @@ def test_training_goes_on_and_bad_images_are_counted_and_listed(folder, tmp_path
     assert sorted(name for name, _ in found) == sorted(CAUSES)  # 32 files, 4 steps of 8
     assert [cause for name, cause in found if CAUSES[name][1] not in cause] == []
     assert len(runner.model.seen) == 32
-    assert not any("bad_" in path for path in runner.model.seen)
-    assert {path.rpartition("/")[2] for path in runner.model.seen} >= GOOD.keys()
+    names = {path.rpartition("/")[2] for path in runner.model.seen}
+    assert not any("bad_" in name for name in names) and names >= GOOD.keys()
     (hook,) = (hook for hook in runner.hooks if type(hook).__name__ == "SkipBadImages")
     assert hook.tried == 32 + hook.bad and hook.bad >= len(CAUSES)
 
