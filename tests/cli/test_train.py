@@ -2,12 +2,18 @@
 
 import functools
 import json
+import os
+import pty
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import commands, photographs
 from mmengine.config import Config
 
+from xtra_toolkit.training import console
 from xtra_toolkit.training.recipe import Numbers
 from xtra_toolkit.training.start import derive, prepare
 
@@ -56,6 +62,33 @@ def test_a_derived_batch_keeps_enough_steps_and_scales_the_rate(photos):
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 / 16, rel=1e-2)
     given, _, _ = derive(CONFIGS / "xtra_vit-b16.py", Numbers(data=photos, arch="ti", lr=3e-4))
     assert given.optim_wrapper.optimizer.lr == 3e-4
+
+
+def test_processes_run_on_gpus_or_on_the_cpu(photos, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    cfg, _, _ = derive(CONFIGS / "xtra_vit-ti16.py", Numbers(data=photos, processes=2))
+    assert "xtra_toolkit.engine.gloo" in cfg.custom_imports.imports
+    assert cfg.model_wrapper_cfg.device_ids is None
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"--gpus 2 was given, and this machine has 1 GPU"):
+        derive(CONFIGS / "xtra_vit-ti16.py", Numbers(data=photos, processes=2))
+
+
+def test_a_terminal_shows_a_bar(monkeypatch):
+    primary, secondary = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(console, "_brief", True)
+    hook, runner = console.ProgressHook(), SimpleNamespace(iter=0, max_iters=3)
+    with os.fdopen(secondary, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        hook.before_train(runner)
+        for runner.iter in range(3):
+            hook.after_train_iter(runner, runner.iter, outputs=dict(loss=torch.tensor(0.5)))
+        hook.after_train(runner)
+        shown = os.read(primary, 1 << 16).decode()
+    os.close(primary)
+    assert "3/3" in shown and "loss 0.5000" in shown
 
 
 def test_an_override_wins_over_derived_values(photos):

@@ -102,6 +102,16 @@ class Start(Hook):
         self.start.append(runner.iter)
 
 
+def test_a_used_folder_is_refused_unless_its_files_may_be_replaced(build, tmp_path):
+    build(epochs=1, default_hooks=keep(1), custom_hooks=SAFE).train()
+    saved = (tmp_path / "iter_4.pth").read_bytes()
+    sentence = r"holds 1 checkpoint\(s\) .* iter_4\.pth\. Add --resume .*checkpoint\.overwrite=True"
+    with pytest.raises(ValueError, match=sentence):
+        build(epochs=1, default_hooks=keep(1), custom_hooks=SAFE).train()
+    assert (tmp_path / "iter_4.pth").read_bytes() == saved
+    build(epochs=1, default_hooks=keep(1, overwrite=True), custom_hooks=SAFE).train()
+
+
 def test_a_damaged_checkpoint_without_another_is_refused(build, tmp_path):
     (tmp_path / "iter_4.pth").write_bytes(b"half")
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_4.pth"))

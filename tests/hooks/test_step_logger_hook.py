@@ -53,3 +53,14 @@ def test_lines_of_a_running_validation_show_no_earlier_result(tmp_path):
     lines = [line for line in file.read_text().splitlines() if "Epoch(val)" in line]
     assert len(lines) == 2 * 3  # two before the last batch, and the results
     assert ["val/loss" in line for line in lines] == [False, False, True] * 2
+
+
+def test_the_table_of_hooks_and_the_options_of_parameters_are_for_the_file(tmp_path, capsys):
+    adam = dict(type="AdamW", lr=1e-3)
+    wrapper = dict(optimizer=adam, paramwise_cfg=dict(norm_decay_mult=0.0))
+    steps(tmp_path, log_level="INFO", optim_wrapper=wrapper)
+    (log,) = tmp_path.glob("*/*.log")
+    file, console = log.read_text(), capsys.readouterr()
+    assert "Epoch(train)" in console.out + console.err
+    for noise in ("Hooks will be executed", "paramwise_options"):
+        assert noise in file and noise not in console.out + console.err

@@ -30,7 +30,14 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     help="Peak learning rate. Default: the config's, by the square root of the batch.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The work folder.")
-@click.option("--gpus", "processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--gpus",
+    "processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes of this machine, one for each GPU; where there is no GPU, on its CPU.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the work folder.")
 @click.option("--overwrite", is_flag=True, help="Remove the checkpoints in the work folder.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of CONFIG.")

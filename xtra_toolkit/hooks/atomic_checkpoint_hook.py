@@ -39,17 +39,20 @@ class AtomicCheckpointHook(CheckpointHook):
     Args:
         minutes: Also save after this many minutes without a checkpoint, within an epoch. 0: never.
             Several processes ask the first one for the time every 20 steps.
+        overwrite: Whether a run that begins anew may replace the checkpoints in its work folder.
         **kwargs: Arguments of CheckpointHook.
 
     Raises:
-        ValueError: ``--resume`` is given, ``last_checkpoint`` names a checkpoint that is missing or
+        ValueError: A run begins anew in a folder that holds checkpoints, and ``overwrite`` is not
+            set; or ``--resume`` is given, ``last_checkpoint`` names a checkpoint that is missing or
             damaged, and there is no other.
         OSError: A file cannot be written; the message says what is missing.
     """
 
-    def __init__(self, *args: Any, minutes: float = 30, **kwargs: Any):
+    def __init__(self, *args: Any, minutes: float = 30, overwrite: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.minutes, self._saved_at = minutes, time.monotonic()
+        self.overwrite = overwrite
 
     def before_run(self, runner: Any) -> None:
         """Write files whole from now on, and choose the checkpoint of ``--resume``."""
@@ -64,6 +67,9 @@ class AtomicCheckpointHook(CheckpointHook):
         """Prepare as MMEngine does; keep one more file while a new one is being written."""
         super().before_train(runner)
         self._saved_at = time.monotonic()
+        begins = not (runner.iter or getattr(runner, "_resume", False) or self.overwrite)
+        if begins and self.interval > 0:
+            self._refuse_used()
         self._keep_to_own_files(runner)
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)
@@ -71,6 +77,17 @@ class AtomicCheckpointHook(CheckpointHook):
             for folder in {Path(runner.work_dir), Path(self.out_dir)}:
                 for path in remove_unfinished(folder):
                     runner.logger.info(f"Removed {path}, left by a run that was killed.")
+
+    def _refuse_used(self) -> None:
+        """Raise a ValueError if the folder holds checkpoints that this run would replace."""
+        found = list(Path(self.out_dir).glob(self.filename_tmpl.format("*")))
+        if found:
+            newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+            raise ValueError(
+                f"{self.out_dir} already holds {len(found)} checkpoint(s) of another run, the last "
+                f"{newest_first[0].name}. Add --resume to go on with that run, or choose another "
+                "--work-dir; --cfg-options default_hooks.checkpoint.overwrite=True replaces them."
+            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from xtra_toolkit.registry import HOOKS
+from xtra_toolkit.utils.config_text import resumed_differences
 from xtra_toolkit.utils.safe_encoding import decode, encode
 
 
@@ -47,6 +48,13 @@ class SafeResume(Hook):
             checkpoint[part] = encode(checkpoint[part])
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Decode the checkpoint. The runner calls this before it reads the parts."""
+        """Decode the checkpoint, and say in what a resumed run differs from the run so far.
+
+        The runner calls this before it reads the parts.
+        """
         for part in checkpoint.keys() & self.parts:
             checkpoint[part] = decode(checkpoint[part])
+        if getattr(runner, "_resume", False) is True:
+            former = str((checkpoint.get("meta") or {}).get("cfg") or "")
+            for sentence in resumed_differences(former, runner.cfg.to_dict()):
+                runner.logger.warning(sentence)

@@ -1,10 +1,19 @@
 """Log in intervals that count the updates of the whole run."""
 
+import logging
 from typing import Any
 
 from mmengine.hooks import LoggerHook
+from mmengine.logging import MMLogger
 
 from xtra_toolkit.registry import HOOKS
+
+NOISE = ("Hooks will be executed in the following order", "paramwise_options -- ")
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    """Drop the table of all hooks, and the lines on the options of each parameter."""
+    return not str(record.msg).startswith(NOISE)
 
 
 @HOOKS.register_module()
@@ -15,11 +24,18 @@ class StepLogger(LoggerHook):
     steps it logs the last step of each. So a run of one step an epoch would log every step. A
     resumed run logs at the same steps as a run that was not stopped. A line of a running validation
     shows its progress, and one line at its end has the results; MMEngine's lines show those of the
-    validation before.
+    validation before. MMEngine's table of hooks and its lines on the options of each parameter are
+    written to the log file alone.
 
     Args:
         **kwargs: Arguments of MMEngine's ``LoggerHook``; ``ignore_last`` has no effect.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for handler in MMLogger.get_current_instance().handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_no_noise)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
+from xtra_toolkit.utils.config_text import flatten
 from xtra_toolkit.utils.newest_checkpoint import POINTER
 
 # of these a checkpoint holds the state, or depends on them; a resumed run keeps them
@@ -66,13 +66,3 @@ def keep_resumed(new: Config, former: Config) -> Iterator[str]:
 
 def _kept(key: str) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in KEPT)
-
-
-def flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the plain values of nested dictionaries and lists by their dotted keys."""
-    if isinstance(value, list | tuple):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {name: value}
-    inner = (flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items())
-    return {key: item for part in inner for key, item in part.items()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 
@@ -185,6 +186,25 @@ def apply_intervals(cfg: Config, steps: int, total: int) -> None:
         hook = (cfg.get("default_hooks") or {}).get(name)
         if hook and hook.get("interval"):
             hook.interval = max(min(hook.interval, interval), 1)
+
+
+def apply_processes(cfg: Config, processes: int) -> None:
+    """Prepare for several processes: one for each GPU, or gloo where there is no GPU.
+
+    Raises:
+        ValueError: There are fewer GPUs than processes.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus and processes > gpus:
+        raise ValueError(
+            f"--gpus {processes} was given, and this machine has {gpus} GPU(s); give at most that "
+            "many. docs/cluster.md says how to train on several machines."
+        )
+    if processes > 1 and not gpus:
+        imports = dict(cfg.get("custom_imports") or {}).get("imports", [])
+        imports = [imports] if isinstance(imports, str) else list(imports)
+        cfg.custom_imports = dict(imports=[*imports, "xtra_toolkit.engine.gloo"])
+        cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None)
 
 
 def apply_machine(cfg: Config, processes: int, fits: int) -> None:

@@ -148,6 +148,7 @@ def derive(
     fits = cfg.train_dataloader.get("batch_size", 1)
     fits = images_that_fit(model, numbers.processes) if model is not None else fits
     recipe.apply_machine(cfg, numbers.processes, fits)
+    recipe.apply_processes(cfg, numbers.processes)
     _merge(cfg, options)  # what is given by its key has the last word
     hooks = list(cfg.get("custom_hooks") or ())
     cfg.custom_hooks = hooks if PROGRESS in hooks else [*hooks, PROGRESS]
