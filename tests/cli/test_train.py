@@ -179,3 +179,38 @@ def test_an_error_in_training_is_reported_by_its_message(photos, tmp_path, capfd
     assert "Training stopped at iteration" in result.output.splitlines()[-1], result.output
     shown = capfd.readouterr()
     assert "Traceback" not in shown.out + shown.err + result.output
+
+
+CLASSIFIER = """
+_base_ = ["mmpretrain::_base_/models/resnet18.py", "mmpretrain::_base_/default_runtime.py"]
+load = dict(type="LoadImageFromFile")
+crop = dict(type="RandomResizedCrop", scale=32)
+train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(
+    type="{}", data_root="x", pipeline=[load, crop, dict(type="PackInputs")]))
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.01))
+param_scheduler = dict(type="MultiStepLR", by_epoch=True, milestones=[25, 50], gamma=0.1)
+train_cfg = dict(by_epoch=True, max_epochs=100)
+"""
+
+
+def test_a_classifier_of_mmpretrain(photos, tmp_path):
+    config = tmp_path / "x.py"
+    config.write_text(CLASSIFIER.format("CustomDataset"))
+    cfg, images, model = derive(config, Numbers(data=photos, epochs=2))
+    assert (images, model) == (36, None)
+    (schedule,) = cfg.param_scheduler
+    assert schedule.milestones == [2, 4] and not schedule.by_epoch  # of 2 epochs of 4 steps
+    with pytest.raises(ValueError, match="--arch ti .* a ResNet, which has no such sizes"):
+        derive(config, Numbers(data=photos, arch="ti"))
+    with pytest.raises(ValueError, match="counts epochs alone; give --epochs"):
+        derive(config, Numbers(data=photos), ["train_cfg.max_iters=3"])
+    config.write_text(CLASSIFIER.format("ImageNet"))
+    with pytest.raises(ValueError, match="cannot be read: .*ImageNet, which may ask for folders"):
+        derive(config, Numbers(data=photos))
+
+
+def test_a_config_that_trains_nothing(photos):
+    with pytest.raises(ValueError, match="has no train_dataloader, so there is nothing to train"):
+        derive(CONFIGS / "benchmarks" / "knn" / "imagenet.py", Numbers(data=photos))
+    with pytest.raises(ValueError, match="'Foo' was given; no such model is registered"):
+        derive(CONFIGS / "xtra_vit-ti16.py", Numbers(data=photos), ["model.type=Foo"])

@@ -56,7 +56,7 @@ def test_lines_of_a_running_validation_show_no_earlier_result(tmp_path):
 
 
 def test_the_table_of_hooks_and_the_options_of_parameters_are_for_the_file(tmp_path, capsys):
-    adam = dict(type="AdamW", lr=1e-3)
+    adam = dict(type="AdamW", lr=1e-3, weight_decay=0.05)
     wrapper = dict(optimizer=adam, paramwise_cfg=dict(norm_decay_mult=0.0))
     steps(tmp_path, log_level="INFO", optim_wrapper=wrapper)
     (log,) = tmp_path.glob("*/*.log")

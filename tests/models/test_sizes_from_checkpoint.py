@@ -1,12 +1,16 @@
 """Test that an encoder takes its sizes from its checkpoint, and that other sizes are refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.builds import MASKS, arch, randomise
 from helpers.folders import write_checkpoint
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+CONFIGS = Path(__file__).parents[2] / "mmconfigs"
 VIT = "xtra_toolkit.MaskedViT"
 
 
@@ -115,3 +119,27 @@ def test_too_few_classes_for_mmpretrains_head(saved):
     labelled[1].set_gt_label(3)
     with pytest.raises(ValueError, match=r"there are 4 classes .*num_classes=3.*num_classes=4 or"):
         model.loss(torch.zeros(2, 3, 64, 64), labelled)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("benchmarks/linear/imagenet", {}),
+        ("benchmarks/attentive/cifar10", {"model.head.probe.num_heads": 4}),
+        ("benchmarks/segmentation", {"model.backbone.out_indices": [0, 1]}),
+        ("benchmarks/mmpretrain/linear", {}),
+        ("benchmarks/mmpretrain/finetune", {}),
+        ("demo/probe_digits", {}),
+    ],
+)
+def test_shipped_probes_name_no_size(name, options, saved):
+    path, pretrainer = saved
+    config = Config.fromfile(CONFIGS / f"{name}.py")
+    layers = "model.backbone.out_indices"
+    options = {layers: [-2, -1]} | options if "attentive" in name else options
+    config.merge_from_dict(options | {"model.backbone.init_cfg.checkpoint": path})
+    model = MODELS.build(config.model)
+    model.init_weights()
+    assert model.backbone.grid == pretrainer.backbone.grid and model.backbone.embed_dims == 48
+    frozen = not any(p.requires_grad for p in model.backbone.parameters())
+    assert frozen == ("finetune" not in name)

@@ -73,8 +73,13 @@ def apply_arch(cfg: Config, arch: str) -> None:
             f"--arch {arch} was given; there are {', '.join(SHORT)}, and MMPretrain's "
             f"{', '.join(known)}."
         )
-    former = embed_dims(cfg.model.backbone.arch)
-    cfg.model.backbone.pop("arch")
+    if not str(cfg.model.backbone.type).endswith(("MaskedViT", "VisionTransformer")):
+        raise ValueError(
+            f"--arch {arch} was given, and the encoder of this config is a "
+            f"{cfg.model.backbone.type}, which has no such sizes; set its own keys with -o."
+        )
+    former = embed_dims(cfg.model.backbone.get("arch", "base"))
+    cfg.model.backbone.pop("arch", None)
     cfg.model.backbone.arch = name
     share = embed_dims(name) / former
     for part, key in WIDTHS if share != 1 else ():
@@ -115,7 +120,16 @@ def count_images(cfg: Config) -> int:
     dataset = {**cfg.train_dataloader.dataset}
     if "pipeline" in dataset:
         dataset["pipeline"] = []
-    return len(DATASETS.build(dataset))
+    try:
+        return len(DATASETS.build(dataset))
+    except ValueError:
+        raise
+    except Exception as error:  # data sets of other packages raise anything
+        raise ValueError(
+            f"The training images cannot be read: {error}. The config reads them with "
+            f"{dataset.get('type')}, which may ask for folders of its own layout; "
+            "xtra_toolkit.ImageFolder, which the shipped configs use, takes any folder."
+        ) from error
 
 
 def apply_batch(cfg: Config, images: int, numbers: Numbers) -> None:
@@ -164,18 +178,25 @@ def apply_schedule(cfg: Config, former_epochs: float, total: int) -> None:
     Parts that count iterations stay as they are. A part that would last less than two steps is
     left out.
     """
-    kept = []
-    for part in cfg.get("param_scheduler") or ():
+    kept, parts = [], cfg.get("param_scheduler") or ()
+    for part in [parts] if isinstance(parts, dict) else parts:
         if part.get("by_epoch", True):
-            for key in ("begin", "end", "T_max"):
+            for key in ("begin", "end", "T_max", "step_size", "milestones"):
                 if part.get(key):
-                    part[key] = round(part[key] / former_epochs * total)
+                    part[key] = _share(part[key], total / former_epochs)
             part.update(by_epoch=False)
             part.pop("convert_to_iter_based", None)
             if part.get("end", total) - part.get("begin", 0) < 2:
                 continue
         kept.append(part)
     cfg.param_scheduler = kept
+
+
+def _share(epochs: float | list[float], steps: float) -> int | list[int]:
+    """Return steps in place of epochs; ``steps`` is the number of steps of an epoch."""
+    if isinstance(epochs, list | tuple):
+        return [round(each * steps) for each in epochs]
+    return round(epochs * steps)
 
 
 def apply_intervals(cfg: Config, steps: int, total: int) -> None:

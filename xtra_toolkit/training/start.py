@@ -127,6 +127,7 @@ def derive(
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
     MMLogger.get_instance("xtra_train", log_level="ERROR")  # building prints the certificate
     refuse_unknown_keys(cfg._cfg_dict, [option.partition("=")[0] for option in options])
+    _refuse_unfit(cfg, config, options)
     epochs = cfg.train_cfg.get("max_epochs") or 1
     steps_given = [
         (numbers.data, recipe.apply_data),
@@ -155,6 +156,24 @@ def derive(
     return cfg, images, model
 
 
+def _refuse_unfit(cfg: Config, config: Path, options: Sequence[str]) -> None:
+    """Raise a ValueError for a config that trains nothing, or has no steps to stop at."""
+    absent = [
+        n for n in ("model", "train_dataloader", "train_cfg", "optim_wrapper") if not cfg.get(n)
+    ]
+    if absent:
+        raise ValueError(
+            f"{config} has no {absent[0]}, so there is nothing to train; a kNN or test config runs "
+            "with mim test, and xtra probe probes an encoder."
+        )
+    loop = str(cfg.train_cfg.get("type", ""))
+    if not loop.endswith("GlobalBatchLoop") and any("train_cfg.max_iters=" in o for o in options):
+        raise ValueError(
+            f"train_cfg.max_iters was given, and the loop of {config} counts epochs alone; give "
+            "--epochs, or set -o train_cfg.type=xtra_toolkit.GlobalBatchLoop and its global_batch."
+        )
+
+
 def _merge(cfg: Config, options: Sequence[str]) -> None:
     import argparse
 
@@ -170,7 +189,9 @@ def _merge(cfg: Config, options: Sequence[str]) -> None:
 
 
 def _build(cfg: Config) -> MaskTargetPretrainer | None:
-    kind = MODELS.get(str(cfg.model.type))
+    kind = cfg.model.type
+    if isinstance(kind, str) and (kind := MODELS.get(kind)) is None:
+        raise ValueError(f"model.type={cfg.model.type!r} was given; no such model is registered.")
     if not isinstance(kind, type) or not issubclass(kind, MaskTargetPretrainer):
         return None
     try:
@@ -221,4 +242,5 @@ def closing(run: Run, write_report: Callable[[Path], Path | None]) -> Iterator[s
     if report := write_report(out):
         yield f"report       {report}"
     data = run.cfg.train_dataloader.dataset.get("data_root") or "FOLDER"
-    yield f"next         xtra features {checkpoint} {data} --out features.npy"
+    if run.model is not None:
+        yield f"next         xtra features {checkpoint} {data} --out features.npy"
