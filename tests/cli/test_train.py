@@ -200,12 +200,12 @@ def test_a_classifier_of_mmpretrain(photos, tmp_path):
     assert (images, model) == (36, None)
     (schedule,) = cfg.param_scheduler
     assert schedule.milestones == [2, 4] and not schedule.by_epoch  # of 2 epochs of 4 steps
-    with pytest.raises(ValueError, match="--arch ti .* a ResNet, which has no such sizes"):
+    with pytest.raises(ValueError, match=r"--arch ti .* a ResNet, which has no such sizes"):
         derive(config, Numbers(data=photos, arch="ti"))
     with pytest.raises(ValueError, match="counts epochs alone; give --epochs"):
         derive(config, Numbers(data=photos), ["train_cfg.max_iters=3"])
     config.write_text(CLASSIFIER.format("ImageNet"))
-    with pytest.raises(ValueError, match="cannot be read: .*ImageNet, which may ask for folders"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*ImageNet, which may ask for folders"):
         derive(config, Numbers(data=photos))
 
 
