@@ -8,11 +8,15 @@ from mmengine.logging import MMLogger
 
 from xtra_toolkit.registry import HOOKS
 
-NOISE = ("Hooks will be executed in the following order", "paramwise_options -- ")
+NOISE = (
+    "Hooks will be executed in the following order",
+    "paramwise_options -- ",
+    "resumed key: ",  # of values that are logged anew
+)
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:
-    """Drop the table of all hooks, and the lines on the options of each parameter."""
+    """Drop what a user of the console cannot act on."""
     return not str(record.msg).startswith(NOISE)
 
 

@@ -4,8 +4,9 @@ import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-RESTORED = ("optim_wrapper.optimizer", "param_scheduler", "randomness")  # from a checkpoint
+RESTORED = ("optim_wrapper.optimizer", "param_scheduler")  # the checkpoint holds their state
 COMPARED = (*RESTORED, "optim_wrapper", "model", "train_dataloader.dataset", "train_cfg")
+MOST = 8  # sentences
 
 
 def read_config_text(text: str) -> dict[str, Any]:
@@ -62,10 +63,18 @@ def resumed_differences(former: str, config: Mapping) -> Iterator[str]:
     after = {k: v if isinstance(v, plain) else None for k, v in flatten(config).items()}
     if not before or not after:
         return
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key, "absent"), after.get(key, "absent")
-        if old == new or not _below(key, COMPARED):
-            continue
+    absent = "absent"
+    keys = [key for key in sorted(before.keys() | after.keys()) if _below(key, COMPARED)]
+    keys = [key for key in keys if before.get(key, absent) != after.get(key, absent)]
+    if len(keys) > MOST:
+        sections = dict.fromkeys(key.split(".")[0] for key in keys[MOST - 1 :])
+        yield (
+            f"Resuming: {len(keys) - MOST + 1} more keys differ from the run so far, in "
+            f"{', '.join(sections)}."
+        )
+        keys = keys[: MOST - 1]
+    for key in keys:
+        old, new = before.get(key, absent), after.get(key, absent)
         if _below(key, RESTORED):
             yield f"Resuming: {key} is {old}, as in the run so far, and not {new}."
         else:
