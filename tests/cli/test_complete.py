@@ -91,8 +91,8 @@ def test_normalised_targets_are_continued_only_with_statistics_of_the_image(digi
     args = (digits / "normalised.py", checkpoint, digits / "0.png", "--out", digits / "n.svg")
     forced = complete(*args)
     assert forced.exit_code == 0, forced.output
-    assert "free running is left out" in words(forced)
-    assert "teacher-forced" in forced.output and "--stats previous borrows" in words(forced)
+    assert "Free running is left out" in words(forced)
+    assert "teacher-forced" in forced.output and "Add --stats previous to use" in words(forced)
     picture = (digits / "n.svg").read_text()
     assert "<!-- teacher-forced -->" in picture and "<!-- free-running -->" not in picture
     done = complete(*args, "--stats", "previous", "--given", "3")

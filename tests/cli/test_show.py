@@ -1,11 +1,16 @@
 """Test what ``xtra show`` prints and draws, and how it refuses bad input."""
 
+import contextlib
 import functools
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.commands import words, xtra
+
+from xtra_toolkit.cli import main
 
 ROOT = Path(__file__).parents[2] / "mmconfigs"
 DIGITS = ROOT / "demo" / "xtra_digits.py"
@@ -51,11 +56,39 @@ def test_show_draws_a_random_mask_from_its_seed(tmp_path):
         "        normalise=False))\n"
     )
     first, again, other = (show(config, "--seed", seed) for seed in (1, 1, 2))
+    picture = tmp_path / "x.svg"
+    assert show(config, "--seed", 2, "--out", picture).exit_code == 0
+    assert "the mask is random; this is one draw of it, seed 2" in picture.read_text()
+    assert "<!-- 16 visible -->" in picture.read_text()
     assert "the mask is random; this is one draw of it, seed 1" in words(first)
     assert first.output == again.output
     grids = [r.output.partition("order\n")[2] for r in (first, other)]
     assert grids[0] != grids[1] and grids[0].count("?") == 48 + 1 and grids[0].count("*") == 16 + 1
     assert "every position attends to every one, in the encoder of the visible ones" in grids[0]
+
+
+def test_overrides_change_the_config_before_them_and_cfg_options_all(tmp_path):
+    args = ("xtra_vit-b16", "model.mask.block_size=2", "aim_vit-b16", "--panels", "attention,order")
+    result = show(*args, "--cfg-options", "model.backbone.img_size=64", "--out", tmp_path / "x.svg")
+    assert result.exit_code == 0, result.output
+    assert "BlockCausal(block_size=2) × NextBlock(normalise=True) on a grid of 4×4" in words(result)
+    assert "TokenCausal × NextToken(normalise=True) on a grid of 4×4" in words(result)
+    drawn = re.findall("<!-- (.*?) -->", (tmp_path / "x.svg").read_text())  # texts, in their order
+    assert drawn.index("xtra_vit-b16") < drawn.index("aim_vit-b16")
+    titles = [text for text in drawn if text.startswith(("attention in", "order on"))]
+    orders = ["order on the image, units framed", "order on the image"]
+    assert titles == ["attention in sequence order", "attention in sequence order", *orders]
+
+
+def test_the_picture_is_written_though_nobody_reads_the_text(tmp_path):
+    read, write = os.pipe()
+    os.close(read)  # as head does once it has its lines
+    with os.fdopen(write, "w") as closed, contextlib.redirect_stdout(closed):
+        with pytest.raises(SystemExit) as left:
+            main(["show", str(DIGITS), "--out", str(tmp_path / "x.png")])
+        closed.close = lambda: None  # what is left in its buffer cannot be written
+    assert left.value.code == 1
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_show_works_without_a_decoder_and_on_a_wide_grid(tmp_path, monkeypatch):
@@ -103,11 +136,14 @@ def test_a_target_that_the_mask_cannot_serve_is_refused_with_the_mask():
 @pytest.mark.parametrize(
     ("args", "code", "sentence"),
     [
-        (("absent.py",), 2, "File 'absent.py' does not exist"),
+        (("absent.py",), 1, "'absent.py' is neither a config file nor the name of one shipped"),
+        (("model.mask.block_size=2",), 2, "name a config before KEY=VALUE"),
+        ((DIGITS, "--panels", "order,links"), 2, "there is no panel 'links'; name some of order,"),
         ((ROOT / "demo" / "probe_digits.py",), 1, "only a pretraining config has a mask and a"),
         ((ROOT / "_base_" / "runtime.py",), 1, "has no `model`; only a pretraining config"),
         (("broken.py",), 1, "broken.py cannot be read as a config: "),
-        ((DIGITS, "model.mask"), 1, "'model.mask' was given; an override is KEY=VALUE"),
+        ((DIGITS, "model.mask"), 1, "'model.mask' is neither a config file nor the name of"),
+        ((DIGITS, "--cfg-options", "model.mask"), 1, "'model.mask' was given; an override is KEY"),
         ((DIGITS, "model.mask.block_size=3"), 1, "blocks of 3×3 tokens do not tile a grid of 8×8"),
         ((DIGITS, "model.mask.type=Spiral"), 1, "unknown mask 'Spiral'; known masks: "),
         ((DIGITS, "model.neck.type=Spiral"), 1, "cannot be built: Spiral is not in the"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -10,9 +11,10 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, TokenCausal, WithPrefix
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.visualization.objectives import objective_panels as panels
-from xtra_toolkit.visualization.objectives.figure import clauses, draw
+from xtra_toolkit.visualization.objectives.figure import clauses, draw, single
 from xtra_toolkit.visualization.objectives.grid_cells import arrows, connected, line
 from xtra_toolkit.visualization.objectives.prediction import pick
+from xtra_toolkit.visualization.objectives.summary import PANELS, Summary
 from xtra_toolkit.visualization.objectives.view import View
 
 GRID = PatchGrid(4, 4, (2, 2))
@@ -159,7 +161,7 @@ def test_the_picture_has_both_matrices_and_marks_the_prediction_in_both_orders()
     mask = BlockCausal(2)(GRID)
     view, found = View.of(mask, GRID), prediction(mask, NextBlock(), 0)
     assert not torch.equal(view.sequence, view.raster)
-    figure = draw(view, found, "title", "caption")
+    figure = draw([Summary("title", [("certificate", "caption")], view, found)])
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == [
         "order on the image, units framed",
@@ -177,6 +179,42 @@ def test_the_picture_has_both_matrices_and_marks_the_prediction_in_both_orders()
     assert [text.get_text() for text in figure.texts] == ["title", f"on {GRID}", "caption"]
 
 
+def summary(mask, target, name):
+    return Summary("title", [], View.of(mask, GRID), prediction(mask, target), name=name)
+
+
+def test_several_configs_are_columns_with_a_row_for_each_panel():
+    shown = [
+        summary(BlockCausal(2)(GRID), NextBlock(), "one"),
+        summary(TokenCausal()(GRID), NextToken(), "two"),
+        summary(RandomShown()(GRID), MaskedPatches(), "three"),
+    ]
+    figure = draw(shown, ["attention", "order"])
+    boxes = [axis.get_position() for axis in figure.axes]
+    assert [axis.get_title()[:5] for axis in figure.axes] == ["atten"] * 3 + ["order"] * 3
+    assert boxes[0].x0 < boxes[1].x0 < boxes[2].x0 and boxes[0].y0 > boxes[3].y1
+    assert [text.get_text() for text in figure.texts][::2][:3] == ["one", "two", "three"]
+    for axis, one in zip(figure.axes, shown, strict=False):
+        assert torch.equal(torch.as_tensor(axis.images[0].get_array().data), one.view.sequence)
+        assert not axis.patches  # no marks without the prediction
+    names = [text.get_text() for text in figure.axes[2].texts]
+    assert names == ["4 visible", "12 hidden"]
+    assert figure.axes[2].get_yticks().tolist() == [0, 4, 15]
+
+
+def test_no_text_of_a_figure_is_cut_off_or_covers_another():
+    for names in (PANELS, ["attention"]):
+        figure = draw([summary(RandomShown()(GRID), MaskedPatches(), "")], names)
+        FigureCanvasAgg(figure).draw()
+        page = figure.bbox
+        legends = [axis.get_legend().get_window_extent() for axis in figure.axes]
+        titles = [axis.title.get_window_extent() for axis in figure.axes]
+        heads = [text.get_window_extent() for text in figure.texts if text.get_text()]
+        for box in (*legends, *titles, *heads):
+            assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
+        assert not any(a.overlaps(b) for a in legends for b in (*titles, *heads))
+
+
 def test_a_caption_breaks_between_clauses_and_within_long_ones():
     assert clauses("one two; three; four", 15) == ["one two; three;", "four"]
     assert clauses("one two three four; five", 10) == ["one two", "three", "four; five"]
@@ -186,7 +224,7 @@ def test_patches_keep_their_numbers_where_a_token_has_no_pixels():
     grid = PatchGrid(4, 4, (2, 2), extra=1)
     mask = TokenCausal()(grid)
     found = pick(mask, NextToken().links(mask, grid), grid, (1, 1), 5)
-    raster = draw(View.of(mask, grid), found, "title", "caption").axes[3]
+    raster = single(Summary("title", [], View.of(mask, grid), found), "raster").axes[0]
     (source,) = [bar for bar in raster.patches if to_hex(bar.get_facecolor()) == panels.SOURCE]
     assert source.get_y() + source.get_height() / 2 == found.from_tokens[0] == 4
     assert raster.images[0].get_extent() == [-1.5, 15.5, 15.5, -1.5]

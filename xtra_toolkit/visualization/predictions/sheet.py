@@ -1,15 +1,12 @@
 """Draw columns of images side by side, one row for each image."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-
-from xtra_toolkit.visualization.predictions.image_panels import Panel
 
 INCHES = 1.8  # width of a column
 DPI, SCREEN = 200, 150  # resolution of a file, and of an array
@@ -32,18 +29,6 @@ class ImageColumn:
     pixels: np.ndarray
     note: str = ""
     bordered: bool = False
-
-
-def draw(panels: list[Panel], columns: list[np.ndarray], path: Path) -> None:
-    """Write panels to a file.
-
-    Args:
-        panels: The panels, for their captions and borders.
-        columns: Pixels of each panel, see :class:`ImageColumn`.
-        path: The file; its suffix sets the format.
-    """
-    pairs = zip(panels, columns, strict=True)
-    sheet([ImageColumn(p.name, c, p.note, p.bordered) for p, c in pairs]).savefig(path, dpi=DPI)
 
 
 def sheet(columns: list[ImageColumn]) -> Figure:

@@ -58,7 +58,7 @@ class RunColumn:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Return the versions in the environment, with an arrow where one changed."""
+        """Return versions in the environment; an arrow marks one that changed between starts."""
         logs = [log.environment for log in self.history.logs]
         keys = dict.fromkeys(key for log in logs for key in log)
         return {
@@ -147,7 +147,10 @@ def table(
     rows = [(name, [fact(column) for column in columns]) for name, fact in facts.items()]
     at = next(i for i, (name, _) in enumerate(rows) if name == "validation loss") + 1
     rows[at:at] = [
-        (f"{name} (%)", [f"{found[i]:.2f}" if i in found else NONE for i in range(len(columns))])
+        (
+            f"{name} (%)",
+            [f"{found[i]:.2f}" if i in found else "not measured" for i in range(len(columns))],
+        )
         for name, found in accuracies.items()
     ]
     return rows

@@ -59,7 +59,7 @@ class History:
 
     @property
     def epoch_steps(self) -> int | None:
-        """Return the steps of an epoch in the last start that logged it, or None."""
+        """Return the steps of an epoch by the last start that logged them; None if none did."""
         return next((log.epoch_steps for log in reversed(self.logs) if log.epoch_steps), None)
 
     def at_epoch(self, epoch: float) -> int:
