@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import commands
+from helpers import made_up_runs as made_up
 from mmengine.config import Config
 
 from xtra_toolkit.visualization.report.paper import BENCHMARKS, REPORTED
@@ -45,6 +46,8 @@ def run(work_dir, accuracies, config="attentive/dtd.py", time="20250101_120000",
 def table(output):
     """Return the rows of the Markdown table, each a dictionary by column."""
     lines = [line for line in output.splitlines() if line.startswith("|")]
+    if not lines:
+        return []
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -60,7 +63,7 @@ def test_a_run_becomes_a_cell_named_by_its_checkpoint_and_protocol(tmp_path):
     (row,) = own(output)
     assert row["model"] == "xtra_b.pth (base, patch 16, 256 px)"
     assert row["protocol"] == "attentive" and row["DTD"] == "72.3"
-    assert row["mean of 15"] == "1 of 15" and row["ImageNet-1k"] == ""
+    assert row["mean of 15"] == "1 of 15" and "ImageNet-1k" not in row
     assert "- DTD, attentive: 72.26 % after 100 of 100, learning rate 0.002" in output
     assert str(tmp_path / "20250101_120000") in output
 
@@ -74,8 +77,10 @@ def test_the_mean_is_given_only_for_all_15_data_sets(tmp_path):
     shipped = [p for p in sorted(ROOT.glob("attentive/*.py")) if "imagenet_" not in p.name]
     for i, path in enumerate(shipped):
         run(tmp_path / path.stem, {100: 60.0 + i}, f"attentive/{path.name}")
-    (row,) = own(xtra(tmp_path)[1])
+    output = xtra(tmp_path)[1]
+    (row,) = own(output)
     assert row["mean of 15"] == "67.0"  # of 60, 61, ..., 74
+    assert len(table(output)) == 1 + len(REPORTED)  # those with a mean only too
     run(tmp_path / "again", {100: 60.0}, "attentive/pets.py")
     assert own(xtra(tmp_path)[1])[0]["mean of 15"] == "several runs of Pets"
 
@@ -154,10 +159,30 @@ def test_another_mask_protocol_or_encoder_has_a_separate_row(tmp_path):
     }
 
 
-def test_a_run_on_other_images_is_listed_and_not_in_the_table(tmp_path):
+def test_a_run_on_other_images_has_a_column_under_its_name(tmp_path):
     run(tmp_path, {100: 90.0}, benchmark="my birds")
-    _, listed = xtra(tmp_path)[1].split("Not one of the 15 benchmarks:")
-    assert "- my birds, attentive: 90.00 %" in listed
+    output = xtra(tmp_path, "--csv", tmp_path / "table.csv")[1]
+    (row,) = table(output)  # and none of the paper's
+    assert row["my birds"] == "90.0" and list(row) == ["model", "protocol", "my birds"]
+    assert "my birds" in (tmp_path / "table.csv").read_text() and "paper" not in output
+    data = dict(dataset=dict(type="xtra_toolkit.ImageFolder", data_root="data/cats/val"))
+    run(tmp_path / "cats", {100: 70.0}, benchmark=None)
+    with open(tmp_path / "cats" / "20250101_120000" / "vis_data" / "config.py", "a") as config:
+        config.write(f"val_dataloader = {data}\n")
+    assert own(xtra(tmp_path)[1])[0] == row | {"cats": "70.0"}
+
+
+def test_online_probes_are_in_the_table_under_the_name_of_their_data(tmp_path):
+    made_up.start(tmp_path / "mae", made_up.pretraining(), made_up.training(2, best=40))
+    made_up.start(tmp_path / "xtra", made_up.pretraining(), made_up.training(2))
+    rows = table(xtra(tmp_path / "xtra", tmp_path / "mae", "--html", tmp_path / "r.html")[1])
+    assert [(Path(row["model"]).name, row["protocol"]) for row in rows] == [
+        ("xtra", "online linear probe"),
+        ("xtra", "online kNN probe"),
+        ("mae", "online linear probe"),
+        ("mae", "online kNN probe"),
+    ]
+    assert float(rows[0]["birds"]) > float(rows[2]["birds"]) > 0
 
 
 def test_a_pretraining_run_has_a_separate_page(tmp_path):
@@ -171,10 +196,13 @@ def test_a_pretraining_run_has_a_separate_page(tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-def test_the_rows_of_the_paper_are_marked(tmp_path):
-    run(tmp_path, {100: 72.0})
+def test_the_paper_s_rows_stand_beside_their_benchmarks_alone(tmp_path):
+    run(tmp_path / "a", {100: 72.0})
+    output = xtra(tmp_path)[1]
+    assert table(output) == own(output)  # the paper's figure on DTD is not included
+    run(tmp_path / "b", {100: 72.0}, "attentive/imagenet.py")
     rows = [row for row in table(xtra(tmp_path)[1]) if row["model"].startswith("paper: ")]
-    assert len(rows) == len(REPORTED)
+    assert len(rows) == sum("ImageNet-1k" in row.accuracy for row in REPORTED) < len(REPORTED)
     by_name = {(row["model"], row["protocol"]): row for row in rows}
     huge = by_name["paper: XTRA ViT-H/14, ImageNet-21k", "attentive"]
     assert (huge["ImageNet-1k"], huge["mean of 15"], huge["DTD"]) == ("80.9", "76.2", "")

@@ -83,10 +83,11 @@ def test_overrides_change_the_config_before_them_and_cfg_options_all(tmp_path):
 def test_the_picture_is_written_though_nobody_reads_the_text(tmp_path):
     read, write = os.pipe()
     os.close(read)  # as head does once it has its lines
-    with os.fdopen(write, "w") as closed, contextlib.redirect_stdout(closed):
-        with pytest.raises(SystemExit) as left:
-            main(["show", str(DIGITS), "--out", str(tmp_path / "x.png")])
-        closed.close = lambda: None  # what is left in its buffer cannot be written
+    closed = os.fdopen(write, "w")
+    with contextlib.redirect_stdout(closed), pytest.raises(SystemExit) as left:
+        main(["show", str(DIGITS), "--out", str(tmp_path / "x.png")])
+    with contextlib.suppress(BrokenPipeError):  # of what is left in its buffer
+        closed.close()
     assert left.value.code == 1
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 

@@ -180,7 +180,8 @@ def test_the_picture_has_both_matrices_and_marks_the_prediction_in_both_orders()
 
 
 def summary(mask, target, name):
-    return Summary("title", [], View.of(mask, GRID), prediction(mask, target), name=name)
+    notes = [("certificate", "caption; " * 30)]
+    return Summary("title", notes, View.of(mask, GRID), prediction(mask, target), name=name)
 
 
 def test_several_configs_are_columns_with_a_row_for_each_panel():

@@ -16,10 +16,29 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from xtra_toolkit.cli import main
+from xtra_toolkit.visualization.report import scaling
+from xtra_toolkit.visualization.report.facts import columns, table
+from xtra_toolkit.visualization.report.page import breakable
+from xtra_toolkit.visualization.report.runs import find_runs
 
 ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium")
 COUNT = """
+function broken() {  // words of cells that lie in more than one line
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let count = 0;
+  while (walker.nextNode()) {
+    if (!walker.currentNode.parentElement.closest("th, td, dd, h1, h3")) continue;
+    for (const word of walker.currentNode.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+      const range = document.createRange();
+      range.setStart(walker.currentNode, word.index);
+      range.setEnd(walker.currentNode, word.index + word[0].length);
+      const tops = [...range.getClientRects()].map(box => Math.round(box.top));
+      count += new Set(tops).size > 1;
+    }
+  }
+  return count;
+}
 const images = [...document.images];
 document.documentElement.dataset.found = JSON.stringify({
   loaded: images.filter(image => image.naturalWidth > 0).length,
@@ -29,6 +48,9 @@ document.documentElement.dataset.found = JSON.stringify({
   wide: document.documentElement.scrollWidth - window.innerWidth,
   shown: document.querySelectorAll("[data-step]:not([hidden])").length,
   ran: "evil" in window,
+  broken: broken(),
+  smallest: Math.floor(Math.min(...[...document.querySelectorAll("figure > svg text")].map(
+    text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))),
 }).replaceAll('"', "'");
 """
 EVIL = "<script>window.evil=1</script>"
@@ -62,6 +84,11 @@ def three(tmp_path_factory):
     return root, page(root)
 
 
+def words(html):
+    """Return the text of a page."""
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", html.replace("<wbr>", "")))
+
+
 def opened(html, tmp_path, *options):
     """Open a page in a browser; return what it counts there and its error messages."""
     if CHROMIUM is None:
@@ -83,7 +110,7 @@ def opened(html, tmp_path, *options):
 def test_a_browser_shows_every_picture_without_errors(three, tmp_path, options):
     numbers, complaints = opened(three[1], tmp_path, *options, "--window-size=500,900")
     assert not complaints
-    assert int(numbers["images"]) == int(numbers["loaded"]) == 24 + 2  # of 101, and two masks
+    assert int(numbers["images"]) == int(numbers["loaded"]) == 24 + 8  # of 101, and two masks
     assert int(numbers["drawings"]) == 8 + 6 + 2 + 3  # curves, splits, scaling, throughput
     assert numbers["shown"] == "1"  # only the step of the slider
     assert int(numbers["wide"]) <= 0 and numbers["ran"] == "false"
@@ -108,9 +135,9 @@ def test_the_page_needs_no_network_and_escapes_text(three):
 
 
 def test_the_page_shows_the_differences_of_the_runs(three):
-    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", three[1]))
+    text = words(three[1])
     assert "3 runs side by side" in text
-    for words in (
+    for part in (
         "objective TokenCausal × NextToken BlockCausal(block_size=2) × NextBlock BlockCausal",
         "logged up to step 700 of 1,000 1,000 of 1,000 1,000 of 1,000",
         "state not finished finished finished",
@@ -120,8 +147,47 @@ def test_the_page_shows_the_differences_of_the_runs(three):
         "MMEngine 0.10.8 0.10.7 0.10.7",
         "all objectives none is given",
     ):
-        assert words in text
+        assert part in text
     assert "model.head" not in text.split("The config of")[0]  # it is the same in all runs
+
+
+def test_runs_are_in_the_order_of_the_command_line(three, tmp_path):
+    root, html = three
+    assert [run.folder.parent.name for run in find_runs([root])][1:] == ["faster", "xtra"]
+    names = [run.folder.parent.name for run in find_runs([root / "xtra", root / "faster", root])]
+    assert names == ["xtra", "faster", EVIL.replace("/", "∕")]
+    assert len(find_runs([root / "faster" / "20250102_120000", root])) == 3  # it resumes the other
+
+
+def test_probes_are_in_the_first_table_under_the_name_of_their_data(tmp_path):
+    records = made_up.training(2)
+    records[-1] |= {"probe/rankme": 17.25}
+    made_up.start(tmp_path / "xtra", made_up.pretraining(), records)
+    made_up.start(tmp_path / "mae", made_up.pretraining(made_up.TOKEN), made_up.training(1))
+    backbone = dict(frozen_stages=2, init_cfg=dict(checkpoint=str(tmp_path / "xtra/epoch_2.pth")))
+    config = dict(benchmark="my cats", model=dict(backbone=backbone, head=dict(num_classes=9)))
+    accuracy = {"accuracy/top1": 81.25}
+    made_up.start(
+        tmp_path / "p", config, [made_up.step(10, 1.0), made_up.validation(1, **accuracy)]
+    )
+    shown = columns([run for run in find_runs([tmp_path]) if run.pretrains])
+    (benchmark,) = [run for run in find_runs([tmp_path]) if not run.pretrains]
+    rows = dict(table(shown, scaling.last(scaling.measured(shown, [benchmark]))))
+    assert rows["my cats, no head, 9 classes (%)"] == ["not measured", "81.25"]
+    linear = [column.history.last("probe/linear_top1") for column in shown]
+    assert rows["birds, linear probe (%)"] == [f"{value:.2f}" for value in linear]
+    assert rows["RankMe"] == ["not logged", "17.25"]
+
+
+def test_no_word_is_broken_on_a_narrow_screen(three, tmp_path):
+    """Every word of a table lies in one line, and no picture is scaled below its captions."""
+    numbers, _ = opened(three[1], tmp_path, "--window-size=500,900")  # Chromium's least width
+    assert numbers["broken"] == "0" and int(numbers["smallest"]) >= 9
+
+
+def test_lines_break_between_the_parts_of_a_name_alone():
+    parts = str(breakable("a.b_c/d(e=1, 0.25) <x>")).split("<wbr>")
+    assert parts == ["a.", "b_", "c/", "d(", "e=", "1, 0.25) &lt;x&gt;"]
 
 
 def test_an_almost_empty_run_has_a_page(tmp_path):
@@ -131,11 +197,11 @@ def test_an_almost_empty_run_has_a_page(tmp_path):
     bare = made_up.start(tmp_path / "bare", made_up.pretraining(), [{"loss": 1.0, "step": 5}])
     (bare / f"{bare.name}.log").write_text("")
     html = page(tmp_path)
-    for words in ("no step in its log", "loss not finite from the start", "not in its log"):
-        assert words in html
+    for part in ("no step in its log", "loss not finite from the start", "not in its log"):
+        assert part in html
     assert "No checkpoint has both a pretraining loss and an accuracy" in html
     numbers, complaints = opened(html, tmp_path)
-    assert not complaints and numbers["loaded"] == "1"
+    assert not complaints and numbers["loaded"] == "4"
 
 
 def test_without_its_plugin_the_certificate_is_read_from_the_log(tmp_path):
@@ -155,7 +221,7 @@ def test_benchmarks_are_still_a_table_and_have_a_page_when_asked(tmp_path):
     assert "| 50.0 |" in output and not list(tmp_path.rglob("*.html"))
     assert xtra(tmp_path, "--html", tmp_path / "b.html")[0] == 0
     html = (tmp_path / "b.html").read_text()
-    assert "top-1 50.00 %" in html and "top-1 accuracy (%)" in html
+    assert "DTD, fine-tuning (%) 50.00" in words(html) and "top-1 accuracy (%)" in html
     made_up.start(tmp_path / "xtra", made_up.pretraining(), [made_up.step(10, 1.0)])
     output = xtra(tmp_path, "--html", tmp_path / "b.html")[1]
     assert "| 50.0 |" in output and "- DTD" in output and "- unnamed" not in output
@@ -190,8 +256,8 @@ def test_a_real_run_has_its_page(tmp_path):
     )
     Runner.from_cfg(config).train()
     html = page(tmp_path)
-    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", html))
-    for words in (
+    text = words(html)
+    for part in (
         "objective BlockCausal(block_size=2) × NextBlock(normalise=False) started 20",
         "logged up to step 6 of 6 state finished training loss",
         "15 predictions, each of 4 tokens from 4 outputs",
@@ -199,4 +265,4 @@ def test_a_real_run_has_its_page(tmp_path):
         "images a second",
         f"MMEngine {mmengine.__version__}",
     ):
-        assert words in text
+        assert part in text

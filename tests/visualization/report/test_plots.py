@@ -15,6 +15,7 @@ from xtra_toolkit.visualization.report.differences import ABSENT, differences
 from xtra_toolkit.visualization.report.facts import columns
 from xtra_toolkit.visualization.report.pictures import MOST, kinds, thinned
 from xtra_toolkit.visualization.report.runs import find_runs
+from xtra_toolkit.visualization.report.scaling import Point
 
 
 def read(*work_dirs):
@@ -164,6 +165,18 @@ def test_only_keys_that_differ_are_listed():
         ("optimizer.betas", ["(0.9, 0.95)", "(0.9, 0.99)", "(0.9, 0.95)"]),
         ("schedule.1.begin", ["4", "4", "4"]),  # a number and a word
     ]
+
+
+def test_a_run_has_one_colour_in_all_plots_and_an_objective_one_marker():
+    found = [
+        Point("m", objective, run, step, 10.0 * step, 1.0 / step, "training loss")
+        for run, objective in ((0, "xtra"), (1, "mae"), (2, "xtra"))
+        for step in (1, 2)
+    ]
+    colours = re.findall(r'class="run-(\d)".*?var\(--series-(\d)\)', charts.scatter(found), re.S)
+    assert {run: colour for run, colour in colours} == {"0": "0", "1": "1", "2": "2"}
+    assert charts.objectives_of(found) == ["xtra", "mae"]
+    assert len({charts.glyph(n) for n in range(8)}) == 8
 
 
 def test_losses_of_different_objectives_are_said_not_to_compare():

@@ -81,7 +81,7 @@ def test_a_point_is_the_loss_and_accuracy_of_a_validation(tmp_path):
         (300, 0.7, 20),
     ]
     assert {p.loss_of for p in found} == {VALIDATION} and {p.measure for p in found} == {
-        "linear probe"
+        "birds, linear probe"
     }
     ((_, said, _),) = correlations(found, ["run"])
     assert said == "−1.000, n = 3; validation loss"
@@ -158,8 +158,8 @@ def test_accuracies_with_different_numbers_of_classes_are_not_pooled(tmp_path):
         probe(tmp_path / f"of_{name}", checkpoint, 40.0, num_classes=classes)
     measures = Counter(p.measure for p in points(*read(tmp_path)))
     assert measures == {
-        "linear probe, 10 classes": 4,
-        "linear probe, 1000 classes": 2,
+        "birds, linear probe, 10 classes": 4,
+        "birds, linear probe, 1000 classes": 2,
         "Birds, attentive, 10 classes": 2,
         "Birds, attentive, 1000 classes": 1,
     }

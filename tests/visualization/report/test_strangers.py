@@ -176,7 +176,7 @@ def test_a_huge_or_broken_picture_is_left_out_and_named(tmp_path):
     (images / "reconstruction_300.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     os.mkfifo(images / "reconstruction_400.png")
     exit_code, output, page = report(tmp_path)
-    assert exit_code == 0 and page.count("data:image/webp") == 2  # the mask and one picture
+    assert exit_code == 0 and page.count("data:image/webp") == 5  # four panels and one picture
     for number, cause in ((200, "400,000,000 pixels"), (300, "no image"), (400, "it is no file")):
         said = [line for line in output.splitlines() if f"reconstruction_{number}.png" in line]
         assert len(said) == 1 and cause in said[0]
