@@ -11,7 +11,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, TokenCausal, WithPrefix
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.visualization.objectives import objective_panels as panels
-from xtra_toolkit.visualization.objectives.figure import clauses, draw, single
+from xtra_toolkit.visualization.objectives.figure import draw, single
 from xtra_toolkit.visualization.objectives.grid_cells import arrows, connected, line
 from xtra_toolkit.visualization.objectives.prediction import pick
 from xtra_toolkit.visualization.objectives.summary import PANELS, Summary
@@ -214,11 +214,6 @@ def test_no_text_of_a_figure_is_cut_off_or_covers_another():
         for box in (*legends, *titles, *heads):
             assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
         assert not any(a.overlaps(b) for a in legends for b in (*titles, *heads))
-
-
-def test_a_caption_breaks_between_clauses_and_within_long_ones():
-    assert clauses("one two; three; four", 15) == ["one two; three;", "four"]
-    assert clauses("one two three four; five", 10) == ["one two", "three", "four; five"]
 
 
 def test_patches_keep_their_numbers_where_a_token_has_no_pixels():

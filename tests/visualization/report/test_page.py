@@ -152,7 +152,7 @@ def test_the_page_shows_the_differences_of_the_runs(three):
 
 
 def test_runs_are_in_the_order_of_the_command_line(three, tmp_path):
-    root, html = three
+    root, _ = three
     assert [run.folder.parent.name for run in find_runs([root])][1:] == ["faster", "xtra"]
     names = [run.folder.parent.name for run in find_runs([root / "xtra", root / "faster", root])]
     assert names == ["xtra", "faster", EVIL.replace("/", "∕")]

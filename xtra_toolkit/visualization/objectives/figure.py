@@ -1,7 +1,5 @@
 """Draw objectives: panels of one config, or several configs side by side."""
 
-import re
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -41,7 +39,7 @@ def draw(summaries: Sequence[Summary], panels: Sequence[str] = PANELS) -> Figure
     side = NARROW if columns > 2 else WIDE
     width, height = columns * side, side - LEFT - RIGHT + ABOVE + BELOW
     heads = [head(summary, side if several else width) for summary in summaries]
-    caption = [] if several else clauses(summaries[0].notes[0][1], round(13 * width))
+    caption = [] if several else text.wrapped(summaries[0].notes[0][1], round(13 * width))
     above = 0.2 + max(0.25 * len(titles) + 0.17 * len(lines) for titles, lines in heads)
     total = above + rows * height + 0.17 * len(caption) + 0.1
     figure = Figure(figsize=(width, total))
@@ -82,7 +80,7 @@ def head(summary: Summary, width: float) -> tuple[list[str], list[str]]:
         titles, lines = text.wrapped(title, round(8.3 * width)), []
     drawn = dict(summary.notes).get("draw")
     sentence = f"on {summary.view.grid}" + (f"; {drawn}" if drawn else "")
-    return titles, lines + clauses(sentence, round(14 * width))
+    return titles, lines + text.wrapped(sentence, round(14 * width))
 
 
 def _panel(
@@ -155,15 +153,3 @@ def _name_rows(axis: Axes, visible: int, count: int) -> None:
     for name, start, stop in (("visible", 0, visible), ("hidden", visible, count)):
         place = count + 0.01 * count, (start + stop) / 2 - 0.5
         axis.text(*place, f"{stop - start} {name}", rotation=270, va="center", size=8)
-
-
-def clauses(sentence: str, width: int) -> list[str]:
-    """Wrap to lines of at most ``width`` characters, after a semicolon where possible."""
-    lines: list[str] = []
-    for clause in re.split(r"(?<=;) ", sentence):
-        for part in textwrap.wrap(clause, width):
-            if lines and len(lines[-1]) + len(part) < width:
-                lines[-1] += f" {part}"
-            else:
-                lines.append(part)
-    return lines

@@ -13,9 +13,7 @@ from xtra_toolkit.visualization.objectives.cost import ModelPart
 from xtra_toolkit.visualization.objectives.view import View
 
 THUMBNAIL = 32  # characters in a row of a small matrix; each shows two columns
-DOTS = torch.tensor(
-    [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]]
-)  # of a braille character
+DOTS = torch.tensor([[1, 8], [2, 16], [4, 32], [64, 128]])  # of a braille character
 
 
 def table(parts: list[ModelPart]) -> Iterator[str]:

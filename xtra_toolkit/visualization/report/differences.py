@@ -4,12 +4,7 @@ from collections.abc import Iterable
 
 from xtra_toolkit.visualization.objectives.title import written
 
-IGNORED = (
-    "work_dir",
-    "experiment_name",
-    "resume",
-    "load_from",
-)  # they do not change training
+IGNORED = ("work_dir", "experiment_name", "resume", "load_from")  # they do not change training
 ABSENT = "not there"
 
 

@@ -17,7 +17,7 @@ TOO_LONG = ("PyTorch compiling details", "mp_cfg", "dist_cfg", "sys.platform", "
 
 @dataclass
 class LogFile:
-    """What the text log of one start says.
+    """Entries of the text log of one start.
 
     Args:
         environment: Entries of the environment under MMEngine's names.

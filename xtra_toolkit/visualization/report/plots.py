@@ -33,21 +33,12 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xtra report",
     "text.parse_math": False,
-    "text.color": MUTED,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "ytick.minor.size"), 0),
     "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
     "font.size": 9,
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
@@ -78,13 +69,8 @@ def svg(paint: Callable[[Axes], None], xlabel: str, ylabel: str, height: float =
         # a title is easier to read than a label along the axis
         axes.set_title(ylabel, loc="left", fontsize=10, color=INK)
         buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            dpi=144,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, dpi=144, metadata=nothing)
     return themed(buffer.getvalue())
 
 
