@@ -164,7 +164,7 @@ def test_a_run_on_other_images_has_a_column_under_its_name(tmp_path):
     output = xtra(tmp_path, "--csv", tmp_path / "table.csv")[1]
     (row,) = table(output)  # and none of the paper's
     assert row["my birds"] == "90.0" and list(row) == ["model", "protocol", "my birds"]
-    assert "my birds" in (tmp_path / "table.csv").read_text() and "paper" not in output
+    assert "my birds" in (tmp_path / "table.csv").read_text() and "paper:" not in output
     data = dict(dataset=dict(type="xtra_toolkit.ImageFolder", data_root="data/cats/val"))
     run(tmp_path / "cats", {100: 70.0}, benchmark=None)
     with open(tmp_path / "cats" / "20250101_120000" / "vis_data" / "config.py", "a") as config:

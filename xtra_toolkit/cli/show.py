@@ -51,16 +51,17 @@ def show(
     """
     with quiet_imports():
         from xtra_toolkit.comparison.plan import find_config
+        from xtra_toolkit.visualization.objectives.build import read_config
         from xtra_toolkit.visualization.objectives.summary import summarise
 
     chosen = check_panels(panels)
     if out is not None:
         check_picture(out)
-    configs = [(find_config(name), options) for name, options in by_config(arguments, cfg_options)]
-    summaries = [summarise(path, options, predict, seed) for path, options in configs]
-    if len(summaries) > 1:
-        for (path, _), summary in zip(configs, summaries, strict=True):
-            summary.name = path.stem
+    summaries, configs = [], by_config(arguments, cfg_options)
+    for path, options in ((find_config(name), options) for name, options in configs):
+        summary = summarise(read_config(path, options), path, predict, seed)
+        summary.name = path.stem if len(configs) > 1 else ""
+        summaries.append(summary)
     if out is not None:  # before the text, whose reader (head) may stop early
         from xtra_toolkit.visualization.objectives.figure import draw
 

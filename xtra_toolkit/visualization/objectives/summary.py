@@ -1,6 +1,6 @@
 """Summary: everything that ``xtra show`` prints and draws of a config."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiler import ObjectiveRefusedError, Refusal
 from xtra_toolkit.visualization.objectives import text
-from xtra_toolkit.visualization.objectives.build import build, depth_of, read_config
+from xtra_toolkit.visualization.objectives.build import build, depth_of
 from xtra_toolkit.visualization.objectives.cost import FLOPS, ModelPart, backends, parts
 from xtra_toolkit.visualization.objectives.prediction import Prediction, leaking, pick
 from xtra_toolkit.visualization.objectives.title import pair
@@ -60,25 +60,18 @@ class Summary:
             yield from ("", *text.table(self.parts))
 
 
-def summarise(
-    path: Path, options: Sequence[str] = (), predict: int | None = None, seed: int = 0
-) -> Summary:
-    """Read a config, build its model and certify its objective.
+def summarise(config: Config, path: Path, predict: int | None = None, seed: int = 0) -> Summary:
+    """Build the model of a pretraining config and certify its objective.
 
     Args:
-        path: The config file.
-        options: Overrides, ``KEY=VALUE``.
+        config: The config.
+        path: Its file, for messages.
         predict: Number of the prediction to show; None chooses one.
         seed: Seed of the draw of a random mask.
 
     Raises:
-        ValueError: If the config has no objective, or its model cannot be built.
+        ValueError: If the model cannot be built.
     """
-    return summary_of(read_config(path, options), path, predict, seed)
-
-
-def summary_of(config: Config, path: Path, predict: int | None = None, seed: int = 0) -> Summary:
-    """Do the same as :func:`summarise` for a config that was already read from ``path``."""
     MMLogger.get_instance("xtra_show", log_level="ERROR")  # building prints the certificate
     try:
         model = build(config)

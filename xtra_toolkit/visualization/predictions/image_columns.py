@@ -38,7 +38,7 @@ def columns(model: nn.Module, images: Tensor, description: str) -> list[ImageCol
     seen = encoded(plan, grid, len(images))
     visible = grid.patchify(images).where(seen[..., None], torch.nan)
     predictions = predicted(model, images, plan)
-    stack = [grid.unpatchify(visible), grid.unpatchify(predictions), truth]
+    stack = grid.unpatchify(visible), grid.unpatchify(predictions), truth
     input_pixels, prediction, target = (to_pixels(x, model.data_preprocessor) for x in stack)
     error, mean = difference(prediction, target)
     statistics = f"\n{OWN}" if model.target_generator.normalises else ""

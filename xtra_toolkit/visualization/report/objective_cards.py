@@ -10,7 +10,7 @@ from PIL import Image
 from xtra_toolkit.visualization.objectives import text
 from xtra_toolkit.visualization.objectives.build import pretraining
 from xtra_toolkit.visualization.objectives.figure import single
-from xtra_toolkit.visualization.objectives.summary import PANELS, Summary, summary_of
+from xtra_toolkit.visualization.objectives.summary import PANELS, Summary, summarise
 from xtra_toolkit.visualization.report.allowed_parts import check_parts
 from xtra_toolkit.visualization.report.facts import RunColumn
 from xtra_toolkit.visualization.report.pictures import encoded
@@ -59,7 +59,7 @@ def described(column: RunColumn, runs: list[int]) -> Objective:
         path = column.run.starts[-1] / "vis_data" / "config.py"
         model = column.run.config["model"]
         check_parts(model)
-        return drawn(summary_of(pretraining(Config(dict(model=model)), path), path), runs)
+        return drawn(summarise(pretraining(Config(dict(model=model)), path), path), runs)
     except Exception as error:  # a plugin may raise anything, or not be installed here
         logged = [log.certificate for log in column.history.logs if log.certificate]
         certificate = f"from its log: {logged[-1]}" if logged else "none in its log"
