@@ -21,7 +21,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(dir_okay=False, path_type=Path),
     help="The picture: .pdf, .png or .svg. It is overwritten.",
 )
-@click.option("--given", type=int, help="Units that are known. Default: half of them.")
+@click.option("--given", type=int, help="Number of known units. Default: half of them.")
 @click.option(
     "--stats",
     type=click.Choice(["previous"]),

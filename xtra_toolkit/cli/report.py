@@ -25,7 +25,7 @@ PAGE = "report.html"
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The page; default: report.html in the one WORK_DIR, or here where there are several.",
+    help="File of the page. Default: report.html in the WORK_DIR, or here if there are several.",
 )
 def report(work_dirs: tuple[Path, ...], csv_file: Path | None, html: Path | None) -> None:
     """Show runs on a page, and collect accuracies in a table.

@@ -11,7 +11,12 @@ SUFFIXES = (".pdf", ".png", ".svg")
 
 @click.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]...")
-@click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="As of mim train.")
+@click.option(
+    "--cfg-options",
+    multiple=True,
+    metavar="KEY=VALUE...",
+    help="Overrides of all configs, as in mim train.",
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -21,10 +26,15 @@ SUFFIXES = (".pdf", ".png", ".svg")
     "--panels",
     default="order,prediction,attention,raster",
     show_default=True,
-    help="What to draw; raster is the attention in the order of the image.",
+    help="Panels to draw. raster is the attention in the order of the image.",
 )
-@click.option("--predict", type=int, metavar="N", help="Which prediction; default: a middle one.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of a random mask's draw.")
+@click.option(
+    "--predict",
+    type=int,
+    metavar="N",
+    help="Number of the prediction to show. Default: a middle one.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of a random mask.")
 def show(
     arguments: tuple[str, ...],
     cfg_options: tuple[str, ...],
@@ -35,13 +45,13 @@ def show(
 ) -> None:
     """Show pretraining configs: mask, attention, a prediction, certificate and cost.
 
-    Prints, and with --out draws, in which order the tokens come and which may see which, from
-    where a prediction is made, of what, and what it reads, and what the certificate says. Prints
-    how much is computed, what each part holds and costs, and which attention back end runs here.
-    Nothing is allocated: the model is built on the meta device.
+    Print the order of the tokens, which may attend to which, one prediction with its sources and
+    targets, the certificate, and for each part of the model what it computes, its parameters, FLOPs
+    and attention back end on this machine. With --out, draw the objective too. The model is built
+    on the meta device, which allocates nothing.
 
-    A pair that leaks is refused, as in training, and the leaking prediction is shown; the exit
-    code is then 1.
+    A pair of mask and target that leaks is refused, as in training. The leaking prediction is then
+    shown, and the exit code is 1.
 
     CONFIG is a file or the name of a shipped config. Several are drawn side by side; KEY=VALUE
     changes the config before it, and --cfg-options all of them.
