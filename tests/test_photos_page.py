@@ -70,6 +70,7 @@ def test_every_block_of_the_page(tmp_path):
     assert losses[-1] < losses[0]
     named = dict(re.findall(r"^(checkpoint|pictures|report) +(\S+)$", train, re.MULTILINE))
     assert len(named) == 3 and all((tmp_path / path).is_file() for path in named.values())
+    assert train.splitlines()[-1].endswith(shorten('xtra_toolkit.load("runs/photos/epoch_50.pth")'))
 
     assert "40 images train and 8 test, 4 classes" in probe
     assert {"linear", "attentive", "kNN", "majority"} <= set(re.findall(r"^\w+", probe, re.M))
