@@ -72,13 +72,15 @@ def compare(
 
     OUT receives compare.json after each measurement, with compare.md and compare.png drawn from
     it, compare_blocks.png if the configs differ in their block size, and report.html, the page of
-    xtra report. Give a command that was stopped again to continue it, with more seeds or more
+    xtra report. If runs keep several checkpoints (-o default_hooks.checkpoint.max_keep_ckpts=-1),
+    loss and linear probe of each are measured too, with their rank correlation. Give a command that was stopped again to continue it, with more seeds or more
     configs if you like.
     """
     if not redraw and not (configs and data):
         raise click.UsageError("name at least one config, and the images with --data")
     with quiet_imports():
         from xtra_toolkit.cli.report import write_page
+        from xtra_toolkit.comparison.blocks import block_sentences
         from xtra_toolkit.comparison.compare import start
         from xtra_toolkit.comparison.report import write_report
         from xtra_toolkit.comparison.results import Results
@@ -92,6 +94,6 @@ def compare(
         comparison.run()
         write_page(find_runs([out / "runs"]), out / "report.html")
         click.echo(f"\n{comparison.results.table()}\n")
-        for line in comparison.results.sentences():
+        for line in comparison.results.sentences() + block_sentences(comparison.results):
             click.echo(line)
         click.echo(f"{out / 'compare.md'}, {out / 'compare.png'}: written")

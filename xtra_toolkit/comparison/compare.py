@@ -167,7 +167,7 @@ class Comparison:
         classifier = classifier_config(config, packed, np.arange(labels), epochs, **options)
         slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
         work = self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}"
-        tuned[str(labels)] = fine_tune(classifier, work)
+        tuned[str(labels)] = round(fine_tune(classifier, work), 2)
         self.store(name, seed, tuned=tuned)
 
     def store(self, name: str, seed: int, **values: object) -> None:
