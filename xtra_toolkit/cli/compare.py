@@ -73,8 +73,8 @@ def compare(
     OUT receives compare.json after each measurement, with compare.md and compare.png drawn from
     it, compare_blocks.png if the configs differ in their block size, and report.html, the page of
     xtra report. If runs keep several checkpoints (-o default_hooks.checkpoint.max_keep_ckpts=-1),
-    loss and linear probe of each are measured too, with their rank correlation. Give a command that was stopped again to continue it, with more seeds or more
-    configs if you like.
+    loss and linear probe of each are measured too, with their rank correlation. Give a command
+    that was stopped again to continue it, with more seeds or more configs if you like.
     """
     if not redraw and not (configs and data):
         raise click.UsageError("name at least one config, and the images with --data")
