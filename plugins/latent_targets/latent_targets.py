@@ -128,6 +128,7 @@ class LatentPatches(MaskedPatches):
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Return the teacher's features of images (B, C, height, width), as (B, N, D)."""
         feature = torch.stack(self.teacher.module(images)).mean(0)
+        feature = feature[:, grid.extra :]  # a class token comes first
         return F.layer_norm(feature, feature.shape[-1:])
 
 

@@ -272,3 +272,29 @@ def test_a_run_moves_the_teacher_once_a_step_and_a_checkpoint_holds_it(tmp_path)
     student = state["backbone.layers.0.attn.qkv.weight"]
     teacher = state["target_generator.teacher.module.layers.0.attn.qkv.weight"]
     assert 0 < (student - teacher).abs().max() < 0.1
+
+
+def test_a_class_token_of_the_teacher_is_no_value():
+    """Values are those of the patches; a class token in front would shift them by one token."""
+    model = MODELS.build(
+        dict(
+            type="xtra_toolkit.MaskTargetPretrainer",
+            mask=dict(type="xtra_toolkit.RandomShown"),
+            target_generator=dict(type="xtra_toolkit.LatentPatches"),
+            backbone=dict(
+                type="xtra_toolkit.MaskedViT",
+                arch=dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=48),
+                img_size=32,
+                patch_size=8,
+                with_cls_token=True,
+            ),
+            neck=dict(type="xtra_toolkit.ViTDecoder", width=24, depth=1, heads=2),
+            head=dict(type="xtra_toolkit.PredictionHead", loss="smooth_l1"),
+        )
+    )
+    images = torch.randn(2, 3, 32, 32)
+    values = model.target_generator.values(images, model.backbone.grid)
+    (features,) = model.target_generator.teacher.module(images)
+    assert values.shape == (2, 16, 24) and features.shape == (2, 17, 24)
+    expected = torch.nn.functional.layer_norm(features[:, 1:], (24,))
+    torch.testing.assert_close(values, expected)

@@ -40,7 +40,11 @@ def test_a_mask_must_be_a_config():
 
 @pytest.mark.parametrize(
     ("head", "sentence"),
-    [(dict(loss="huber"), "valid: mse, l1, smooth_l1"), (dict(reduction="sum"), "batch, image")],
+    [
+        (dict(loss="huber"), "valid: mse, l1, smooth_l1"),
+        (dict(loss=dict(type="mse", beta=2.0)), "'mse' cannot be made of .*'beta'"),
+        (dict(reduction="sum"), "batch, image"),
+    ],
 )
 def test_losses_and_reductions(head, sentence):
     with pytest.raises(ValueError, match=sentence):

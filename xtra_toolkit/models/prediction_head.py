@@ -4,6 +4,9 @@ Shape legend: B images, R positions that the head reads, W width, G predictions,
 targets, V values of a token.
 """
 
+import inspect
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
@@ -52,7 +55,8 @@ class PredictionHead(BaseModule):
     Args:
         hidden: Width of the hidden layer. None: a single Linear layer (MAE).
         loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' if the values of the target are
-            class ids (NextColour), for which the head then predicts logits.
+            class ids (NextColour), for which the head then predicts logits. A dict adds arguments
+            of the loss: ``dict(type='smooth_l1', beta=2.0)``.
         reduction: How the losses of the links of a group are averaged. 'batch': their sum is
             divided by their number (AIM). 'image': the mean per image is averaged over the images
             that predict anything. The number is counted over all ranks, and with GlobalBatchLoop
@@ -63,17 +67,23 @@ class PredictionHead(BaseModule):
     def __init__(
         self,
         hidden: int | None = None,
-        loss: str = "mse",
+        loss: str | dict = "mse",
         reduction: str = "batch",
         *,
         shapes: list[tuple[int, int]],
         init_cfg: list | dict | None = None,
     ):
         super().__init__(init_cfg or INIT)
+        options = dict(loss) if isinstance(loss, dict) else dict(type=loss)
+        loss = options.pop("type", None)
         for name, given, valid in (("loss", loss, LOSSES), ("reduction", reduction, REDUCTIONS)):
             if given not in valid:
                 raise ValueError(f"{name}={given!r} was given; valid: {', '.join(valid)}")
-        self.distance, self.reduction = LOSSES[loss], reduction
+        try:
+            inspect.signature(LOSSES[loss]).bind(None, None, **options)
+        except TypeError as error:
+            raise ValueError(f"loss {loss!r} cannot be made of {options}: {error}") from error
+        self.distance, self.reduction = partial(LOSSES[loss], **options), reduction
         self.classes = loss == "cross_entropy"  # whether the target values are class ids
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
