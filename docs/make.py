@@ -106,6 +106,7 @@ def draw_concepts() -> None:
 def targets() -> dict[str, torch.nn.Module]:
     """Return every registered target that stands alone, by its name; the colours are made up."""
     found = {n: f for n, f in MODELS.module_dict.items() if f.__module__.startswith(OWN_TARGETS)}
+    found.pop("SumOfTargets")
     with TemporaryDirectory() as folder:
         np.save(f"{folder}/colours.npy", np.eye(3))
         given = dict(NextColour=dict(clusters=f"{folder}/colours.npy"), HOG=dict(cell=1, window=0))

@@ -160,10 +160,11 @@ class UpdateTeacher(Hook):
     @staticmethod
     def _target_and_encoder(runner) -> tuple[LatentPatches, nn.Module]:  # noqa: ANN001
         model = unwrap_model(runner.model)
-        target = model.target_generator
-        if not isinstance(target, LatentPatches):
-            raise ValueError(
-                f"UpdateTeacher updates a target's teacher, and {type(target).__name__} has none; "
-                "take target_generator=dict(type='xtra_toolkit.LatentPatches')"
-            )
-        return target, model.backbone
+        given = model.target_generator
+        for target in getattr(given, "parts", []):
+            if isinstance(target, LatentPatches):
+                return target, model.backbone
+        raise ValueError(
+            f"UpdateTeacher updates a target's teacher, and {type(given).__name__} has none; "
+            "take target_generator=dict(type='xtra_toolkit.LatentPatches')"
+        )

@@ -22,6 +22,18 @@ OURS = {
     "NextToken": [(dict(), PREFIX, SMALL), (dict(look_ahead=2), TOKENS, SMALL)],
     "NextBlock": [(dict(look_ahead=2, normalise=False), BLOCKS, PatchGrid(4, 4, (2, 2)))],
     "MaskedPatches": [(dict(), SHOWN, SMALL)],
+    "SumOfTargets": [
+        (
+            dict(
+                targets=[
+                    dict(type="xtra_toolkit.MaskedPatches"),
+                    dict(type="xtra_toolkit.HOG", cell=4, window=8),
+                ]
+            ),
+            SHOWN,
+            PatchGrid(4, 4, (8, 8)),
+        )
+    ],
     "HOG": [
         (dict(cell=4, window=8), SHOWN, PatchGrid(4, 4, (8, 8))),
         (dict(target=dict(type="NextBlock"), cell=2, window=0), BLOCKS, PatchGrid(2, 4, (4, 2))),

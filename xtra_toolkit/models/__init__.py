@@ -5,6 +5,7 @@ from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
+from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.models.vit_decoder import ViTDecoder
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "MaskTargetPretrainer",
     "MaskedViT",
     "PredictionHead",
+    "SumOfHeads",
     "ViTDecoder",
 ]
 

@@ -110,6 +110,10 @@ class PredictionHead(BaseModule):
         losses = [self.reduce(p, target, g.loss_mask, g.count) for p, target, g in groups]
         return dict(loss=sum(losses) / len(losses))
 
+    def of_part(self, part: int) -> "PredictionHead":
+        """Return the head of one part of the target, which is this one; see ``SumOfHeads``."""
+        return self
+
     def count(self, loss_mask: Tensor, images: int) -> Tensor:
         """Return by what the loss of a group is divided, () float64.
 

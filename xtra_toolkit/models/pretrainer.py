@@ -19,7 +19,8 @@ from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.models.layers import gather_tokens
 from xtra_toolkit.models.prediction_head import PredictionHead
-from xtra_toolkit.objective.compiler import Outline, compile_objective
+from xtra_toolkit.models.sum_of_heads import SumOfHeads
+from xtra_toolkit.objective.compiler import CompiledObjective, Outline, compile_objective
 from xtra_toolkit.objective.plan import Plan
 from xtra_toolkit.objective.target import Target
 from xtra_toolkit.registry import MODELS
@@ -75,8 +76,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         if neck is not None:
             width, layers = neck.width, neck.num_layers
         objective = outline.certify((backbone.num_layers, layers)).or_raise()
-        head = MMPRETRAIN.build(dict(head, shapes=objective.head_shapes(width)))
-        _check_head(target, head)
+        head = _build_head(head, target, objective, width)
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
@@ -152,12 +152,12 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
     def target_values(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
         """Return the values that each group should predict, (B, G, T * V)."""
-        values = self.target_generator.values(inputs, self.backbone.grid)
-        values, groups = _repeat_images(values, plan), []
+        parts, groups = self.target_generator.parts, []
+        values = [_repeat_images(part.values(inputs, self.backbone.grid), plan) for part in parts]
         for group in plan.groups:
-            of_group = gather_tokens(values, group.tokens.flatten(1))
-            of_group = of_group.view(len(values), group.tokens.shape[1], -1)
-            groups.append(self.target_generator.normalise(of_group))
+            of_group = gather_tokens(values[group.part], group.tokens.flatten(1))
+            of_group = of_group.view(len(of_group), group.tokens.shape[1], -1)
+            groups.append(parts[group.part].normalise(of_group))
         return groups
 
     @torch.compiler.disable  # a graph cannot hold a generator, and a fixed plan is kept
@@ -201,8 +201,12 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         for samples in micro_batches:
             plan = self.objective(len(samples), device, _generator(samples, device))
             images = len(samples) * plan.masks_per_image
-            loss_masks = [group.loss_mask for group in plan.groups if group.loss_mask is not None]
-            counts.append(torch.stack([self.head.count(m, images) for m in loss_masks]))
+            counted = [
+                self.head.of_part(group.part).count(group.loss_mask, images)
+                for group in plan.groups
+                if group.loss_mask is not None
+            ]
+            counts.append(torch.stack(counted))
         mean = torch.stack(counts).mean(0)
         all_reduce(mean, "mean")
         means = iter(mean)
@@ -217,6 +221,28 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 def _repeat_images(x: Tensor, plan: Plan) -> Tensor:
     """Repeat (images, N, D) for each mask of an image: (masks_per_image * images, N, D)."""
     return x.repeat(plan.masks_per_image, 1, 1) if plan.masks_per_image > 1 else x
+
+
+def _build_head(
+    config: dict, target: Target, objective: CompiledObjective, width: int
+) -> PredictionHead | SumOfHeads:
+    """Build the head; its widths follow from the links, and each part of a target has its own."""
+    config, parts = dict(config, shapes=objective.head_shapes(width)), target.parts
+    if len(parts) == 1:
+        head = MMPRETRAIN.build(config)
+        _check_head(target, head)
+        return head
+    given = config.get("heads")
+    if not given or len(given) != len(parts):
+        raise ValueError(
+            f"{type(target).__name__} has {len(parts)} targets, and the head has "
+            f"{len(given or [config])}; set head=dict(type='xtra_toolkit.SumOfHeads', heads=[...]) "
+            "with a head for each target"
+        )
+    head = MMPRETRAIN.build(dict(config, parts=[group.part for group in objective.links]))
+    for part, own in zip(parts, head.heads, strict=True):
+        _check_head(part, own)
+    return head
 
 
 def _check_head(target: Target, head: nn.Module) -> None:

@@ -145,7 +145,8 @@ def _groups(
         index = None
         if output_positions is not None:
             index = torch.searchsorted(output_positions[0], sources)
-        groups.append(Group(sources, tokens, None if whole else loss_mask, span, index))
+        counted = None if whole else loss_mask
+        groups.append(Group(sources, tokens, counted, span, index, part=group.part))
         if bounds.dense is None:
             reach = staircase_reach(group, tokens, loss_mask, kv_lengths, first)
             torch._assert_async(

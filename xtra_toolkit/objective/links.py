@@ -23,12 +23,14 @@ class Links:
         positioned: Tell each source the position of its target, the first source that of the first
             target and so on, by an embedding that the decoder adds (a positioned query; σ-GPT,
             arXiv 2404.09562). An order that differs between images needs this.
+        part: Index of the target whose values are predicted, in ``Target.parts``.
     """
 
     source_positions: Tensor
     target_positions: Tensor
     sees_target: bool = False
     positioned: bool = False
+    part: int = 0
 
     def to(self, device: torch.device | str) -> "Links":
         """Return the same links on another device."""

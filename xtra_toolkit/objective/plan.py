@@ -27,6 +27,7 @@ class Group:
             computed positions are output positions.
         count: () what the loss divides by, the mean over micro-batches, if it was counted over a
             whole step; None: it is counted in the batch.
+        part: Index of the target whose values are predicted, in ``Target.parts``.
     """
 
     source_positions: Tensor
@@ -35,6 +36,7 @@ class Group:
     span: tuple[int, int] | None = None
     output_index: Tensor | None = None
     count: Tensor | None = None
+    part: int = 0
 
 
 @dataclass(frozen=True)

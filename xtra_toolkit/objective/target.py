@@ -35,6 +35,11 @@ class Target(nn.Module):
     """Set this to True if the values of a token are the pixels of its patch in the image that
     :meth:`filter` returns. Pictures, continuation and the loss by spatial frequency need this."""
 
+    @property
+    def parts(self) -> "list[Target]":
+        """The targets whose values are predicted: this one, or those that it adds up."""
+        return [self]
+
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Return the groups of predictions.
 

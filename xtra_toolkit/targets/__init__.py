@@ -7,6 +7,7 @@ from xtra_toolkit.targets.hog import HOG
 from xtra_toolkit.targets.masked import MaskedPatches
 from xtra_toolkit.targets.next import NextBlock, NextToken
 from xtra_toolkit.targets.pixels import PixelTarget
+from xtra_toolkit.targets.sum import SumOfTargets
 from xtra_toolkit.targets.wrapped import WrappedTarget
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "NextColour",
     "NextToken",
     "PixelTarget",
+    "SumOfTargets",
     "Target",
     "WrappedTarget",
     "build_target",

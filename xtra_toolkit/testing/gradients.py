@@ -46,7 +46,10 @@ def small_model(
         ValueError: The pair is refused.
     """
     built = build_target(target)
-    loss = "cross_entropy" if built.classes else "mse"
+    heads = [
+        dict(type="xtra_toolkit.PredictionHead", loss="cross_entropy" if part.classes else "mse")
+        for part in built.parts
+    ]
     shape = dict(embed_dims=WIDTH, num_layers=2, num_heads=2, feedforward_channels=2 * WIDTH)
     return MaskTargetPretrainer(
         mask=mask,
@@ -61,7 +64,7 @@ def small_model(
             mask_tokens=mask_tokens,
         ),
         neck=dict(type="xtra_toolkit.ViTDecoder", width=WIDTH, depth=2, heads=2),
-        head=dict(type="xtra_toolkit.PredictionHead", loss=loss),
+        head=heads[0] if len(heads) == 1 else dict(type="xtra_toolkit.SumOfHeads", heads=heads),
     )
 
 

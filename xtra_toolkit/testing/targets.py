@@ -58,7 +58,8 @@ def check_target(
 
     A target is local unless it sets ``local = False`` (see :class:`Target`). The check measures
     that the values of a local target depend only on the token's own pixels. A random mask is drawn
-    a few thousand times (``DRAWS``), and each draw is checked against the certificate.
+    a few thousand times (``DRAWS``), and each draw is checked against the certificate. The
+    targets of a sum are checked one by one, then together.
 
     Args:
         target: Config of the target, ``dict(type='xtra_toolkit.MyTarget', ...)``.
@@ -71,7 +72,15 @@ def check_target(
         AssertionError: The target violates the contract; the message tells what to do.
     """
     with explain_errors(f"{target}: no target can be built of this config"):
-        name = type(build_target(target)).__name__
+        built = build_target(target)
+        name = type(built).__name__
+    if len(built.parts) > 1:
+        for part in target["targets"]:
+            check_target(part, mask, grid, seconds=seconds)
+        with explain_errors(f"{name} cannot be certified with {mask}"):
+            model = small_model(mask, target, grid)
+        check_gradients(model, name)
+        return
     interface(name, target, mask, grid)
     start = time.process_time()
     with explain_errors(f"{name} cannot be certified with {mask}"):

@@ -83,7 +83,8 @@ def values_flops(model: MaskTargetPretrainer) -> int:
     """Count the FLOPs of the target values of one image, for example a teacher's features."""
     grid = model.backbone.grid
     with FlopCounterMode(display=False) as counter, on_sdpa(model), torch.no_grad():
-        model.target_generator.values(_meta_image(grid), grid)
+        for target in model.target_generator.parts:
+            target.values(_meta_image(grid), grid)
     return counter.get_total_flops()
 
 

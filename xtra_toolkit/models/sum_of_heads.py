@@ -1,0 +1,78 @@
+"""SumOfHeads: a head for each target of a SumOfTargets, and the weighted sum of their losses.
+
+Shape legend: B images, R positions that the head reads, W width, G predictions, T targets, V values
+of a token.
+"""
+
+from dataclasses import replace
+
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+
+from xtra_toolkit.models.prediction_head import PredictionHead
+from xtra_toolkit.objective.plan import Plan
+from xtra_toolkit.registry import MODELS
+
+
+@MODELS.register_module()
+class SumOfHeads(BaseModule):
+    """Predict each target by a head of its own, and add up the losses.
+
+    Args:
+        heads: Configs of the heads, one for each target, in the order of the targets.
+        weights: What each loss is multiplied by. Default: 1.
+        shapes: (in, out) widths of each group of predictions. The pretrainer derives them.
+        parts: The target that each group predicts. The pretrainer derives them.
+
+    Raises:
+        ValueError: There are other numbers of weights and heads.
+    """
+
+    def __init__(
+        self,
+        heads: list[dict],
+        weights: list[float] | None = None,
+        *,
+        shapes: list[tuple[int, int]],
+        parts: list[int],
+        init_cfg: list | dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        self.weights = [1.0] * len(heads) if weights is None else list(weights)
+        if len(self.weights) != len(heads):
+            raise ValueError(f"{len(self.weights)} weights were given for {len(heads)} heads")
+        of_heads = [
+            [shape for shape, part in zip(shapes, parts, strict=True) if part == i]
+            for i in range(len(heads))
+        ]
+        self.heads = ModuleList(
+            MODELS.build(dict(head, shapes=own)) for head, own in zip(heads, of_heads, strict=True)
+        )
+
+    def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
+        """Return the predictions of each group, (B, G, T * V), from outputs (B, R, W)."""
+        return [made for i, head in enumerate(self.heads) for made in head(x, _only(plan, i))]
+
+    def loss(self, x: Tensor, plan: Plan, target_values: list[Tensor]) -> dict[str, Tensor]:
+        """Compute the weighted sum of the losses, ``dict(loss=scalar)``.
+
+        Args:
+            x: (B, R, W) outputs.
+            plan: The plan of the batch.
+            target_values: (B, G, T * V) values of each group, as the loss compares them.
+        """
+        total = 0
+        for i, (head, weight) in enumerate(zip(self.heads, self.weights, strict=True)):
+            groups = zip(plan.groups, target_values, strict=True)
+            values = [v for group, v in groups if group.part == i]
+            total = total + weight * head.loss(x, _only(plan, i), values)["loss"]
+        return dict(loss=total)
+
+    def of_part(self, part: int) -> PredictionHead:
+        """Return the head of one target."""
+        return self.heads[part]
+
+
+def _only(plan: Plan, part: int) -> Plan:
+    """Return the plan with the groups of one target."""
+    return replace(plan, groups=[group for group in plan.groups if group.part == part])
