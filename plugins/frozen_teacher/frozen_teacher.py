@@ -38,6 +38,8 @@ class FrozenTeacher(WrappedTarget):
         img_size: Size to which images are resized for the teacher, (height, width) in pixels.
             Default: they are not resized.
         weights: File or URL of the weights of a named model. Default: MMPretrain's.
+        mean, std: How the teacher's input is normalised, in pixel values of 0 to 255 for all
+            channels or each. Default: as the student's.
 
     Raises:
         ValueError: The teacher lacks weights, or has no feature map that fits the grid.
@@ -53,8 +55,15 @@ class FrozenTeacher(WrappedTarget):
         target: dict,
         img_size: int | tuple[int, int] | None = None,
         weights: str | None = None,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
     ):
         super().__init__(target)
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std of the teacher's input come together; give both")
+        self.statistics = None if mean is None else (mean, std)
+        for name, number in (("factor", 1.0), ("offset", 0.0)):  # from the student's input
+            self.register_buffer(name, torch.full((1, 1, 1), number), persistent=False)
         self.img_size = None if img_size is None else pair(img_size)
         if isinstance(teacher, str):
             model, self.name = backbone_by_name(teacher, weights), teacher
@@ -71,6 +80,27 @@ class FrozenTeacher(WrappedTarget):
         self.frozen._apply(fn)
         return super()._apply(fn, recurse)
 
+    def bind(self, backbone: nn.Module) -> None:
+        """Note how the student's images are normalised, if the teacher's differ."""
+        super().bind(backbone)
+        student = backbone.encoder_mask.images
+        if self.statistics is None or self.factor.is_meta:
+            return
+        if student is None or student["order"] != "RGB":
+            raise ValueError(
+                "mean and std were given for the teacher, which needs a data preprocessor that "
+                "makes RGB images (to_rgb=True); set it, or leave mean and std out"
+            )
+        numbers = (student["mean"], student["std"], *self.statistics)
+        mean, std, own_mean, own_std = (torch.tensor(n).view(-1, 1, 1) for n in numbers)
+        self.factor, self.offset = std / own_std, (mean - own_mean) / own_std
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Return the teacher's input, resized and normalised for it, from the student's."""
+        if self.img_size is not None:
+            images = F.interpolate(images, self.img_size, mode="bicubic", antialias=True)
+        return images if self.statistics is None else images * self.factor + self.offset
+
     def width(self, grid: PatchGrid) -> int:
         """Return the width of a feature; ValueError if the teacher does not fit the grid."""
         size = grid.rows * grid.patch[0], grid.cols * grid.patch[1]
@@ -81,8 +111,7 @@ class FrozenTeacher(WrappedTarget):
     @torch.no_grad()
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Return the features of images (B, C, height, width), as (B, N, D) in raster order."""
-        if self.img_size is not None:
-            images = F.interpolate(images, self.img_size, mode="bicubic", antialias=True)
+        images = self.inputs(images)
         features = feature_map(self.frozen, images)
         shape = tuple(features.shape)
         if len(shape) != 4 or shape[2] % grid.rows or shape[3] % grid.cols:
@@ -94,6 +123,54 @@ class FrozenTeacher(WrappedTarget):
             )
         features = features.to(images.dtype)  # do not compute the loss in half precision
         return F.adaptive_avg_pool2d(features, (grid.rows, grid.cols)).flatten(2).mT
+
+
+@MODELS.register_module()
+class FrozenTokenizer(FrozenTeacher):
+    """Predict the ids that a frozen tokenizer gives to the tokens of an image (BEiT).
+
+    The tokenizer keeps its own dtype, and is never run under autocast.
+
+    Args:
+        teacher: Config of the tokenizer with its weights, see :class:`FrozenTeacher`:
+            ``mmpretrain.DALL-E`` or ``mmpretrain.VQKD`` (BEiT v2), or any model that returns ids
+            (B, N), or logits (B, classes, rows, columns), of which the largest counts.
+        target, img_size, weights, mean, std: See :class:`FrozenTeacher`.
+    """
+
+    classes = True
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "FrozenTokenizer":
+        self.frozen._apply(lambda t: t.to(fn(t).device))
+        return WrappedTarget._apply(self, fn, recurse)
+
+    def width(self, grid: PatchGrid) -> int:
+        """Return the number of classes."""
+        if hasattr(self.frozen, "quantize"):  # VQKD
+            return self.frozen.quantize.num_tokens
+        weight = next(self.frozen.parameters())
+        size = self.img_size or (grid.rows * grid.patch[0], grid.cols * grid.patch[1])
+        image = torch.zeros(1, grid.channels, *size, device=weight.device, dtype=weight.dtype)
+        with torch.no_grad():
+            return self.frozen(image).shape[1]
+
+    @torch.no_grad()
+    def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
+        """Return the ids of images (B, C, height, width), as (B, N, 1) in raster order."""
+        if images.is_meta:  # MMPretrain's DALL-E is never on the meta device
+            return torch.empty(len(images), grid.tokens, 1, dtype=torch.long, device="meta")
+        dtype = next(self.frozen.parameters()).dtype
+        with torch.autocast(images.device.type, enabled=False):
+            given = self.frozen(self.inputs(images).to(dtype))
+        ids = given.argmax(1).flatten(1) if given.ndim == 4 else given
+        fits = given.ndim == 2 or given.shape[2:] == (grid.rows, grid.cols)
+        if ids.shape[1] != grid.tokens or not fits:
+            raise ValueError(
+                f"the tokenizer {self.name} gives an output of shape {tuple(given.shape)}; {grid} "
+                f"needs {grid.rows}×{grid.cols} ids: choose img_size as the tokenizer's patch "
+                "times that"
+            )
+        return ids[..., None]
 
 
 def feature_map(model: nn.Module, images: Tensor) -> Tensor:
@@ -144,7 +221,7 @@ def backbone_from_config(config: dict) -> nn.Module:
 
 def load(model: nn.Module, file: str, prefix: str = "") -> None:
     """Load weights from a file; ValueError if it lacks a parameter (MMEngine only warns)."""
-    if next(model.parameters()).is_meta:
+    if next(model.parameters()).is_meta or torch.get_default_device().type == "meta":
         return
     prefix = prefix and prefix.rstrip(".") + "."
     state = CheckpointLoader.load_checkpoint(file, map_location="cpu")

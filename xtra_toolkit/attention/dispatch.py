@@ -51,16 +51,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, backend: str = 
         q, k, v = (x.to(torch.get_autocast_dtype(kind)) for x in (q, k, v))
     if backend == "auto":
         backend = choose(q, pattern)
-    elif reason := _module(backend).unsupported_reason(q, pattern):
+    elif reason := unsupported_reason(backend, q, pattern):
         raise ValueError(
             f"attention back end {backend!r} cannot serve: {reason}; use 'auto' or one of "
-            f"{', '.join(b for b in BACKENDS if not BACKENDS[b].unsupported_reason(q, pattern))}"
+            f"{', '.join(b for b in BACKENDS if not unsupported_reason(b, q, pattern))}"
         )
     return BACKENDS[backend].attention(q, k, v, pattern)
 
 
+def unsupported_reason(backend: str, q: Tensor, pattern: Pattern) -> str | None:
+    """Return why a back end cannot serve q (B, N, heads, dim) under a pattern; None if it can."""
+    if pattern.score_bias is not None and backend not in ("eager", "sdpa"):
+        return "relative positions add to the scores, which eager and sdpa support"
+    return _module(backend).unsupported_reason(q, pattern)
+
+
 def choose(q: Tensor, pattern: Pattern) -> str:
     """Return the back end that ``auto`` uses for q (B, N, heads, dim) under a pattern."""
+    if pattern.score_bias is not None:
+        return "sdpa"
     if q.device.type == "cpu":
         return _choose_on_cpu(q, pattern)
     if q.device.type != "cuda":

@@ -27,6 +27,8 @@ class Pattern:
         queries: Q, if it is less than N; see :meth:`rows`.
         output_positions: Positions for which :meth:`rows` will be called, in ascending order, on
             the host.
+        score_bias: (B or 1, heads, Q, N) numbers that are added to the scores before the softmax,
+            with gradients (relative positions). The back ends eager and sdpa serve it.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Pattern:
     host_kv_lengths: tuple[int, ...] | None = None
     queries: int | None = None
     output_positions: tuple[int, ...] | None = None
+    score_bias: Tensor | None = None
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +50,7 @@ class Pattern:
         """Return the same pattern on another device."""
         moved = {
             name: value.to(device)
-            for name in ("kv_lengths", "mask")
+            for name in ("kv_lengths", "mask", "score_bias")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved, _cache={})
@@ -60,6 +63,13 @@ class Pattern:
         Args:
             positions: (B or 1, Q) positions of the queries.
         """
+        if self.score_bias is not None:
+            batch = max(len(positions), len(self.score_bias))
+            index = positions[:, None, :, None].expand(
+                batch, self.score_bias.shape[1], -1, self.length
+            )
+            bias = self.score_bias.expand(batch, -1, -1, -1).gather(2, index)
+            return replace(replace(self, score_bias=None).rows(positions), score_bias=bias)
         count = positions.shape[1]
         if self.kind == "full":
             return Pattern("full", self.length, queries=count)

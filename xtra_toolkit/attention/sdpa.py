@@ -17,7 +17,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
     Full and causal patterns need no mask. For the others a dense bias is computed once.
     """
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    if pattern.kind in ("full", "causal"):
+    if pattern.score_bias is not None:
+        bias = pattern.score_bias.to(q.dtype)
+        if pattern.kind != "full":
+            bias = bias + pattern.bias(q.dtype, q.device)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    elif pattern.kind in ("full", "causal"):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=pattern.kind == "causal")
     else:
         bias = pattern.bias(q.dtype, q.device)  # SDPA would convert a bool mask in each call

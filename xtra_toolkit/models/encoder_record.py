@@ -16,7 +16,8 @@ from xtra_toolkit.grid import PatchGrid, pair
 ARCH = ("embed_dims", "num_layers", "num_heads", "feedforward_channels")
 FLAGS = ("with_cls_token", "bias", "qkv_bias", "pre_norm")
 CHOICES = dict(
-    positions=("learned", "sincos"), interpolate_mode=("bicubic", "bilinear", "nearest", "area")
+    positions=("learned", "sincos", "relative"),
+    interpolate_mode=("bicubic", "bilinear", "nearest", "area"),
 )
 ORDERS = {"RGB": 3, "BGR": 3, "gray": 1}
 LIMIT = 1 << 20  # of any size; sizes are also compared with the tensors of the file
@@ -227,6 +228,8 @@ def _check_tensors(encoder: dict, state: Mapping[str, Tensor]) -> None:
         "layers.0.ffn.layers.0.0.weight": (hidden, width),
         f"layers.{arch['num_layers'] - 1}.ffn.layers.0.0.weight": (hidden, width),
     }
+    if encoder["positions"] == "relative":
+        del expected["pos_embed"]
     for name, shape in expected.items():
         found = tuple(state[name].shape) if name in state else None
         if found != shape:

@@ -4,6 +4,7 @@ Shape legend: B images, N tokens of the grid, E encoded positions, D width.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
-from xtra_toolkit.attention import get_attention
+from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
@@ -27,6 +28,7 @@ from xtra_toolkit.models.loading import (
 )
 from xtra_toolkit.models.option_checks import ALL, check_options, refuse_other_size
 from xtra_toolkit.models.positions import by_token, position_table
+from xtra_toolkit.models.relative import RelativeBias
 from xtra_toolkit.objective.draw import compile_features
 from xtra_toolkit.objective.plan import Features, Plan
 from xtra_toolkit.registry import MODELS
@@ -48,7 +50,8 @@ class MaskedViT(VisionTransformer):
         out_type: 'raw', 'featmap', 'avg_featmap' or 'cls_token', as in MMPretrain.
         with_cls_token: As in MMPretrain. Default: as in the checkpoint, or False without one.
         positions: 'learned', or 'sincos' for fixed ones (MAE, AIM). The table of a checkpoint
-            replaces them.
+            replaces them. 'relative': learned numbers for the offset of each pair of tokens, which
+            all layers add to the scores of their attention (BEiT).
         bias: Whether the Linear layers in all layers have a bias (not in AIM). Default: as in the
             checkpoint, or True without one.
         with_cp: Whether layers keep only their input and compute the rest again in the backward
@@ -93,9 +96,14 @@ class MaskedViT(VisionTransformer):
             drop_biases(self.layers)
         self.grid, self.fixed = grid, positions == "sincos"
         self.dynamic_img_size = dynamic_img_size
-        table = position_table(positions, grid, self.embed_dims)
-        if self.fixed:
-            self.pos_embed = table
+        self.rel_pos_bias = None
+        if positions == "relative":
+            self.rel_pos_bias = RelativeBias(grid, self.arch_settings["num_heads"])
+            self.pos_embed = None
+        else:
+            table = position_table(positions, grid, self.embed_dims)
+            if self.fixed:
+                self.pos_embed = table
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if mask_tokens else None
         options = dict(vit, positions=positions, bias=bias)
         record = describe_encoder(grid, self.arch_settings, options)
@@ -111,7 +119,7 @@ class MaskedViT(VisionTransformer):
         init = self.init_cfg if isinstance(self.init_cfg, dict) else {}
         if init.get("type") == "Pretrained" and not init.get("checkpoint"):
             raise ValueError(NO_CHECKPOINT)
-        table = self.pos_embed.detach().clone()
+        table = self.pos_embed.detach().clone() if self.fixed else None
         with explain_missing_prefix(init):
             super().init_weights()
         if init.get("type") == "Pretrained":
@@ -138,7 +146,8 @@ class MaskedViT(VisionTransformer):
                 decoder reads the others. None: all encoded positions.
         """
         x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
-        x = run_layers(self.layers, x, plan.encoder, output_positions)
+        pattern = self.with_positions(plan.encoder, plan.encoded_tokens, self.grid)
+        x = run_layers(self.layers, x, pattern, output_positions)
         return self.ln1(x) if self.final_norm else x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -155,8 +164,9 @@ class MaskedViT(VisionTransformer):
             refuse_other_size(self.grid, grid)
         features, outs = self._features_of(grid, images.device), []
         x = self.embed(images, features.order, grid)
+        pattern = self.with_positions(features.pattern, features.order, grid)
         for i, layer in enumerate(self.layers):
-            x = layer(x, features.pattern)
+            x = layer(x, pattern)
             if i == len(self.layers) - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
@@ -181,7 +191,8 @@ class MaskedViT(VisionTransformer):
             x = torch.where((tokens >= grid.tokens)[..., None], self.cls_token, x)
         if hidden is not None:
             x = torch.where(hidden[..., None], self.mask_token, x)
-        x = x + gather_tokens(self.positions(grid), tokens).to(conv.weight.dtype)
+        if self.pos_embed is not None:
+            x = x + gather_tokens(self.positions(grid), tokens).to(conv.weight.dtype)
         return self.pre_norm(self.drop_after_pos(x))
 
     def positions(self, grid: PatchGrid) -> Tensor:
@@ -191,6 +202,12 @@ class MaskedViT(VisionTransformer):
             self.pos_embed, (own.rows, own.cols), other, self.interpolate_mode, extra
         )
         return by_token(table, extra)
+
+    def with_positions(self, pattern: Pattern, tokens: Tensor, grid: PatchGrid) -> Pattern:
+        """Return a pattern over tokens (B or 1, E) with their relative positions, if there are."""
+        if self.rel_pos_bias is None:
+            return pattern
+        return replace(pattern, score_bias=self.rel_pos_bias(tokens, grid), _cache={})
 
     def train(self, mode: bool = True) -> "MaskedViT":
         """Set the mode, but keep frozen stages in evaluation mode.

@@ -141,7 +141,8 @@ class PredictionHead(BaseModule):
             count: () what the loss is divided by, the mean over the micro-batches and ranks of a
                 step. None: it is counted in this batch.
         """
-        prediction = prediction.to(target.dtype if target.is_floating_point() else torch.float32)
+        dtype = torch.promote_types(prediction.dtype, torch.float32)  # for class ids
+        prediction = prediction.to(target.dtype if target.is_floating_point() else dtype)
         if loss_mask is None:
             return self.distance(prediction, target)
         if count is None:

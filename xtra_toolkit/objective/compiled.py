@@ -36,7 +36,7 @@ class CompiledObjective:
         self.mask, self.grid, self.structure, self.links = mask, grid, structure, links
         self.bounds, self.order_is_hidden = bounds, order_is_hidden
         self.name, self.random, self.local = pair_name(mask, target), mask.random, target.local
-        self.values_per_token = target.width(grid)
+        self.values_per_token = [part.width(grid) for part in target.parts]
         self.length, self.has_masked_tokens = len(structure), structure.visible is not None
         self._plans: dict[torch.device, Plan] = {}
         self._on_device: dict[torch.device, tuple[Mask, list[Links]]] = {}
@@ -51,8 +51,13 @@ class CompiledObjective:
         Args:
             width: Width of the outputs that the head reads.
         """
-        shapes = [(g.source_positions.shape[-1], g.target_positions.shape[-1]) for g in self.links]
-        return [(outputs * width, tokens * self.values_per_token) for outputs, tokens in shapes]
+        return [
+            (
+                group.source_positions.shape[-1] * width,
+                group.target_positions.shape[-1] * self.values_per_token[group.part],
+            )
+            for group in self.links
+        ]
 
     @torch.inference_mode(False)  # training may use the cached plan later
     def __call__(

@@ -35,6 +35,11 @@ class Continuation:
         self.model, self.grid, self.target = model, objective.grid, model.target_generator
         self.name = objective.name
         refuse_mask(objective.structure, self.name)
+        if model.backbone.rel_pos_bias is not None:
+            raise ValueError(
+                f"{self.name}: the encoder has relative positions, with which outputs cannot be "
+                "cached; xtra complete needs positions='learned' or 'sincos'"
+            )
         self.units = chain(objective.links, self.name)
         self._count(objective.structure, given)
         try:
