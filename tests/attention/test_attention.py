@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.attention_calls import assert_as_eager, block_pattern, qkv, run
+from torch.nn.attention import flex_attention
 
-from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose, processor, staircase
+from xtra_toolkit.attention import BACKENDS, Pattern, attention, choose, flex, processor, staircase
 from xtra_toolkit.attention import xformers as xf
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import (
@@ -136,6 +137,8 @@ def test_a_back_end_that_cannot_serve_is_refused_with_its_reason():
     window, prefix = patterns("window")[0], patterns("prefix")[0]
     with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*no ordered partition"):
         attention(*qkv(window.length)[0], window, "staircase")
+    with pytest.raises(ValueError, match=r"'flex' cannot serve: .*no backward pass on a CPU"):
+        attention(q, k, v, pattern, "flex")
     with pytest.raises(ValueError, match=r"'staircase' cannot serve: .*differs between images"):
         attention(*qkv(prefix.length)[0], prefix, "staircase")
 
@@ -149,6 +152,40 @@ def test_some_rows_of_a_pattern_are_those_rows(name, backend):
     index = rows[..., None, None].expand(-1, -1, *q.shape[2:])
     some = attention(q.gather(1, index), k, v, pattern.rows(rows), backend)
     torch.testing.assert_close(some, attention(q, k, v, pattern, "eager").gather(1, index))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_flex_equals_eager_forward(name, monkeypatch):
+    """Check the block masks with FlexAttention's own dense evaluation, which compiles nothing."""
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(flex, "_compiled", lambda: flex_attention.flex_attention)
+    for pattern in patterns(name):
+        (q, k, v), _ = qkv(pattern.length)
+        rows = torch.stack([torch.arange(3, 12), torch.arange(5, 14)])
+        some = q.gather(1, rows[..., None, None].expand(-1, -1, *q.shape[2:]))
+        for queries, part in ((q, pattern), (some, pattern.rows(rows))):
+            with torch.no_grad():
+                inputs = [x.detach() for x in (queries, k, v)]
+                out, expected = (attention(*inputs, part, b) for b in ("flex", "eager"))
+            assert (out - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flex_compiled_equals_eager_forward(dtype):
+    pattern = block_pattern(256, 16)
+    (q, k, v), _ = qkv(256, dtype)
+    with torch.no_grad():
+        q, k, v = (x.detach() for x in (q, k, v))
+        out = attention(q, k, v, pattern, "flex").float()
+        expected = attention(q.float(), k.float(), v.float(), pattern, "eager")
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    assert (out - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_flex_skips_the_blocks_that_nothing_attends_to():
+    mask = flex.block_mask(block_pattern(1024, 256), torch.device("cpu"))
+    assert mask.sparsity() == pytest.approx(100 * 6 / 16)  # 6 of 16 tiles of 256×256 are empty
 
 
 class LastBlockOnly(BlockCausal):
@@ -189,6 +226,9 @@ def test_auto_takes_what_was_measured(half, monkeypatch):
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
 def test_back_ends_on_cuda_equal_eager(name, backend, dtype, tol):
     for pattern in patterns(name):
+        q = qkv(pattern.length, dtype, device="cuda")[0][0]
+        if reason := BACKENDS[backend].unsupported_reason(q, pattern.to("cuda")):
+            pytest.skip(reason)
         for ours, reference in zip(
             run(backend, pattern, dtype, "cuda"), run("eager", pattern, torch.float32), strict=True
         ):

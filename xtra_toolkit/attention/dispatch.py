@@ -1,9 +1,9 @@
 """Compute attention under any mask by one call: ``attention(q, k, v, pattern)``.
 
 Each back end has a file: ``eager`` (the dense reference), ``sdpa``, ``xformers`` (CUDA), ``matmul``
-(short sequences on CPUs) and ``staircase`` (long sequences). ``auto`` chooses the one that was
-measured fastest. If a back end that is named cannot serve the inputs, an error says why; it is
-never replaced by another.
+(short sequences on CPUs), ``staircase`` (long sequences) and ``flex`` (by name only). ``auto``
+chooses the one that was measured fastest. If a back end that is named cannot serve the inputs, an
+error says why; it is never replaced by another.
 """
 
 import logging
@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from xtra_toolkit.attention import eager, matmul, processor, sdpa, staircase, xformers
+from xtra_toolkit.attention import eager, flex, matmul, processor, sdpa, staircase, xformers
 from xtra_toolkit.attention.pattern import Pattern
 
 BACKENDS = {
@@ -23,6 +23,7 @@ BACKENDS = {
     "xformers": xformers,
     "matmul": matmul,
     "staircase": staircase,
+    "flex": flex,
 }
 
 SHORT = 384  # most tokens for matmul in bfloat16: its weights take much memory beyond that
