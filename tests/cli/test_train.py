@@ -201,6 +201,9 @@ def test_a_classifier_of_mmpretrain(photos, tmp_path):
     assert (images, model) == (36, None)
     (schedule,) = cfg.param_scheduler
     assert schedule.milestones == [2, 4] and not schedule.by_epoch  # of 2 epochs of 4 steps
+    few = ["model.head.num_classes=1"]
+    with pytest.raises(ValueError, match=r"have 2 classes, 'even' to 'odd', .*\.num_classes=1;"):
+        derive(config, Numbers(data=photos), few)
     with pytest.raises(ValueError, match=r"--arch ti .* a ResNet, which has no such sizes"):
         derive(config, Numbers(data=photos, arch="ti"))
     with pytest.raises(ValueError, match="counts epochs alone; give --epochs"):

@@ -70,3 +70,17 @@ def test_folders_without_labelled_images(folder, sentence, tmp_path):
     options = dict(data_root=str(tmp_path / folder), with_label=True, pipeline=[])
     with pytest.raises(ValueError, match=sentence):
         DATASETS.build(dict(type="xtra_toolkit.ImageFolder", **options))
+
+
+def test_more_classes_of_images_than_of_the_head():
+    from types import SimpleNamespace
+
+    from xtra_toolkit.models.classifier import check_classes
+
+    dataset = SimpleNamespace(metainfo=dict(classes=("a", "b", "c")))
+    check_classes(dataset, dict(num_classes=3))
+    check_classes(dataset, SimpleNamespace())
+    with pytest.raises(
+        ValueError, match=r"have 3 classes, 'a' to 'c', .* model\.head\.num_classes=3"
+    ):
+        check_classes(dataset, SimpleNamespace(num_classes=2))

@@ -32,6 +32,7 @@ from xtra_toolkit.engine.loop_checks import (
 )
 from xtra_toolkit.engine.schedule import in_shares
 from xtra_toolkit.engine.timeouts import explained_timeouts
+from xtra_toolkit.models.classifier import check_classes
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.registry import LOOPS
 from xtra_toolkit.utils.unwrap import unwrap_model
@@ -92,6 +93,8 @@ class GlobalBatchLoop(EpochBasedTrainLoop):
                 "dict(type='xtra_toolkit.SeededDataset', dataset='mmpretrain.CUB', ...), or derive "
                 "a class from xtra_toolkit.data.SeededSamples and yours, in this order."
             )
+        model = unwrap_model(getattr(runner, "model", None))
+        check_classes(self.dataloader.dataset, getattr(model, "head", None))
         self.dataloader = Accumulated(self.dataloader, self.accumulation)
         whole = self._max_epochs * len(self.dataloader)
         self._max_iters = min(whole, max_iters or whole)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,6 +65,23 @@ def check_labels(samples: Sequence[DataSample], classes: int | None) -> None:
             f"an image has the label {largest}, so there are {largest + 1} classes or more, and "
             f"the config has model.head.num_classes={classes}, labels 0 to {classes - 1}; set "
             f"model.head.num_classes={largest + 1} or more"
+        )
+
+
+def check_classes(dataset: Any, head: Any) -> None:
+    """Raise a ValueError if a data set names more classes than a head has.
+
+    Args:
+        dataset: A data set of MMPretrain.
+        head: A head or its config. One without ``num_classes`` is not checked.
+    """
+    names = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
+    known = head.get if isinstance(head, dict) else partial(getattr, head)
+    classes = known("num_classes", None)
+    if isinstance(classes, int) and len(names) > classes:
+        raise ValueError(
+            f"the training images have {len(names)} classes, {names[0]!r} to {names[-1]!r}, and "
+            f"the config has model.head.num_classes={classes}; set it to {len(names)}"
         )
 
 

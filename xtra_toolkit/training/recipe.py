@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 
+from xtra_toolkit.models.classifier import check_classes
 from xtra_toolkit.registry import DATASETS
 
 SHORT = dict(ti="deit-tiny", s="deit-small", b="base", l="large", h="huge")
@@ -116,12 +117,18 @@ def apply_data(cfg: Config, folder: Path) -> None:
 
 
 def count_images(cfg: Config) -> int:
-    """Return how many training images there are."""
+    """Return how many training images there are.
+
+    Raises:
+        ValueError: They cannot be read, or have more classes than the config's head.
+    """
     dataset = {**cfg.train_dataloader.dataset}
     if "pipeline" in dataset:
         dataset["pipeline"] = []
     try:
-        return len(DATASETS.build(dataset))
+        built = DATASETS.build(dataset)
+        check_classes(built, cfg.model.get("head"))
+        return len(built)
     except ValueError:
         raise
     except Exception as error:  # data sets of other packages raise anything
