@@ -80,7 +80,6 @@ def test_more_classes_of_images_than_of_the_head():
     dataset = SimpleNamespace(metainfo=dict(classes=("a", "b", "c")))
     check_classes(dataset, dict(num_classes=3))
     check_classes(dataset, SimpleNamespace())
-    with pytest.raises(
-        ValueError, match=r"have 3 classes, 'a' to 'c', .* model\.head\.num_classes=3"
-    ):
+    sentence = r"have 3 classes, 'a' to 'c', .* model\.head\.num_classes=2; set it to 3"
+    with pytest.raises(ValueError, match=sentence):
         check_classes(dataset, SimpleNamespace(num_classes=2))
