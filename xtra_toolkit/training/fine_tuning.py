@@ -17,7 +17,8 @@ from xtra_toolkit.models.hub import configs
 from xtra_toolkit.training.console import FLAG
 from xtra_toolkit.training.recipe import STEPS_AN_EPOCH
 from xtra_toolkit.training.start import PROGRESS, Run, train
-from xtra_toolkit.weights.encoder import CROP, read_record
+from xtra_toolkit.weights.encoder import read_record
+from xtra_toolkit.weights.image_transform import CROP
 
 EPOCHS, RATE, BATCH = 20, 1e-3, 64
 
