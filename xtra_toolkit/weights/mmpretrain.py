@@ -44,7 +44,15 @@ def to_mmpretrain(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
 
     VisionTransformer can leave out the bias of qkv (qkv_bias=False), but no other bias: where the
     encoder has none, the bias is zeros.
+
+    Raises:
+        ValueError: The encoder has relative positions.
     """
+    if any(name.startswith("rel_pos_bias.") for name in encoder):
+        raise ValueError(
+            "MMPretrain's VisionTransformer has no relative positions, and this encoder does; "
+            "load the checkpoint into a MaskedViT"
+        )
     zero_biases = {
         name.replace(".weight", ".bias"): value.new_zeros(len(value))
         for name, value in encoder.items()
