@@ -60,7 +60,12 @@ class ImageClassifier(MMPretrainImageClassifier):
 def check_labels(samples: Sequence[DataSample], classes: int | None) -> None:
     """Raise a ValueError if a label is not one of ``classes``; None: any is."""
     labels = [sample.gt_label for sample in samples if "gt_label" in sample]
-    if classes and labels and (largest := int(torch.cat(labels).max())) >= classes:
+    if not classes or not labels:
+        return
+    largest = torch.cat(labels).max()
+    if largest.device.type != "cpu":  # a read would make the host wait in each step
+        torch._assert_async(largest < classes, f"a label is not below num_classes={classes}")
+    elif largest >= classes:
         raise ValueError(
             f"an image has the label {largest}, so there are {largest + 1} classes or more, and "
             f"the config has model.head.num_classes={classes}, labels 0 to {classes - 1}; set "

@@ -1,0 +1,165 @@
+"""Every composition and plugin, probes, features and kNN, forward on fake CUDA under autocast.
+
+A tensor that was left on the CPU, a wrong dtype or a read by the host fails here, on any machine.
+"""
+
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.builds import MASKS, arch
+from helpers.fake_cuda import CUDA, fake_cuda
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from test_configs import PRETRAINING, ROOT, name
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from xtra_toolkit.evaluation.knn_vote import Bank, unit_feature, vote
+from xtra_toolkit.models import MaskedViT
+
+CPU = torch.device("cpu")
+PLUGINS = sorted(p for p in (ROOT.parent / "plugins").iterdir() if (p / "README.md").exists())
+
+
+@pytest.fixture(autouse=True)
+def clusters(tmp_path, monkeypatch):
+    """What ``xtra clusters`` would have made, for iGPT."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    np.save("data/clusters.npy", np.random.default_rng(0).uniform(-1, 1, (512, 3)))
+
+
+def built(config):
+    """Build a model on the meta device, with two layers of encoder and decoder."""
+    config = copy.deepcopy(config)
+    arch = config["backbone"]["arch"]
+    arch = MaskedViT.arch_zoo[arch] if isinstance(arch, str) else arch
+    config["backbone"]["arch"] = dict(arch, num_layers=2)
+    if config.get("neck") and config["neck"].get("depth"):
+        config["neck"]["depth"] = min(2, config["neck"]["depth"])
+    with torch.device("meta"):
+        return MODELS.build(config).train()
+
+
+def step(model, monkeypatch):
+    """Run the preprocessor and the loss of a pretrainer on fake CUDA; return the loss."""
+    grid = model.backbone.grid
+    size = grid.channels, grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+    plan = model.objective(2, torch.device("cpu"), torch.Generator())
+    with fake_cuda(monkeypatch) as fake:
+        fake(model).data_preprocessor._device = CUDA
+        plan = fake(plan)
+        monkeypatch.setattr(model, "plan", lambda *_: plan)
+        images = torch.zeros(2, *size, dtype=torch.uint8)  # on the host, as a loader gives them
+        data = model.data_preprocessor(dict(inputs=images, data_samples=None), True)
+        assert data["inputs"].device == CUDA and data["inputs"].dtype == torch.float32
+        return model.loss(data["inputs"])["loss"]
+
+
+def check(loss):
+    assert loss.device == CUDA and loss.dtype == torch.float32
+    assert loss.shape == () and loss.requires_grad
+
+
+@pytest.mark.parametrize("config", PRETRAINING, ids=name)
+def test_every_composition(config, monkeypatch):
+    check(step(built(Config.fromfile(config).model), monkeypatch))
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_every_plugin(plugin, monkeypatch):
+    monkeypatch.syspath_prepend(plugin)
+    __import__(plugin.name)
+    blocks = re.findall(r"```python\n(.*?)```", (plugin / "README.md").read_text(), re.DOTALL)
+    space = {}
+    exec(next(block for block in blocks if "model = dict(" in block), space)
+    check(step(built(space["model"]), monkeypatch))
+
+
+def classifier(probe, **backbone):
+    """A probe on a frozen encoder of two layers."""
+    shape = dict(arch=arch(), img_size=64, patch_size=8, frozen_stages=2, out_type="featmap")
+    shape |= dict(final_norm=False, mask=MASKS["block"], out_indices=[0, 1])
+    head = dict(type="xtra_toolkit.ProbeSweep", num_classes=10, in_channels=48, rates=[1e-3, 1e-2])
+    with torch.device("meta"):
+        return MODELS.build(
+            dict(
+                type="mmpretrain.ImageClassifier",
+                data_preprocessor=dict(
+                    type="mmpretrain.ClsDataPreprocessor", mean=[1] * 3, std=[2] * 3
+                ),
+                backbone=dict(type="xtra_toolkit.MaskedViT", **(shape | backbone)),
+                neck=dict(type=probe[0]),
+                head=dict(head, probe=probe[1]),
+            )
+        )
+
+
+PROBES = {
+    "attentive": (
+        "xtra_toolkit.AverageLayers",
+        dict(type="xtra_toolkit.AttentiveProbe", num_heads=4),
+    ),
+    "linear": (
+        "mmpretrain.GlobalAveragePooling",
+        dict(type="mmpretrain.LinearClsHead", init_cfg=None),
+    ),
+}
+
+
+def ready(model, fake):
+    """Put a classifier and what its encoder attends to on fake CUDA."""
+    encoder = model.backbone
+    model.data_preprocessor._device = CUDA
+    features = encoder._features.pop((encoder.grid, CPU, str(encoder.encoder_mask.config)))
+    key = encoder.grid, CUDA, str(encoder.encoder_mask.config)
+    encoder._features[key] = fake(features)
+    return fake(model)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_probes(probe, monkeypatch):
+    indices = [0, 1] if probe == "attentive" else [1]
+    model = classifier(PROBES[probe], out_indices=indices).train()
+    model.backbone._features_of(model.backbone.grid, CPU)
+    labels = [DataSample().set_gt_label(i) for i in (0, 3)]
+    with fake_cuda(monkeypatch) as fake:
+        ready(model, fake)
+        images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        for sample in labels:
+            sample.gt_label = fake(sample.gt_label)
+        data = model.data_preprocessor(dict(inputs=images, data_samples=labels), True)
+        losses = model.loss(data["inputs"], data["data_samples"])
+        assert {loss.device for loss in losses.values()} == {CUDA}
+
+
+def test_features_and_neighbours(monkeypatch):
+    model = classifier(PROBES["linear"], out_type="avg_featmap", out_indices=[1]).eval()
+    model.neck = None
+    model.backbone._features_of(model.backbone.grid, CPU)
+    with fake_cuda(monkeypatch) as fake, torch.no_grad():
+        ready(model, fake)
+        queries = unit_feature(model, torch.zeros(4, 3, 64, 64, device=CUDA))
+        assert queries.dtype == torch.float32 and queries.shape == (4, 48)
+        bank = Bank(torch.zeros(50, 48, device=CUDA), torch.zeros(50, device=CUDA).long())
+        share = vote(queries, bank, classes=10, k=20, temperature=0.07, chunk=16)
+        assert share.device == CUDA and share.shape == (4, 10)
+
+
+def test_what_it_finds(monkeypatch):
+    """A tensor on the CPU, a dtype that does not fit, and a read of a value."""
+    linear = torch.nn.Linear(4, 4)
+    with fake_cuda(monkeypatch) as fake:
+        fake(linear)
+        on_host, on_card = torch.zeros(2, 4), torch.zeros(2, 4, device=CUDA)
+        with pytest.raises(RuntimeError, match="device"):
+            linear(on_card) + on_host
+        torch.set_autocast_enabled("cuda", False)
+        with pytest.raises(RuntimeError, match="dtype"):
+            on_card.bfloat16() @ linear.weight
+        with pytest.raises(DataDependentOutputException):
+            bool(on_card.sum() > 0)
