@@ -73,14 +73,12 @@ def head(summary: Summary, width: float) -> tuple[list[str], list[str]]:
         summary: The config.
         width: Width for the lines in inches.
     """
-    title = summary.title.replace("× ", "×\N{NO-BREAK SPACE}")
-    if summary.name:
-        titles, lines = [summary.name], text.wrapped(title, round(14 * width))
-    else:
+    title, fit = summary.title.replace("× ", "×\N{NO-BREAK SPACE}"), round(14.5 * width)
+    titles, lines = [summary.name], text.wrapped(title, fit)
+    if not summary.name:
         titles, lines = text.wrapped(title, round(8.3 * width)), []
-    drawn = dict(summary.notes).get("draw")
-    sentence = f"on {summary.view.grid}" + (f"; {drawn}" if drawn else "")
-    return titles, lines + text.wrapped(sentence, round(14 * width))
+    drawn = dict(summary.notes).get("draw", "")
+    return titles, lines + text.wrapped(f"on {summary.view.grid}", fit) + text.wrapped(drawn, fit)
 
 
 def _panel(
