@@ -44,7 +44,13 @@ def test_a_probe_without_sizes_has_those_of_the_checkpoint(saved):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(with_cls_token=True), dict(bias=False), dict(in_channels=1), dict(qkv_bias=False)],
+    [
+        dict(with_cls_token=True),
+        dict(bias=False),
+        dict(in_channels=1),
+        dict(qkv_bias=False),
+        dict(positions="relative"),
+    ],
 )
 def test_further_options_of_the_encoder_come_from_the_checkpoint(options, tmp_path):
     mask = MASKS["bidirectional"]

@@ -208,6 +208,8 @@ def recorded_options(encoder: dict) -> dict:
     )
     if encoder["patch_norm_eps"] is not None:
         options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=encoder["patch_norm_eps"]))
+    if encoder["positions"] == "relative":
+        options["positions"] = "relative"
     return options
 
 

@@ -51,7 +51,8 @@ class MaskedViT(VisionTransformer):
         with_cls_token: As in MMPretrain. Default: as in the checkpoint, or False without one.
         positions: 'learned', or 'sincos' for fixed ones (MAE, AIM). The table of a checkpoint
             replaces them. 'relative': learned numbers for the offset of each pair of tokens, which
-            all layers add to the scores of their attention (BEiT).
+            all layers add to the scores of their attention (BEiT). Default: 'relative' if those of
+            the checkpoint are, or else 'learned'.
         bias: Whether the Linear layers in all layers have a bias (not in AIM). Default: as in the
             checkpoint, or True without one.
         with_cp: Whether layers keep only their input and compute the rest again in the backward
@@ -72,15 +73,17 @@ class MaskedViT(VisionTransformer):
         attention: str = "auto",
         out_type: str = "raw",
         with_cls_token: bool | None = None,
-        positions: str = "learned",
+        positions: str | None = None,
         bias: bool | None = None,
         with_cp: bool = False,
         mask_tokens: bool = False,
         dynamic_img_size: bool = False,
         **vit,  # noqa: ANN003
     ):
-        vit = add_recorded_options(dict(vit, with_cls_token=with_cls_token, bias=bias))
+        given = dict(with_cls_token=with_cls_token, bias=bias, positions=positions)
+        vit = add_recorded_options(dict(vit, **given))
         with_cls_token, bias = vit.pop("with_cls_token", False), vit.pop("bias", True)
+        positions = vit.pop("positions", "learned")
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
         # built first, since it explains a size that the patch does not tile
         grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
