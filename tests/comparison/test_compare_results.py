@@ -49,7 +49,9 @@ def test_an_interval_is_the_spread_and_the_error_of_the_test_images():
 def test_a_row_is_an_objective_over_its_seeds_and_references_come_first(results):
     assert results.names() == [RAW, RANDOM, f"{SCRATCH}, full attention", "xtra", "mae"]
     rows = [line.split(" | ") for line in results.table().splitlines()]
-    assert rows[5][:4] == ["| xtra", "2", "6,400", "2"] and rows[5][4].startswith("45.0 (43.0")
+    assert rows[5][:5] == ["| xtra", "2", "6,400", "", "2"] and rows[5][5].startswith("45.0 (43.0")
+    results.state["mflops"] = dict(xtra=100)
+    assert results.table().splitlines()[5].split(" | ")[3] == "1.9"  # 3 x 100 MFLOP x 6,400
 
 
 def test_a_sentence_calls_overlapping_intervals_noise(results):

@@ -83,9 +83,15 @@ def _correlations(results: Results) -> list[str]:
 
 def _costs(results: Results) -> list[str]:
     """Return a paragraph with the FLOPs of each objective, if they were counted."""
-    costs = results.state.get("mflops", {})
+    costs = results.state.get("mflops")
+    if not costs:
+        return []
     listed = ", ".join(f"{name} {cost:,}" for name, cost in costs.items())
-    return ["", f"MFLOP of one image forward, counted: {listed}."] if costs else []
+    return [
+        "",
+        f"MFLOP of one image forward, counted: {listed}. TFLOP are those of one pretraining run; "
+        "the backward pass is counted as two forward passes.",
+    ]
 
 
 def _tuning(plan: dict) -> list[str]:

@@ -125,7 +125,7 @@ class Results:
 
     def table(self) -> str:
         """Return the table in Markdown."""
-        head = ["features", "seeds", "images", "minutes", *PROBES.values()]
+        head = ["features", "seeds", "images", "TFLOP", "minutes", *PROBES.values()]
         head += [f"tuned, {labels:,} labels" for labels in self.tune_labels()]
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for name in self.names():
@@ -133,12 +133,18 @@ class Results:
             minutes = [run["minutes"] for run in runs if run.get("minutes")]
             images = self.state["plan"]["images"].get(name)
             cells = [name, str(len(runs)), f"{images:,}" if images else ""]
+            cells += [self._tflop(name)]
             cells += [f"{sum(minutes) / len(minutes):.0f}" if minutes else ""]
             intervals = [self.probe(name, probe) for probe in PROBES]
             intervals += [self.tuned(name, labels) for labels in self.tune_labels()]
             cells += [str(value) if value else "" for value in intervals]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
+
+    def _tflop(self, name: str) -> str:
+        """Return the cost of a pretraining run: the backward pass costs two forward passes."""
+        mflop = self.state.get("mflops", {}).get(name)
+        return f"{3 * mflop * self.state['plan']['images'][name] / 1e6:.1f}" if mflop else ""
 
     def sentences(self) -> list[str]:
         """Compare each objective with the references, one sentence for each protocol."""
