@@ -14,6 +14,8 @@ resized for the tokenizer by another filter.
 
 _base_ = ["../../mmconfigs/maskfeat_vit-b16.py"]
 
+custom_imports = dict(imports=["xtra_toolkit", "frozen_teacher"])
+
 model = dict(
     mask=dict(num_hidden=75, min_block=16),
     target_generator=dict(

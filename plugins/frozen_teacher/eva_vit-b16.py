@@ -13,6 +13,8 @@ encoder holds mask tokens.
 
 _base_ = ["../../mmconfigs/mae_vit-b16.py"]
 
+custom_imports = dict(imports=["xtra_toolkit", "frozen_teacher"])
+
 model = dict(
     target_generator=dict(
         _delete_=True,

@@ -13,6 +13,8 @@ epochs of 1.28 M images at batch 2048, 500,000 steps, each with a pass of the te
 
 _base_ = ["../../mmconfigs/maskfeat_vit-b16.py"]
 
+custom_imports = dict(imports=["xtra_toolkit", "latent_targets"])
+
 model = dict(
     mask=dict(num_hidden=120, min_block=16),
     target_generator=dict(_delete_=True, type="xtra_toolkit.LatentPatches", layers=6),
