@@ -49,7 +49,7 @@ class HOG(WrappedTarget):
         self.__dict__["generator"] = generator  # no submodule: it holds constants, in float32
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HOG":
-        self.generator._apply(lambda constant: constant.to(fn(constant).device))
+        self.generator._apply(lambda constant: _moved(constant, fn(constant)))
         return super()._apply(fn, recurse)
 
     def width(self, grid: PatchGrid) -> int:
@@ -80,6 +80,11 @@ class HOG(WrappedTarget):
     def normalise(self, values: Tensor) -> Tensor:
         """Return the histograms as they are; each is normalised already."""
         return values
+
+
+def _moved(constant: Tensor, converted: Tensor) -> Tensor:
+    """Return a constant on its new device, in its own dtype."""
+    return converted if converted.dtype == constant.dtype else constant.to(converted.device)
 
 
 def _unchanged(cells: Tensor) -> Tensor:
