@@ -55,6 +55,23 @@ def test_the_flops_of_maes_encoder_are_those_of_the_visible_tokens():
     assert (found["encoder"].places, found["decoder"].places) == ("50 of 197", "197 of 197")
 
 
+def test_mask_tokens_are_computed_like_patches():
+    """The last layer computes the hidden positions alone, since there is no decoder."""
+    found = parts("maskfeat_vit-b16.py")
+    rest = 197 - 78
+    expected = linear(197, 768, 768) + layers(12, 197, 768) - unread(rest, 197, 768)
+    assert found["encoder"].flops == expected and found["encoder"].places == "197 of 197"
+    assert found["head"].flops == linear(78, 768, 108) and "decoder" not in found
+
+
+def test_relative_positions_run_on_sdpa():
+    found = parts("maskfeat_vit-b16.py", "model.backbone.positions=relative")
+    assert found["encoder"].attention == "full, sdpa"
+    matmul = ("model.backbone.positions=relative", "model.backbone.attention=matmul")
+    found = parts("maskfeat_vit-b16.py", *matmul)
+    assert "matmul cannot serve: relative positions add" in found["encoder"].attention
+
+
 def test_xtra_b_has_the_parameters_of_a_vit_b_and_computes_240_of_256():
     found = parts("xtra_vit-b16.py")
     width, layer = 768, 2 * 2 * 768 + (768 + 1) * 3 * 768 + (768 + 1) * 768

@@ -2,16 +2,18 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xtra_toolkit.attention import BACKENDS, Pattern, choose, get_attention
+from xtra_toolkit.attention import Pattern, choose, get_attention
+from xtra_toolkit.attention.dispatch import unsupported_reason
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.models.layers import MaskedAttention
+from xtra_toolkit.objective.plan import Plan
 
 FLOPS = (
     "one image forward, counted by torch.utils.flop_counter on the meta device: matrix products, "
@@ -55,7 +57,7 @@ def parts(model: MaskTargetPretrainer, device: str) -> list[ModelPart]:
         ModelPart(
             "encoder",
             f"{plan.encoded_tokens.shape[1]} of {length}",
-            backend(model.backbone.layers, plan.encoder, device),
+            backend(model.backbone.layers, encoder_pattern(model, plan), device),
             count(model.backbone),
             encoder,
         )
@@ -130,8 +132,15 @@ def backend(layers: nn.ModuleList, pattern: Pattern, device: str) -> str:
     query = training_query(pattern, attention.num_heads, attention.head_dims, device)
     if chosen == "auto":
         return f"{pattern.kind}, {choose(query, pattern)}"
-    reason = BACKENDS[chosen].unsupported_reason(query, pattern)
+    reason = unsupported_reason(chosen, query, pattern)
     return f"{pattern.kind}, {chosen}" + (f" cannot serve: {reason}" if reason else "")
+
+
+def encoder_pattern(model: MaskTargetPretrainer, plan: Plan) -> Pattern:
+    """Return the encoder's pattern; the numbers of relative positions are not computed."""
+    if model.backbone.rel_pos_bias is None:
+        return plan.encoder
+    return replace(plan.encoder, score_bias=torch.empty(0), _cache={})
 
 
 def backends(model: MaskTargetPretrainer, device: str) -> str:
@@ -141,7 +150,7 @@ def backends(model: MaskTargetPretrainer, device: str) -> str:
     plan = model.objective(2, torch.device(device), torch.Generator(device).manual_seed(0))
     attention = model.backbone.layers[0].attn
     query = training_query(plan.encoder, attention.num_heads, attention.head_dims, device)
-    reason = BACKENDS["xformers"].unsupported_reason(query, plan.encoder)
+    reason = unsupported_reason("xformers", query, encoder_pattern(model, plan))
     name = torch.cuda.get_device_name()
     return f"of training on this machine: {name}, bfloat16" + (f"; {reason}" if reason else "")
 
