@@ -93,7 +93,7 @@ def test_a_checkpoint_tells_them(tmp_path):
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"the relative positions of this encoder are those of a "):
-        relative()(torch.zeros(1, 3, 48, 48))
+        relative(dynamic_img_size=True)(torch.zeros(1, 3, 48, 48))
     with pytest.raises(ValueError, match="has relative positions, with which outputs cannot be"):
         Continuation(pretrainer(*XTRA, positions="relative"))
     with pytest.raises(ValueError, match="VisionTransformer has no relative positions"):
