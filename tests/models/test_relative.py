@@ -84,6 +84,27 @@ def test_every_objective_trains_with_them(pair):
         torch.testing.assert_close(grad, found[1][name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("neck", [True, False])
+def test_the_order_of_full_attention_makes_no_difference(neck, monkeypatch):
+    """Check that images share their biases, and that outputs are those of the order of the mask."""
+    target = dict(type="xtra_toolkit.MaskedPatches")
+    vit = dict(positions="relative", mask_tokens=True, with_cls_token=True)
+    model = pretrainer("shown", "masked", **vit) if neck else None
+    if not neck:
+        head = dict(type="xtra_toolkit.PredictionHead")
+        backbone = RELATIVE | dict(mask_tokens=True, with_cls_token=True)
+        config = dict(type="xtra_toolkit.MaskTargetPretrainer", mask=MASKS["shown"], neck=None)
+        model = MODELS.build(config | dict(target_generator=target, backbone=backbone, head=head))
+    grid, shapes = model.backbone.grid, []
+    images = torch.randn(2, 3, grid.rows * 8, grid.cols * 8).double()
+    plan = randomise(model).double().objective(2, images.device, torch.Generator().manual_seed(0))
+    model.backbone.rel_pos_bias.register_forward_hook(lambda *args: shapes.append(len(args[2])))
+    found = model.reconstruct(images, plan)[0]
+    plan.each_token_once = False
+    torch.testing.assert_close(found, model.reconstruct(images, plan)[0], rtol=1e-10, atol=1e-12)
+    assert shapes == [1, 2]
+
+
 def test_a_checkpoint_tells_them(tmp_path):
     model = write_checkpoint(tmp_path / "it.pth", positions="relative")
     encoder, _ = xtra_toolkit.load(tmp_path / "it.pth", "tokens")

@@ -148,6 +148,8 @@ class MaskedViT(VisionTransformer):
             output_positions: (B or 1, R) positions whose outputs are returned, (B, R, D), if no
                 decoder reads the others. None: all encoded positions.
         """
+        if self.rel_pos_bias is not None and plan.encoder.kind == "full" and plan.each_token_once:
+            plan, output_positions = self._in_token_order(plan, output_positions)
         x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
         pattern = self.with_positions(plan.encoder, plan.encoded_tokens, self.grid)
         x = run_layers(self.layers, x, pattern, output_positions)
@@ -205,6 +207,28 @@ class MaskedViT(VisionTransformer):
             self.pos_embed, (own.rows, own.cols), other, self.interpolate_mode, extra
         )
         return by_token(table, extra)
+
+    @staticmethod
+    def _in_token_order(plan: Plan, output_positions: Tensor | None) -> tuple[Plan, Tensor]:
+        """Return a plan of full attention in the order of tokens, and where its outputs then lie.
+
+        Under full attention the order makes no difference; in one order for all images they share
+        their relative positions.
+        """
+        order, batch = plan.encoded_tokens, len(plan.encoded_tokens)
+        tokens = torch.arange(order.shape[1], device=order.device)[None]
+        position = torch.zeros_like(order).scatter(1, order, tokens.expand(batch, -1))
+        torch._assert_async(
+            (order.gather(1, position) == tokens).all(),
+            "a draw of the mask does not hold each token once, as the certified ones did",
+        )
+        hidden = plan.hidden
+        if hidden is not None:
+            hidden = hidden.expand(batch, -1).gather(1, position)
+        rows = order
+        if output_positions is not None:
+            rows = order.gather(1, output_positions.expand(batch, -1))
+        return replace(plan, encoded_tokens=tokens, hidden=hidden), rows
 
     def with_positions(self, pattern: Pattern, tokens: Tensor, grid: PatchGrid) -> Pattern:
         """Return a pattern over tokens (B or 1, E) with their relative positions, if there are."""

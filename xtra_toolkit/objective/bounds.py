@@ -56,6 +56,7 @@ def compute_bounds(
         None if samples[0].attend is None else _dense(samples[0], num_computed),
         output_positions,
         mask_tokens,
+        _each_token_once(samples, grid, num_computed),
     )
 
 
@@ -95,6 +96,16 @@ def _attention(mask: Mask, num_computed: int) -> tuple[tuple, tuple]:
 
 def _shared(kv_lengths: Tensor) -> tuple[int, ...] | None:
     return tuple(kv_lengths[0].tolist()) if (kv_lengths == kv_lengths[:1]).all() else None
+
+
+def _each_token_once(samples: list[Mask], grid: PatchGrid, num_computed: int) -> bool:
+    tokens = torch.arange(grid.tokens + grid.extra)
+    return num_computed == len(tokens) and all(
+        len(mask) == len(tokens)
+        and bool(mask.visible_or_all().all())
+        and bool((torch.atleast_2d(mask.order).sort(1).values == tokens).all())
+        for mask in samples
+    )
 
 
 def _output_positions(links: list[Links], num_computed: int) -> tuple[int, ...] | None:

@@ -50,6 +50,7 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
         masks_per_image=mask.masks_per_image,
         output_positions=output_positions,
         hidden=_hidden(mask, bounds),
+        each_token_once=bounds.each_token_once,
     )
 
 

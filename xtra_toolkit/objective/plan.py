@@ -53,6 +53,7 @@ class Bounds:
         dense: (E, E) and (C, C) bool, for a mask with a predicate.
         output_positions: Positions whose output is read; None if all are.
         mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
+        each_token_once: Whether the encoder holds each token of the grid once, in any order.
     """
 
     num_computed: int
@@ -64,6 +65,7 @@ class Bounds:
     dense: tuple[Tensor, Tensor] | None = None
     output_positions: tuple[int, ...] | None = None
     mask_tokens: bool = False
+    each_token_once: bool = False
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Plan:
             None: all.
         hidden: (B or 1, E) bool, encoded positions at which a mask token stands; None if hidden
             tokens are left out of the encoder.
+        each_token_once: Whether the encoder holds each token of the grid once, in any order.
     """
 
     order: Tensor
@@ -97,6 +100,7 @@ class Plan:
     masks_per_image: int = 1
     output_positions: Tensor | None = None
     hidden: Tensor | None = None
+    each_token_once: bool = False
 
     @property
     def num_computed(self) -> int:
