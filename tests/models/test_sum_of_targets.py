@@ -1,11 +1,14 @@
 """Test a weighted sum of targets against its parts, each trained alone with the same weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers.builds import MASKS, arch
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.hooks.split_loss_hook import SplitLoss
 from xtra_toolkit.masks import BlockCausal
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, SumOfTargets
@@ -107,3 +110,11 @@ def test_what_is_refused():
     both = SumOfTargets([PIXELS, MaskedPatches()])
     with pytest.raises(ValueError, match="MaskedPatches predicts hidden tokens"):
         certify_objective(BlockCausal(2), both, PatchGrid.of(32, 8))
+
+
+def test_the_split_loss_skips_a_sum():
+    """The hook splits one loss by steps or rows; a sum has a loss for each target."""
+    hook = SplitLoss()
+    for model, works in ((summed(), False), (build(PIXELS, HEAD), True)):
+        hook.before_train(SimpleNamespace(model=model, iter=0))
+        assert hook.works == works
