@@ -5,6 +5,7 @@ A tensor that was left on the CPU, a wrong dtype or a read by the host fails her
 
 import copy
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,26 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from test_configs import PRETRAINING, ROOT, name
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
+from xtra_toolkit.attention import Pattern, choose, dispatch
+from xtra_toolkit.attention import xformers as xf
 from xtra_toolkit.evaluation.knn_vote import Bank, unit_feature, vote
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import BlockCausal, PrefixCausal, RandomShown, TokenCausal
 from xtra_toolkit.models import MaskedViT
+from xtra_toolkit.objective.compiler import certify_objective
+from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 
 CPU = torch.device("cpu")
+WAYS, DTYPES = ("FwOp", "BwOp"), (torch.bfloat16, torch.float32)
+TRAINED = [  # (mask, target, image, patch, heads and head widths of encoder and decoder)
+    (BlockCausal(4), NextBlock(), 256, 16, [(12, 64), (6, 128)]),
+    (BlockCausal(4), NextBlock(), 224, 14, [(16, 80), (8, 80)]),
+    (TokenCausal(), NextToken(), 256, 16, [(12, 64), (6, 128)]),
+    (PrefixCausal(), NextToken(), 224, 14, [(16, 80)]),
+    (RandomShown(), MaskedPatches(), 224, 16, [(12, 64), (16, 32)]),
+]
 PLUGINS = sorted(p for p in (ROOT.parent / "plugins").iterdir() if (p / "README.md").exists())
 
 
@@ -45,13 +60,29 @@ def built(config):
         return MODELS.build(config).train()
 
 
+def warm(model):
+    """Compile on the CPU what a teacher of this package attends to; return what was kept."""
+    for encoder in (m for m in model.target_generator.modules() if isinstance(m, MaskedViT)):
+        encoder._features_of(encoder.grid, CPU)
+        yield encoder
+
+
+def to_cuda(encoders, fake):
+    """Put what encoders attend to on fake CUDA."""
+    for encoder in encoders:
+        kept = encoder._features
+        kept.update({(grid, CUDA, mask): fake(f) for (grid, _, mask), f in [*kept.items()]})
+
+
 def step(model, monkeypatch):
     """Run the preprocessor and the loss of a pretrainer on fake CUDA; return the loss."""
     grid = model.backbone.grid
     size = grid.channels, grid.rows * grid.patch[0], grid.cols * grid.patch[1]
     plan = model.objective(2, torch.device("cpu"), torch.Generator())
+    encoders = list(warm(model))
     with fake_cuda(monkeypatch) as fake:
         fake(model).data_preprocessor._device = CUDA
+        to_cuda(encoders, fake)
         plan = fake(plan)
         monkeypatch.setattr(model, "plan", lambda *_: plan)
         images = torch.zeros(2, *size, dtype=torch.uint8)  # on the host, as a loader gives them
@@ -113,11 +144,8 @@ PROBES = {
 
 def ready(model, fake):
     """Put a classifier and what its encoder attends to on fake CUDA."""
-    encoder = model.backbone
     model.data_preprocessor._device = CUDA
-    features = encoder._features.pop((encoder.grid, CPU, str(encoder.encoder_mask.config)))
-    key = encoder.grid, CUDA, str(encoder.encoder_mask.config)
-    encoder._features[key] = fake(features)
+    to_cuda([model.backbone], fake)
     return fake(model)
 
 
@@ -159,7 +187,63 @@ def test_what_it_finds(monkeypatch):
         with pytest.raises(RuntimeError, match="device"):
             linear(on_card) + on_host
         torch.set_autocast_enabled("cuda", False)
+        half = torch.zeros(1, 1, 4, 4, device=CUDA, dtype=torch.bfloat16)
         with pytest.raises(RuntimeError, match="dtype"):
-            on_card.bfloat16() @ linear.weight
+            torch.nn.functional.scaled_dot_product_attention(half, half.float(), half)
         with pytest.raises(DataDependentOutputException):
             bool(on_card.sum() > 0)
+
+
+# the first op that takes the inputs of training, forward and backward; None: no op does. flash is
+# FlashAttention 2, cutlass the memory-efficient kernel.
+FLASH, CUTLASS = ("fa2F@2.5.7-pt", "fa2B@2.5.7-pt"), ("cutlassF-pt", "cutlassB-pt")
+NEW = (None, None)
+OPS = {  # (mask, dtype): by compute capability 8.0, 9.0, 10.0, 12.0
+    ("staircase", "bfloat16"): [CUTLASS, CUTLASS, NEW, NEW],
+    ("staircase", "float32"): [CUTLASS, CUTLASS, NEW, NEW],
+    ("causal", "bfloat16"): [FLASH] * 4,
+    ("causal", "float32"): [CUTLASS, CUTLASS, NEW, NEW],
+    ("full", "bfloat16"): [FLASH] * 4,
+    ("full", "float32"): [CUTLASS, CUTLASS, NEW, NEW],
+}
+CAPABILITIES = [(8, 0), (9, 0), (10, 0), (12, 0)]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_ops_of_xformers(capability, monkeypatch):
+    """Show training inputs of B/16 at 256 px and H/14 at 224 px to xformers' own checks."""
+    fmha = xf.load().fmha
+    for op in (getattr(m, k) for m in (fmha.flash3, fmha.flash, fmha.cutlass) for k in WAYS):
+        types = op.SUPPORTED_ATTN_BIAS_TYPES
+        if torch.Tensor in types:  # the check compares types, and a fake tensor has another
+            monkeypatch.setattr(op, "SUPPORTED_ATTN_BIAS_TYPES", (*types, FakeTensor))
+    found = {}
+    for mask, target, image, patch, shapes in TRAINED:
+        objective = certify_objective(mask, target, PatchGrid.of(image, patch), (1, 1))
+        plan = objective(2, CPU, torch.Generator())
+        with fake_cuda(monkeypatch, capability) as fake:
+            for pattern, dtype in product(fake((plan.encoder, plan.decoder)), DTYPES):
+                for heads, dim in shapes:
+                    shape = 2, pattern.length, 3, heads, dim
+                    q = torch.empty(shape, dtype=dtype, device=CUDA).unbind(2)[0]
+                    bias = xf.attn_bias(pattern, q.shape, dtype, CUDA)
+                    taken = tuple(
+                        next((op for op, reasons in ops.items() if not reasons), None)
+                        for ops in xf.reasons(q, bias).values()
+                    )
+                    key = pattern.kind, str(dtype).removeprefix("torch.")
+                    found.setdefault(key, set()).add(taken)
+    column = CAPABILITIES.index(capability)
+    assert found == {key: {ops[column]} for key, ops in OPS.items()}
+
+
+@pytest.mark.parametrize("setting", ["xformers", "sdpa"])
+def test_the_choice_for_dense_masks_is_one_line(setting, monkeypatch):
+    monkeypatch.setattr(dispatch, "DENSE_ON_CUDA", setting)
+    monkeypatch.setattr(xf, "unsupported_reason", lambda q, pattern: None)
+    with fake_cuda(monkeypatch):
+        for length, mask in ((256, setting), (1024, setting), (2048, "xformers")):
+            q = torch.empty(2, length, 3, 64, device=CUDA, dtype=torch.bfloat16)
+            lengths = torch.zeros(1, length, device=CUDA, dtype=torch.long)
+            assert choose(q, Pattern("staircase", length, lengths)) == mask
+            assert choose(q, Pattern("causal", length)) == "xformers"

@@ -37,6 +37,7 @@ CPU = {
 }  # fmt: skip
 FULL = ["--depth", "12", "--decoder-depth", "8", "--batch", "64", "--dtype", "fp32", "bf16"]
 CUDA = {
+    "choice": [["bench_cuda_choice.py"]],
     "step": [["bench_step.py", "--device", "cuda", *FULL],
              ["bench_step.py", "--device", "cuda", *FULL, "--compile"],
              ["bench_step.py", "--device", "cuda", *FULL, "--masters", "--compile"]],

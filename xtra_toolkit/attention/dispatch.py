@@ -29,6 +29,13 @@ BACKENDS = {
 SHORT = 384  # most tokens for matmul in bfloat16: its weights take much memory beyond that
 LONG = 1024  # fewest tokens at which the staircase back end is faster; twice as many in bfloat16
 
+# What serves a mask that xformers knows only as a dense bias, on CUDA up to LONG tokens: "xformers"
+# or "sdpa". Not measured here yet: `make bench-gpu` measures it first and prints this line. In a
+# published report SDPA was faster (xformers#1107), but the cutlass op of xformers 0.0.35 calls the
+# memory-efficient kernel of torch, which SDPA can call too, so little should depend on it. Skipping
+# tiles of 128 positions would save at most a quarter at 256 tokens.
+DENSE_ON_CUDA = "xformers"
+
 __all__ = ["BACKENDS", "Pattern", "attention", "choose", "get_attention"]
 
 
@@ -77,7 +84,8 @@ def choose(q: Tensor, pattern: Pattern) -> str:
         return "sdpa"
     reason = xformers.unsupported_reason(q, pattern)
     if reason is None:
-        return "xformers"
+        dense = pattern.kind in ("staircase", "dense") and pattern.length <= LONG
+        return DENSE_ON_CUDA if dense else "xformers"
     # above compute capability 9.0 xformers cannot train with a dense bias; its flash ops can train
     backend = "staircase" if _is_long_staircase(q, pattern, LONG) else "sdpa"
     _warn_once(f"attention runs on {backend}: {reason}")
