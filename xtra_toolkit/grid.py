@@ -1,4 +1,4 @@
-"""PatchGrid: the tokens of an image in raster order.
+"""Define PatchGrid, the tokens of an image in raster order.
 
 Shape legend, used throughout the package: B images, C channels, N tokens of the grid,
 V = C * patch height * patch width values of a token.

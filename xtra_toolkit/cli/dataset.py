@@ -17,7 +17,7 @@ NAMES = ("camelyon17", "eurosat", "fmow", "inat18", "iwildcam", "pcam", "rxrx1")
 def dataset(name: str, source: Path, force: bool) -> None:
     """Write train.txt and val.txt of a benchmark into SOURCE, its unpacked folder.
 
-    A line is an image's path below SOURCE and its label; mmconfigs/benchmarks reads them. The
+    A line is an image's path below SOURCE and its label; mmconfigs/benchmarks reads the lists. The
     benchmarks that are not named here need no lists. pcam also writes its images, as PNG files.
 
     The readers follow the public documentation; they have not been tested on the real data.

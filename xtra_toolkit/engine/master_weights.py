@@ -60,7 +60,10 @@ class MasterWeightsOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Enter MMEngine's context, which delays gradient synchronisation, on bfloat16 copies."""
+        """Run the block with bfloat16 copies of the weights, in MMEngine's context.
+
+        MMEngine's context delays gradient synchronisation to the last micro-batch.
+        """
         self.optimizer.refresh()
         if self._slots is None:
             self._refuse_another_model(slots := list(_parameter_slots(model)))

@@ -75,7 +75,7 @@ class ShardedStrategy(FSDPStrategy):
         return super().prepare(model, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module) -> OptimWrapper:
-        """Return the wrapper built from whole parameters; clip by the norm over all processes."""
+        """Return the wrapper, built before sharding, that clips by the norm over all processes."""
         wrapper = self._optim_wrapper
         if wrapper.clip_grad_kwargs and wrapper.grad_name == "grad_norm":
             wrapper.clip_func = lambda _, **kwargs: model.clip_grad_norm_(**kwargs)

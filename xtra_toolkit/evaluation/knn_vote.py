@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Bank(NamedTuple):
-    """Labelled features of unit length, which vote."""
+    """Hold the labelled features that vote; each has unit length."""
 
     features: Tensor  # (N, D)
     labels: Tensor  # (N,)

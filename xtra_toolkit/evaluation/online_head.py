@@ -1,4 +1,4 @@
-"""A linear head that is trained during pretraining, on features without gradients.
+"""Train a linear head during pretraining, on features without gradients.
 
 Shape legend: B images of a batch, D width, C classes.
 """

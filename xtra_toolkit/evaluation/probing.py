@@ -127,7 +127,7 @@ def sweep(
 
 
 def default_epochs(images: int) -> int:
-    """Epochs that make about 200 steps on so many training images: at least 10, at most 100."""
+    """Return the epochs that make about 200 steps on ``images`` training images, from 10 to 100."""
     return min(max(STEPS // max(images // BATCH, 1), LEAST_EPOCHS), MOST_EPOCHS)
 
 

@@ -50,7 +50,7 @@ def eurosat(source: Path) -> Iterator[Sample]:
 
 
 def fmow(source: Path) -> Iterator[Sample]:
-    """Train on images before 2013, validate on 2013 to 2015; label categories alphabetically."""
+    """Train on the images before 2013, validate on 2013 to 2015; number categories by name."""
     rows = list(_rows(source / "rgb_metadata.csv", "split", "category", "timestamp"))
     labels = {name: i for i, name in enumerate(sorted({row["category"] for row in rows}))}
     for i, row in enumerate(rows):
@@ -99,7 +99,7 @@ def pcam(source: Path) -> Iterator[Sample]:
 
 
 def rxrx1(source: Path) -> Iterator[Sample]:
-    """Train on site 1 of each well of the official train; validate on both sites of val."""
+    """Train on the images of site 1 of each well in train; validate on both sites in val."""
     columns = ("dataset", "experiment", "plate", "well", "site", "sirna_id")
     for row in _rows(source / "metadata.csv", *columns):
         split, experiment, plate, well, site, label = (row[name] for name in columns)

@@ -18,20 +18,21 @@ from xtra_toolkit.registry import MODELS
 
 @MODELS.register_module()
 class LinearSegmentor(BaseModel):
-    """BatchNorm and a 1x1 convolution on the concatenated feature maps of a backbone.
+    """Segment images by BatchNorm and a 1x1 convolution on the feature maps of a backbone.
 
     This is the head of DINOv2's linear segmentation (facebookresearch/dinov2 at 7c503b3,
-    linear_head.py), on the maps of one or several layers. Logits are resized bilinearly to the
-    segmentation map.
+    linear_head.py). The maps of several layers are concatenated. Logits are resized bilinearly to
+    the segmentation map.
 
     Args:
         backbone: Config of the encoder with ``out_type='featmap'``. Its ``out_indices`` choose the
             layers, and its ``frozen_stages`` whether it is trained.
-        num_classes: Number of classes in the segmentation maps; 255 is no class.
+        num_classes: Number of classes in the segmentation maps. Pixels of value 255 have no class.
         data_preprocessor: Config as in MMPretrain.
 
     Raises:
-        ValueError: If ``out_type`` is another one; in ``loss``, if a class number is too high.
+        ValueError: If ``out_type`` of the backbone is not ``'featmap'``. ``loss`` raises it if a
+            map has a class number that is too high.
     """
 
     def __init__(

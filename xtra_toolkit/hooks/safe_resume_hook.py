@@ -48,7 +48,7 @@ class SafeResume(Hook):
             checkpoint[part] = encode(checkpoint[part])
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Decode the checkpoint, and say in what a resumed run differs from the run so far.
+        """Decode the checkpoint, and log which settings of the resumed run have changed.
 
         The runner calls this before it reads the parts.
         """

@@ -1,4 +1,4 @@
-"""A sum of targets: each has links, a head and a loss of its own."""
+"""Add up the losses of several targets, of which each has its own links and head."""
 
 from dataclasses import replace
 

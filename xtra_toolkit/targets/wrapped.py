@@ -67,9 +67,9 @@ class WrappedTarget(Target):
         return self.target.normalise(values)
 
     def restore(self, prediction: Tensor, like: Tensor) -> Tensor:
-        """Invert :meth:`normalise`, with the statistics of ``like``."""
+        """Invert :meth:`normalise`, with the mean and deviation of the values ``like``."""
         return self.target.restore(prediction, like)
 
     def filter(self, images: Tensor) -> Tensor:
-        """Return the images that the predictions of the inner target reconstruct."""
+        """Return the images whose pixels the inner target predicts, such as blurred ones."""
         return self.target.filter(images)

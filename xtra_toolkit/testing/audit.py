@@ -31,7 +31,7 @@ LEGEND = "x: sees; o: is compared with; !: sees what it is compared with"
 
 @dataclass(frozen=True)
 class Audit:
-    """What was measured.
+    """Hold what the audit of a model measured.
 
     Shape legend: D draws, P predictions, N tokens.
 

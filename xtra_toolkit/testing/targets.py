@@ -164,7 +164,7 @@ def shapes(it: TargetSubject) -> None:
 
 
 def repeatable(it: TargetSubject) -> None:
-    """Check that the same images have the same values, in training mode and after a resume."""
+    """Check that values repeat: when called again, in training mode, and after a resume."""
     it.model.train()
     first, again = it.values(it.images()), it.values(it.images())
     require(

@@ -29,7 +29,7 @@ TRACKERS = dict(
 
 @VISUALIZERS.register_module()
 class Visualizer(UniversalVisualizer):
-    """MMPretrain's visualizer, which also accepts names of back ends and always writes local files.
+    """Extend MMPretrain's visualizer: accept names of back ends, and always write local files.
 
     If a disk is full or another file error occurs, it warns and lets training continue.
 

@@ -34,7 +34,7 @@ def recognises(state: dict[str, Tensor]) -> bool:
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
-    """Convert to a MaskedViT without its positions, and a ProbeSweep of one AttentiveProbe.
+    """Convert the trunk to a MaskedViT without positions, or the head to a ProbeSweep of one probe.
 
     Apple publishes the trunk and the probe head in separate files, and no pretraining head.
 

@@ -64,7 +64,7 @@ class TensorsOnly:
 
     @staticmethod
     def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a file or a path as torch does; ValueError if it holds more than tensors."""
+        """Load a file as torch does, but raise a ValueError if it holds more than tensors."""
         with refusing(file if isinstance(file, str | os.PathLike) else "the checkpoint", ADVICE):
             return torch.load(file, *args, **{**kwargs, "weights_only": True})
 

@@ -14,8 +14,8 @@ class SkipsBadImages:
     """Skip the images that cannot be read. A mixin between ``SeededSamples`` and the base class.
 
     If ``skips_bad`` is set, as by the hook ``SkipBadImages``, a sample whose file cannot be read is
-    replaced by another one. The replacement and its augmentation depend on NumPy's random state
-    when the sample was requested. With ``SeededSamples`` this state depends on the key only, so
+    replaced by another one. NumPy's random state at the time of the request decides which one, and
+    how it is augmented. With ``SeededSamples`` this state depends on the key only, so
     that ranks, workers and a resumed run agree. ``skipped_images`` of the data sample lists the
     replaced files as (path, cause).
 

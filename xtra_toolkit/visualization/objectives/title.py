@@ -12,7 +12,7 @@ def pair(model: dict) -> str:
 
 
 def written(value: object) -> str:
-    """Write a part of a config as a call, with the arguments that the config gives."""
+    """Write a mask or target of a config as a Python call, with the arguments in the config."""
     if isinstance(value, float):
         return f"{value:g}"
     if not isinstance(value, dict):

@@ -51,7 +51,7 @@ class View:
 
     @property
     def numbers(self) -> list[str]:
-        """Positions of each token in the sequence: '7', '0, 15', or '' if it is left out."""
+        """Return the positions of each token in the sequence: '7', '0, 15', or '' if left out."""
         places: list[list[str]] = [[] for _ in range(self.tokens)]
         for position, token in enumerate(self.mask.order.tolist()):
             places[token].append(str(position))
@@ -85,7 +85,7 @@ class View:
 
     @property
     def sequence(self) -> Tensor:
-        """(N, N) kind of each pair (query, key): BLIND, DEAD, DECODER alone, or BOTH.
+        """Return the kind of each pair (query, key), (N, N): BLIND, DEAD, DECODER alone, or BOTH.
 
         BLIND pairs do not attend, DEAD ones are never computed.
         """
@@ -97,7 +97,7 @@ class View:
 
     @property
     def raster(self) -> Tensor:
-        """(T, T) the same for tokens: those without pixels first, then raster order."""
+        """Return :attr:`sequence` by tokens, (T, T): tokens without pixels, then raster order."""
         at = torch.tensor(self.in_raster(self.mask.order.tolist()))
         flat = (at[:, None] * self.tokens + at).flatten()
         empty = torch.zeros(self.tokens**2, dtype=torch.long)

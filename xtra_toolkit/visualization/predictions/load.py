@@ -47,7 +47,7 @@ def read_images(paths: list[Path], model: nn.Module) -> Tensor:
     """Read image files as (B, C, height, width), resized, centre-cropped and normalised.
 
     Raises:
-        ValueError: If a file is no image, or the model takes neither grey nor colour images.
+        ValueError: If a file is no image, or the model takes images of neither 1 nor 3 channels.
     """
     grid = model.objective.grid
     if grid.channels not in COLOURS:

@@ -50,7 +50,7 @@ DETAIL = re.compile("_lr|/.*/")  # values of each learning rate of a sweep or of
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG drawing, of one run by its number, or of all runs if ``run`` is None."""
+    """Hold an SVG drawing of the run with the number ``run``, or of all runs if it is None."""
 
     drawing: str
     run: int | None = None

@@ -21,7 +21,7 @@ DPI = 180
 
 @dataclass
 class Objective:
-    """The description of an objective on its grid.
+    """Hold the description of an objective on its grid.
 
     Args:
         title: The mask and the target.
@@ -54,7 +54,7 @@ def objectives(columns: list[RunColumn]) -> list[Objective]:
 
 
 def described(column: RunColumn, runs: list[int]) -> Objective:
-    """Describe the objective of a run from its model, or from its log if that cannot be built."""
+    """Describe the objective of a run by its model; by its log if the model fails to build."""
     try:
         path = column.run.starts[-1] / "vis_data" / "config.py"
         model = column.run.config["model"]

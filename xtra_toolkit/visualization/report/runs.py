@@ -216,7 +216,7 @@ def protocol_of(model: dict, loop: dict) -> str:
 
 
 def encoder_of(backbone: dict, load_from: str | None) -> str:
-    """Describe an encoder: weights, shape, and the mask unless the checkpoint determines it."""
+    """Describe an encoder: weights, sizes, and the mask if it is not the checkpoint's."""
     arch, patch, size = (backbone.get(key, "?") for key in ("arch", "patch_size", "img_size"))
     if isinstance(arch, dict):
         arch = f"{arch['num_layers']} layers of {arch['embed_dims']}"

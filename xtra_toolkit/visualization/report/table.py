@@ -1,4 +1,7 @@
-"""The table of accuracies: models by data sets, with the paper's rows and the mean."""
+"""Make the table of accuracies: a row for each model, a column for each data set, and the mean.
+
+The paper's rows stand below those of the runs.
+"""
 
 import csv
 from collections import defaultdict
