@@ -1,4 +1,4 @@
-"""Targets that filter the image by frequency before another target takes its values from it.
+"""Filter the image by frequency before another target takes its values from it.
 
 SAIM (arXiv 2212.01610) predicts blurred pixels, and XTRA (arXiv 2411.15648) argues that a
 representation learns from low frequencies. These targets let you measure it.
@@ -20,7 +20,7 @@ from xtra_toolkit.targets import WrappedTarget
 
 
 class Filtered(WrappedTarget):
-    """Base class: the links of another target, whose values come from filtered images.
+    """Keep the links of another target, and take its values from filtered images (a base class).
 
     The whole image is filtered and then cut into tokens, so the values of a token also depend on
     its neighbours, including those that the prediction may attend to. The prediction attends to

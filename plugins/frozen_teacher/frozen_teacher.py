@@ -38,8 +38,8 @@ class FrozenTeacher(WrappedTarget):
         img_size: Size to which images are resized for the teacher, (height, width) in pixels.
             Default: they are not resized.
         weights: File or URL of the weights of a named model. Default: MMPretrain's.
-        mean, std: How the teacher's input is normalised, in pixel values of 0 to 255 for all
-            channels or each. Default: as the student's.
+        mean, std: Mean and standard deviation by which the teacher's input is normalised, in pixel
+            values of 0 to 255, one number or one for each channel. Default: the student's.
 
     Raises:
         ValueError: The teacher lacks weights, or has no feature map that fits the grid.

@@ -65,7 +65,7 @@ class MultiscaleBlocks(MaskFactory):
 
 @MASKS.register_module()
 class NestedBlocks(MaskFactory):
-    """Block-causal mask whose block size changes during training, while its units stay the same.
+    """Change the block size of a block-causal mask during training, and keep its units.
 
     attend = block(k) <= block(q). In every stage, a block of the largest size is predicted
     together; which of its tokens attend to each other depends on the stage.
