@@ -1,7 +1,8 @@
 """MAE beside cifar10_xtra.py: the same encoder; projection and head are single linear layers.
 
-55 MFLOP an image forward. Measured (docs/compare.md), one seed, after 49,984 images: linear probe
-45.8 %, attentive 47.8 %.
+55 MFLOP an image forward; one core trains 305 images a second in float32 and 501 in bfloat16.
+Measured by the command of cifar10_xtra.py (docs/compare.md), after 49,984 images and with 5,000
+labels: linear probe 47.9 %, attentive 47.9 %, fine-tuned 55.0 % (two seeds).
 """
 
 _base_ = ["cifar10_xtra.py"]
