@@ -115,9 +115,10 @@ class Pattern:
         """Return ``compute()``; the result is kept under ``key`` as long as the pattern lives.
 
         In a compiled graph it is computed each time, since a cached value would make torch compile
-        the graph again.
+        the graph again. Nor are rows with a ``score_bias`` kept: activation checkpointing has to
+        compute again what has a gradient.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or (key == ("rows",) and self.score_bias is not None):
             return compute()
         if key not in self._cache:
             with torch.inference_mode(False):  # training may use the value later
