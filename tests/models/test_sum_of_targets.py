@@ -99,6 +99,8 @@ def test_what_is_refused():
         build(dict(type="xtra_toolkit.SumOfTargets", targets=[PIXELS, HISTOGRAMS]), HEAD)
     with pytest.raises(ValueError, match="has 2 targets, and the head has 3"):
         summed(heads=[*HEADS, HEAD])
+    with pytest.raises(ValueError, match="one target, and the head has a list of heads"):
+        build(PIXELS, dict(type="xtra_toolkit.SumOfHeads", heads=[HEAD]))
     with pytest.raises(ValueError, match="3 weights were given for 2 heads"):
         summed(weights=[1, 2, 3])
     with pytest.raises(ValueError, match=r"HOG gives values, but .*to 'mse'"):

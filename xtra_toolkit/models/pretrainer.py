@@ -229,6 +229,11 @@ def _build_head(
     """Build the head; its widths follow from the links, and each part of a target has its own."""
     config, parts = dict(config, shapes=objective.head_shapes(width)), target.parts
     if len(parts) == 1:
+        if "heads" in config:
+            raise ValueError(
+                f"{type(target).__name__} is one target, and the head has a list of heads; take a "
+                "PredictionHead, or a SumOfTargets"
+            )
         head = MMPRETRAIN.build(config)
         _check_head(target, head)
         return head
