@@ -178,3 +178,61 @@ def test_another_number_of_heads_is_refused(saved):
     state = {n: v for n, v in state.items() if not n.startswith(("neck.", "head."))}
     with pytest.raises(ValueError, match="\\(num_heads\\) is 2 in the config and 3"):
         MODELS.build(dict(config, mask=MASKS["block"])).load_state_dict(state)
+
+
+RMS = dict(type="xtra_toolkit.RMSNorm", eps=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(layer_cfgs=dict(ffn_type="swiglu_fused"), layer_scale_init_value=0.1),
+        dict(layer_cfgs=dict(ffn_type="swiglu", sub_ln=True, qk_norm=True), rope="eva02"),
+        dict(norm_cfg=RMS, patch_cfg=dict(norm_cfg=RMS), image=(32, 64)),
+        dict(rope=dict(type="dinov3", theta=50.0), positions="none"),
+    ],
+)
+def test_encoders_with_modern_parts(options, tmp_path):
+    """The encoder is rebuilt from the file alone, also from what `xtra convert` makes of it."""
+    from helpers.folders import write_checkpoint
+
+    from xtra_toolkit.weights.checkpoint import Checkpoint
+
+    model = write_checkpoint(tmp_path / "x.pth", **options)
+    encoder, transform = xtra_toolkit.load(tmp_path / "x.pth", "tokens")
+    images = transform(picture())[None]
+    expected = model.extract_feat(images)[0][:, model.backbone.grid.extra :]
+    assert torch.equal(encoder(images), expected)
+    state = torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"]
+    converted = Checkpoint.of(state)
+    torch.save(converted.layout("encoder"), tmp_path / "y.pth")
+    assert torch.equal(xtra_toolkit.load(tmp_path / "y.pth", "tokens")[0](images), expected)
+    with pytest.raises(ValueError, match="has parts that a plain ViT of mmpretrain lacks"):
+        converted.layout("mmpretrain", full_attention=True)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        dict(rope=dict(type="os.system")),
+        dict(rope="dinov3", other=1),
+        dict(norm="os.system"),
+        dict(ffn_type=["swiglu"]),
+        dict(qk_norm=1),
+    ],
+)
+def test_a_record_of_parts_is_checked(saved, tmp_path, parts):
+    path = tampered(saved, tmp_path, lambda r: r["encoder"].update(parts=parts))
+    with pytest.raises(ValueError, match="record of its encoder has no valid"):
+        xtra_toolkit.load(path)
+
+
+def test_a_checkpoint_of_other_rotary_positions_is_refused(tmp_path):
+    """No tensor shows them, so the record must."""
+    from helpers.builds import pretrainer
+
+    state = pretrainer("block", "block", rope="dinov3").state_dict()
+    with pytest.raises(
+        ValueError, match=r"model\.backbone\.rope is None in the config and .*dinov3"
+    ):
+        pretrainer("block", "block").load_state_dict(state)

@@ -7,16 +7,19 @@ be of unknown origin, so every value is checked before it is used, and no name i
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
+from xtra_toolkit.models.layer_parts import KEYS, LayerParts, fused_width
+from xtra_toolkit.models.rotary import RotaryPositions
 
 ARCH = ("embed_dims", "num_layers", "num_heads", "feedforward_channels")
 FLAGS = ("with_cls_token", "bias", "qkv_bias", "pre_norm")
 CHOICES = dict(
-    positions=("learned", "sincos", "relative"),
+    positions=("learned", "sincos", "relative", "none"),
     interpolate_mode=("bicubic", "bilinear", "nearest", "area"),
 )
 ORDERS = {"RGB": 3, "BGR": 3, "gray": 1}
@@ -25,7 +28,9 @@ NORM_EPS = 1e-6  # default of MMPretrain's VisionTransformer
 # options of a MaskedViT that are recorded, or do not change its features in evaluation
 FREE = {"arch", "img_size", "patch_size", "in_channels", "out_indices", "drop_rate"}
 FREE |= {"drop_path_rate", "final_norm", "frozen_stages", "init_cfg", "norm_cfg", "patch_cfg"}
-FREE |= {"layer_scale_init_value", *FLAGS, *CHOICES}
+FREE |= {"layer_scale_init_value", "layer_cfgs", "rope", *FLAGS, *CHOICES}
+NORMS = {"LN": "LN", "RMSNorm": "RMSNorm", "xtra_toolkit.RMSNorm": "RMSNorm"}
+NORM_CONFIGS = {"LN": "LN", "RMSNorm": "xtra_toolkit.RMSNorm"}
 
 
 def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
@@ -40,13 +45,15 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
         A dict of plain values. ``unrecorded`` lists the options that cannot be recorded; the
         encoder of such a checkpoint can only be loaded by its config.
     """
+    norm, norm_eps = _norm(options.get("norm_cfg", dict(type="LN", eps=NORM_EPS)))
+    patch_norm, patch_norm_eps = _norm(dict(options.get("patch_cfg") or {}).get("norm_cfg"))
     record = dict(
         arch={name: int(arch[name]) for name in ARCH},
         img_size=list(grid.img_size),
         patch_size=list(grid.patch),
         in_channels=grid.channels,
-        norm_eps=_norm_eps(options.get("norm_cfg", dict(type="LN", eps=NORM_EPS))),
-        patch_norm_eps=_norm_eps(dict(options.get("patch_cfg") or {}).get("norm_cfg")),
+        norm_eps=norm_eps,
+        patch_norm_eps=patch_norm_eps,
         layer_scale=float(options.get("layer_scale_init_value", 0.0)),
         with_cls_token=bool(grid.extra),
         bias=bool(options.get("bias", True)),
@@ -61,14 +68,46 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
         unrecorded.add("norm_cfg")
     if set(options.get("patch_cfg") or {}) - {"norm_cfg"}:
         unrecorded.add("patch_cfg")
+    layer_cfgs = options.get("layer_cfgs") or {}
+    if not isinstance(layer_cfgs, Mapping) or set(layer_cfgs) - set(KEYS):
+        unrecorded.add("layer_cfgs")
+        layer_cfgs = {}
+    record |= _parts(norm, patch_norm, layer_cfgs, options.get("rope"))
     return dict(record, unrecorded=sorted(unrecorded))
 
 
-def _norm_eps(config: Mapping | None) -> float | None:
-    """Return the eps of a LayerNorm; None if the config is that of another norm or of none."""
-    if not config or config.get("type") != "LN" or set(config) - {"type", "eps"}:
-        return None
-    return float(config.get("eps", 1e-5))
+def _parts(
+    norm: str | None, patch_norm: str | None, layer_cfgs: Mapping, rope: RotaryPositions | None
+) -> dict:
+    """Return ``dict(parts=...)``: what the layers have beside a plain ViT's; {} if nothing."""
+    parts = dict(norm=norm, patch_norm=patch_norm) | asdict(LayerParts(**layer_cfgs))
+    plain = dict(norm="LN", patch_norm="LN") | asdict(LayerParts())
+    parts = {name: value for name, value in parts.items() if value not in (None, plain[name])}
+    if rope is not None:
+        parts["rope"] = asdict(rope)
+    return dict(parts=parts) if parts else {}
+
+
+def _norm(config: Mapping | None) -> tuple[str | None, float | None]:
+    """Return the kind, of :data:`NORMS`, and the eps of a norm; None and None of any other."""
+    if not config or config.get("type") not in NORMS or set(config) - {"type", "eps"}:
+        return None, None
+    return NORMS[config["type"]], float(config.get("eps", 1e-5))
+
+
+def _check_parts(parts: Any) -> None:
+    """Check what a file says of the parts of the layers."""
+    known = {"norm", "patch_norm", "rope", *KEYS}
+    _require(isinstance(parts, dict) and not set(parts) - known, "parts", parts)
+    for name in ("norm", "patch_norm"):
+        _require(parts.get(name, "LN") in NORM_CONFIGS, name, parts.get(name))
+    for name in ("sub_ln", "qk_norm"):
+        _require(type(parts.get(name, False)) is bool, name, parts.get(name))
+    try:
+        LayerParts(**{key: parts[key] for key in KEYS if key in parts})
+        RotaryPositions.of(parts.get("rope"))
+    except (ValueError, TypeError) as error:
+        _require(False, f"parts ({error})", parts)
 
 
 def describe_images(preprocessor: nn.Module, channels: int) -> dict | None:
@@ -136,6 +175,7 @@ def _check_encoder(encoder: Any) -> None:
     for name in ("norm_eps", "patch_norm_eps", "layer_scale"):
         value = encoder.get(name)
         _require(value is None or (_number(value) and value >= 0), name, value)
+    _check_parts(encoder.get("parts", {}))
     names = encoder.get("unrecorded")
     strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
     _require(strings, "unrecorded", names)
@@ -197,19 +237,26 @@ def recorded_options(encoder: dict) -> dict:
     Args:
         encoder: The record of an encoder, see :func:`describe_encoder`.
     """
+    parts = encoder.get("parts", {})
+    norms = {name: NORM_CONFIGS[parts.get(name, "LN")] for name in ("norm", "patch_norm")}
     options = dict(
         arch=dict(encoder["arch"]),
         img_size=_int_if_square(encoder["img_size"]),
         patch_size=_int_if_square(encoder["patch_size"]),
         in_channels=encoder["in_channels"],
-        norm_cfg=dict(type="LN", eps=encoder["norm_eps"]),
+        norm_cfg=dict(type=norms["norm"], eps=encoder["norm_eps"]),
         layer_scale_init_value=encoder["layer_scale"],
         **{name: encoder[name] for name in FLAGS},
     )
     if encoder["patch_norm_eps"] is not None:
-        options["patch_cfg"] = dict(norm_cfg=dict(type="LN", eps=encoder["patch_norm_eps"]))
-    if encoder["positions"] == "relative":
-        options["positions"] = "relative"
+        norm_cfg = dict(type=norms["patch_norm"], eps=encoder["patch_norm_eps"])
+        options["patch_cfg"] = dict(norm_cfg=norm_cfg)
+    if encoder["positions"] in ("relative", "none"):
+        options["positions"] = encoder["positions"]
+    if layer_cfgs := {key: parts[key] for key in KEYS if key in parts}:
+        options["layer_cfgs"] = layer_cfgs
+    if "rope" in parts:
+        options["rope"] = dict(parts["rope"])
     return options
 
 
@@ -224,13 +271,16 @@ def _check_tensors(encoder: dict, state: Mapping[str, Tensor]) -> None:
     )
     width, hidden = arch["embed_dims"], arch["feedforward_channels"]
     tokens = grid.tokens + encoder["with_cls_token"]
+    ffn_type = encoder.get("parts", {}).get("ffn_type", "origin")
+    ffn = "ffn.layers.0.0.weight" if ffn_type == "origin" else "ffn.w12.weight"
+    rows = dict(origin=hidden, swiglu=2 * hidden, swiglu_fused=2 * fused_width(hidden))[ffn_type]
     expected = {
         "patch_embed.projection.weight": (width, grid.channels, *grid.patch),
         "pos_embed": (1, tokens, width),
-        "layers.0.ffn.layers.0.0.weight": (hidden, width),
-        f"layers.{arch['num_layers'] - 1}.ffn.layers.0.0.weight": (hidden, width),
+        f"layers.0.{ffn}": (rows, width),
+        f"layers.{arch['num_layers'] - 1}.{ffn}": (rows, width),
     }
-    if encoder["positions"] == "relative":
+    if encoder["positions"] in ("relative", "none"):
         del expected["pos_embed"]
     for name, shape in expected.items():
         found = tuple(state[name].shape) if name in state else None
@@ -252,6 +302,8 @@ def differences(own: dict, stored: dict, any_size: bool = False) -> list[str]:
     sizes = [*(["img_size"] * (not any_size)), "patch_size", "in_channels"]
     found = [(f"arch ({n})", own["arch"][n], stored["arch"][n]) for n in ARCH]
     found += [(n, _short(own[n]), _short(stored[n])) for n in sizes]
+    parts = own.get("parts", {}), stored.get("parts", {})
+    found += [(n, *(part.get(n) for part in parts)) for n in sorted({*parts[0], *parts[1]})]
     norms = dict(norm_eps="norm_cfg.eps", patch_norm_eps="patch_cfg.norm_cfg.eps")
     found += [
         (key, own[n], stored[n]) for n, key in norms.items() if None not in (own[n], stored[n])

@@ -11,6 +11,8 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from xtra_toolkit.attention import Pattern
+from xtra_toolkit.models.layer_parts import LayerParts
+from xtra_toolkit.models.rotary import Rotation
 from xtra_toolkit.registry import WEIGHT_INITIALIZERS
 
 # the initialisation of XTRA
@@ -25,9 +27,15 @@ class MaskedAttention(MultiheadAttention):
     """Compute the attention of MMPretrain's MultiheadAttention by :mod:`xtra_toolkit.attention`."""
 
     attention: Callable[..., Tensor]
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
 
     def forward(
-        self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
+        self,
+        x: Tensor,
+        pattern: Pattern,
+        output_positions: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
         """Map (B, N, D) to (B, N, D), or to (B, R, D) at the output positions (B or 1, R)."""
         if output_positions is None:
@@ -35,6 +43,10 @@ class MaskedAttention(MultiheadAttention):
         else:
             q, k, v = self._project_some_queries(x, output_positions)
             pattern = pattern.cached(("rows",), lambda: pattern.rows(output_positions))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rotation is not None:
+            q, k = rotation.rows(output_positions)(q), rotation(k)
         x = self.attention(q, k, v, pattern).flatten(2)
         return self.out_drop(self.gamma1(self.proj_drop(self.proj(x))))
 
@@ -65,6 +77,7 @@ class MaskedLayer(TransformerEncoderLayer):
         layer: TransformerEncoderLayer,
         attention: Callable[..., Tensor],
         with_cp: bool = False,
+        parts: LayerParts | None = None,
     ) -> "MaskedLayer":
         """Convert a layer of MMPretrain in place and return it.
 
@@ -77,6 +90,7 @@ class MaskedLayer(TransformerEncoderLayer):
             attention: ``(q, k, v, pattern) -> out``, (B, N, heads, dim) each.
             with_cp: Whether only the input of the forward pass is kept, and the backward pass
                 computes the rest again with the same random numbers (activation checkpointing).
+            parts: What the layer has beside MMPretrain's. None: nothing.
 
         Raises:
             ValueError: The layer has attention dropout or ``v_shortcut``.
@@ -85,6 +99,9 @@ class MaskedLayer(TransformerEncoderLayer):
             raise ValueError("attention dropout and v_shortcut are not supported; leave them unset")
         layer.__class__, layer.attn.__class__ = cls, MaskedAttention
         layer.attn.attention, layer.with_cp = attention, with_cp
+        layer.attn.q_norm = layer.attn.k_norm = None
+        if parts is not None:
+            parts.equip(layer)
         for path in layer.attn.out_drop, layer.ffn.dropout_layer:
             path.drop_prob = float(path.drop_prob)  # torch.compile does not support numpy numbers
         return layer
@@ -94,15 +111,29 @@ class MaskedLayer(TransformerEncoderLayer):
         BaseModule.init_weights(self)
 
     def forward(
-        self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
+        self,
+        x: Tensor,
+        pattern: Pattern,
+        output_positions: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
-        """Map (B, N, D) to (B, N, D), or to (B, R, D) at the output positions (B or 1, R)."""
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, pattern, output_positions, use_reentrant=False)
-        return self._forward(x, pattern, output_positions)
+        """Map (B, N, D) to (B, N, D), or to (B, R, D) at the output positions (B or 1, R).
 
-    def _forward(self, x: Tensor, pattern: Pattern, output_positions: Tensor | None) -> Tensor:
-        attended = self.attn(self.ln1(x), pattern, output_positions)
+        Queries and keys are turned by ``rotation``, if it is given.
+        """
+        args = x, pattern, output_positions, rotation
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._forward, *args, use_reentrant=False)
+        return self._forward(*args)
+
+    def _forward(
+        self,
+        x: Tensor,
+        pattern: Pattern,
+        output_positions: Tensor | None,
+        rotation: Rotation | None,
+    ) -> Tensor:
+        attended = self.attn(self.ln1(x), pattern, output_positions, rotation)
         x = attended + (x if output_positions is None else gather_tokens(x, output_positions))
         return self.ffn(self.ln2(x), identity=x)
 
@@ -111,14 +142,22 @@ class NoAttention(nn.Module):
     """Replace the attention of layers that process each token alone, as in the head of AIM."""
 
     def forward(
-        self, x: Tensor, pattern: Pattern, output_positions: Tensor | None = None
+        self,
+        x: Tensor,
+        pattern: Pattern,
+        output_positions: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
         """Return (B, N, D) as it is, or (B, R, D) at the output positions (B or 1, R)."""
         return x if output_positions is None else gather_tokens(x, output_positions)
 
 
 def run_layers(
-    layers: Iterable[nn.Module], x: Tensor, pattern: Pattern, output_positions: Tensor | None
+    layers: Iterable[nn.Module],
+    x: Tensor,
+    pattern: Pattern,
+    output_positions: Tensor | None,
+    rotation: Rotation | None = None,
 ) -> Tensor:
     """Run all layers; the last one computes only the output positions.
 
@@ -130,14 +169,15 @@ def run_layers(
         x: (B, N, D) inputs.
         pattern: Attention over the N positions.
         output_positions: (B or 1, R) positions whose outputs are returned. None: all.
+        rotation: The rotary positions of the N positions. None: there are none.
 
     Returns:
         (B, R, D), or (B, N, D).
     """
     *first, last = layers or [NoAttention()]
     for layer in first:
-        x = layer(x, pattern)
-    return last(x, pattern, output_positions)
+        x = layer(x, pattern, None, rotation)
+    return last(x, pattern, output_positions, rotation)
 
 
 def drop_biases(layers: nn.Module) -> None:

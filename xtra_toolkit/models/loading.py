@@ -23,6 +23,8 @@ HINTS = (  # pattern of a name that does not fit, and a hint for the user
     ("cls_token", "with_cls_token is another in this config"),
     ("mask_token", "mask_tokens is another in this config"),
     (r"patch_embed\.norm", "AIM's patch norm is patch_cfg=dict(norm_cfg=...)"),
+    ("pos_embed", "positions is another in this config"),
+    (r"\.(w12|w3|[qk]_norm|ffn\.norm)\.", "layer_cfgs is another in this config"),
     (r"layers\.\d+\..*weight", "arch is another in this config"),
     (r"\.bias", "bias or qkv_bias is another in this config"),
     ("", "the encoder may lie under another prefix, init_cfg.prefix='backbone.'"),

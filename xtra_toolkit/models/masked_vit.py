@@ -16,6 +16,7 @@ from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
+from xtra_toolkit.models.layer_parts import split_layer_cfgs
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
 from xtra_toolkit.models.loading import (
     NO_CHECKPOINT,
@@ -26,9 +27,15 @@ from xtra_toolkit.models.loading import (
     refuse_other_record,
     refuse_other_shapes,
 )
-from xtra_toolkit.models.option_checks import ALL, check_options, refuse_other_size
-from xtra_toolkit.models.positions import by_token, position_table
+from xtra_toolkit.models.option_checks import (
+    ALL,
+    check_options,
+    check_patch_embed,
+    refuse_other_size,
+)
+from xtra_toolkit.models.positions import by_token, check_positions, position_table
 from xtra_toolkit.models.relative import RelativeBias
+from xtra_toolkit.models.rotary import RotaryPositions, Rotation
 from xtra_toolkit.objective.draw import compile_features
 from xtra_toolkit.objective.plan import Features, Plan
 from xtra_toolkit.registry import MODELS
@@ -51,8 +58,8 @@ class MaskedViT(VisionTransformer):
         with_cls_token: As in MMPretrain. Default: as in the checkpoint, or False without one.
         positions: 'learned', or 'sincos' for fixed ones (MAE, AIM). The table of a checkpoint
             replaces them. 'relative': learned numbers for the offset of each pair of tokens, which
-            all layers add to the scores of their attention (BEiT). Default: 'relative' if those of
-            the checkpoint are, or else 'learned'.
+            all layers add to the scores of their attention (BEiT). 'none': DINOv3, with ``rope``.
+            Default: 'relative' or 'none' if the checkpoint has them, or else 'learned'.
         bias: Whether the Linear layers in all layers have a bias (not in AIM). Default: as in the
             checkpoint, or True without one.
         with_cp: Whether layers keep only their input and compute the rest again in the backward
@@ -61,9 +68,13 @@ class MaskedViT(VisionTransformer):
             position (BEiT, SimMIM). By default hidden tokens are left out (MAE).
         dynamic_img_size: Whether other sizes than ``img_size`` are intended: of the images, and of
             the checkpoint. Position embeddings are resized, and the features are others.
+        rope: Rotary positions, by token: a type or a config of :class:`RotaryPositions`, for
+            instance 'dinov3'. Default: those of the checkpoint, or none without one.
         **vit: All other arguments of MMPretrain's VisionTransformer. ``arch``, ``img_size``,
             ``patch_size`` and ``in_channels`` are by default those of the checkpoint that
             ``init_cfg`` names. ``frozen_stages='all'`` freezes all layers.
+            ``layer_cfgs`` also takes the arguments of :class:`LayerParts` (``ffn_type='swiglu'``,
+            ``sub_ln``, ``qk_norm``).
     """
 
     def __init__(
@@ -78,26 +89,34 @@ class MaskedViT(VisionTransformer):
         with_cp: bool = False,
         mask_tokens: bool = False,
         dynamic_img_size: bool = False,
+        rope: str | dict | None = None,
         **vit,  # noqa: ANN003
     ):
-        given = dict(with_cls_token=with_cls_token, bias=bias, positions=positions)
+        given = dict(with_cls_token=with_cls_token, bias=bias, positions=positions, rope=rope)
         vit = add_recorded_options(dict(vit, **given))
         with_cls_token, bias = vit.pop("with_cls_token", False), vit.pop("bias", True)
-        positions = vit.pop("positions", "learned")
+        positions, rope = vit.pop("positions", "learned"), vit.pop("rope", None)
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
         # built first, since it explains a size that the patch does not tile
         grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
-        depth = check_options(self.arch_zoo, vit)
+        arch = check_options(self.arch_zoo, vit)
         if vit.get("frozen_stages") == ALL:
-            vit["frozen_stages"] = depth
+            vit["frozen_stages"] = arch["num_layers"]
+        rope = RotaryPositions.of(rope)
+        if rope is not None:
+            rope.check(arch["embed_dims"], arch["num_heads"])
+        check_positions(positions, rope)
         vit["init_cfg"] = vit.get("init_cfg") or INIT
-        super().__init__(out_type=out_type, with_cls_token=with_cls_token, **vit)
+        layer_cfgs, parts = split_layer_cfgs(vit.get("layer_cfgs") or {}, arch["num_layers"])
+        stock = dict(vit, layer_cfgs=layer_cfgs)
+        super().__init__(out_type=out_type, with_cls_token=with_cls_token, **stock)
+        check_patch_embed(self.patch_embed.projection, grid)
         attend = get_attention(attention)
-        for layer in self.layers:
-            MaskedLayer.convert(layer, attend, with_cp)
+        for layer, part in zip(self.layers, parts, strict=True):
+            MaskedLayer.convert(layer, attend, with_cp, part)
         if not bias:
             drop_biases(self.layers)
-        self.grid, self.fixed = grid, positions == "sincos"
+        self.grid, self.fixed, self.rope = grid, positions == "sincos", rope
         self.dynamic_img_size = dynamic_img_size
         self.rel_pos_bias = None
         if positions == "relative":
@@ -105,10 +124,10 @@ class MaskedViT(VisionTransformer):
             self.pos_embed = None
         else:
             table = position_table(positions, grid, self.embed_dims)
-            if self.fixed:
+            if positions != "learned":
                 self.pos_embed = table
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if mask_tokens else None
-        options = dict(vit, positions=positions, bias=bias)
+        options = dict(vit, positions=positions, bias=bias, rope=rope)
         record = describe_encoder(grid, self.arch_settings, options)
         self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
         self._register_load_state_dict_pre_hook(drop_mask_token, with_module=True)
@@ -152,7 +171,8 @@ class MaskedViT(VisionTransformer):
             plan, output_positions = self._in_token_order(plan, output_positions)
         x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
         pattern = self.with_positions(plan.encoder, plan.encoded_tokens, self.grid)
-        x = run_layers(self.layers, x, pattern, output_positions)
+        rotation = self.rotation(plan.encoded_tokens, self.grid)
+        x = run_layers(self.layers, x, pattern, output_positions, rotation)
         return self.ln1(x) if self.final_norm else x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -170,8 +190,9 @@ class MaskedViT(VisionTransformer):
         features, outs = self._features_of(grid, images.device), []
         x = self.embed(images, features.order, grid)
         pattern = self.with_positions(features.pattern, features.order, grid)
+        rotation = self.rotation(features.order, grid)
         for i, layer in enumerate(self.layers):
-            x = layer(x, pattern)
+            x = layer(x, pattern, None, rotation)
             if i == len(self.layers) - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
@@ -235,6 +256,13 @@ class MaskedViT(VisionTransformer):
         if self.rel_pos_bias is None:
             return pattern
         return replace(pattern, score_bias=self.rel_pos_bias(tokens, grid), _cache={})
+
+    def rotation(self, tokens: Tensor, grid: PatchGrid) -> Rotation | None:
+        """Return the rotary positions of tokens (B or 1, E); None if the encoder has none."""
+        if self.rope is None:
+            return None
+        head = self.layers[0].attn.head_dims
+        return self.rope.rotate(tokens, grid, head, self.patch_embed.projection.weight.dtype)
 
     def train(self, mode: bool = True) -> "MaskedViT":
         """Set the mode, but keep frozen stages in evaluation mode.

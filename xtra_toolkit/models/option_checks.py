@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_record import ARCH
 
 ALL = "all"  # as frozen_stages
 
 
-def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> int:
-    """Check the architecture and the numbers that must fit its depth; return the depth.
+def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> Mapping[str, int]:
+    """Check the architecture and the numbers that must fit its depth; return the architecture.
 
     Args:
         archs: The architectures that have a name, ``arch_zoo`` of MMPretrain's ViT.
@@ -41,7 +43,7 @@ def check_options(archs: Mapping[str, Mapping], options: Mapping[str, Any]) -> i
                 f"out_indices={indices!r} names layer {index}, and the encoder has {depth} layers, "
                 f"0 to {depth - 1}, or -{depth} to -1 from the end"
             )
-    return depth
+    return arch
 
 
 def refuse_other_size(own: PatchGrid, given: PatchGrid) -> None:
@@ -56,6 +58,26 @@ def refuse_other_size(own: PatchGrid, given: PatchGrid) -> None:
         "test_dataloader.dataset.pipeline, and bank_dataloader.dataset.pipeline of kNN. If other "
         "sizes are intended, set model.backbone.dynamic_img_size=True: the position embeddings are "
         "then resized, and the features are others"
+    )
+
+
+def check_patch_embed(projection: nn.Module, grid: PatchGrid) -> None:
+    """Check that the patch embedding maps each patch by itself.
+
+    Raises:
+        ValueError: ``patch_cfg`` makes it another layer, or gives it a stride, padding or dilation.
+    """
+    expected = dict(
+        kernel_size=grid.patch, stride=grid.patch, padding=(0, 0), dilation=(1, 1), groups=1
+    )
+    given = {name: getattr(projection, name, None) for name in expected}
+    if type(projection) is nn.Conv2d and given == expected:
+        return
+    differs = ", ".join(f"{n}={given[n]}" for n in expected if given[n] != expected[n])
+    raise ValueError(
+        f"patch_cfg makes the patch embedding a {type(projection).__name__} of {differs}; each "
+        f"patch is embedded by itself, which needs a Conv2d of kernel_size=stride={grid.patch} "
+        "without padding or dilation; leave these out of patch_cfg and set patch_size"
     )
 
 

@@ -5,14 +5,15 @@ from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid
 
-KINDS = ("learned", "sincos")
+KINDS = ("learned", "sincos", "none")
 
 
-def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter:
+def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter | None:
     """Return a table of position embeddings, (1, extra + N, width), in raster order.
 
     Args:
-        kind: ``'learned'`` (zeros until ``init_weights``), or ``'sincos'`` (fixed, no gradient).
+        kind: ``'learned'`` (zeros until ``init_weights``), ``'sincos'`` (fixed, no gradient), or
+            ``'none'``, for which None is returned.
         grid: The grid of the images.
         width: Width of an embedding.
 
@@ -21,6 +22,8 @@ def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter:
     """
     if kind not in KINDS:
         raise ValueError(f"positions={kind!r} was given; valid: {', '.join(KINDS)}")
+    if kind == "none":
+        return None
     if kind == "learned":
         return nn.Parameter(torch.zeros(1, grid.extra + grid.tokens, width))
     return nn.Parameter(sincos(grid, width), requires_grad=False)
@@ -44,3 +47,12 @@ def sincos(grid: PatchGrid, width: int) -> Tensor:
 def by_token(table: Tensor, extra: int) -> Tensor:
     """Return a position table in the order of token numbers: tokens without pixels come last."""
     return torch.cat([table[:, extra:], table[:, :extra]], 1) if extra else table
+
+
+def check_positions(kind: str, rope: object) -> None:
+    """Raise a ValueError if nothing would tell the model where a token lies."""
+    if kind == "none" and rope is None:
+        raise ValueError(
+            "positions='none' was given without rope, so nothing would tell where a token lies; "
+            "set rope, for instance to 'dinov3', or positions to 'learned' or 'sincos'"
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.attention import get_attention
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.models.layer_parts import split_layer_cfgs
 from xtra_toolkit.models.layers import (
     INIT,
     MaskedLayer,
@@ -22,7 +23,8 @@ from xtra_toolkit.models.layers import (
     run_layers,
 )
 from xtra_toolkit.models.loading import refuse_other_shapes
-from xtra_toolkit.models.positions import by_token, position_table
+from xtra_toolkit.models.positions import by_token, check_positions, position_table
+from xtra_toolkit.models.rotary import RotaryPositions
 from xtra_toolkit.objective.plan import Plan
 from xtra_toolkit.registry import MODELS
 
@@ -38,9 +40,12 @@ class ViTDecoder(BaseModule):
             alone (AIM).
         projection: Hidden width of the MLP from the encoder's width to ``width``, whose output
             layer has no bias (XTRA). None: a single Linear layer with bias (MAE, AIM).
-        positions: 'learned', or 'sincos' for fixed ones (MAE, AIM).
+        positions: 'learned', 'sincos' for fixed ones (MAE, AIM), or 'none' (with ``rope``).
         bias: Whether the Linear layers in all layers have a bias (not in AIM).
         norm_eps: Epsilon of all LayerNorms.
+        norm_cfg: Config of all norms, in place of LayerNorms of ``norm_eps``.
+        rope, layer_cfgs: See :class:`MaskedViT`. ``layer_cfgs`` may set ``feedforward_channels``,
+            which is 4 × ``width`` by default.
         attention: Back end, see :func:`xtra_toolkit.attention.attention`.
         with_cp: See :class:`MaskedViT`.
         in_channels: Width of the encoder. The pretrainer sets this and the arguments below.
@@ -64,6 +69,9 @@ class ViTDecoder(BaseModule):
         norm_eps: float = 1e-6,
         attention: str = "auto",
         with_cp: bool = False,
+        norm_cfg: dict | None = None,
+        rope: str | dict | None = None,
+        layer_cfgs: dict | list | None = None,
         *,
         in_channels: int,
         grid: PatchGrid,
@@ -79,7 +87,11 @@ class ViTDecoder(BaseModule):
             )
         self.width, self.grid = width, grid
         self.num_layers = depth if heads else 0  # layers that mix tokens
-        norm = dict(type="LN", eps=norm_eps)
+        norm = norm_cfg or dict(type="LN", eps=norm_eps)
+        self.rope = RotaryPositions.of(rope)
+        if self.rope is not None:
+            self.rope.check(width, heads or 1)
+        check_positions(positions, self.rope if heads else None)
         self.projection = nn.Linear(in_channels, width)
         if projection is not None:
             self.projection = nn.Sequential(
@@ -90,13 +102,15 @@ class ViTDecoder(BaseModule):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if has_masked_tokens else None
         self.pos_embed = position_table(positions, grid, width)
         self.query_embed = position_table("learned", grid, width) if positioned else None
+        shape = dict(
+            embed_dims=width, num_heads=heads or 1, feedforward_channels=4 * width, norm_cfg=norm
+        )
+        cfgs, parts = split_layer_cfgs(layer_cfgs or {}, depth)
         self.layers = ModuleList(
             MaskedLayer.convert(
-                TransformerEncoderLayer(width, heads or 1, 4 * width, norm_cfg=norm),
-                get_attention(attention),
-                with_cp,
+                TransformerEncoderLayer(**shape | cfg), get_attention(attention), with_cp, part
             )
-            for _ in range(depth)
+            for cfg, part in zip(cfgs, parts, strict=True)
         )
         if not heads:
             for layer in self.layers:
@@ -109,7 +123,8 @@ class ViTDecoder(BaseModule):
     def init_weights(self) -> None:
         """Initialise; learned positions and the mask token get a truncated normal of std 0.02."""
         super().init_weights()
-        learned = self.pos_embed if self.pos_embed.requires_grad else None
+        table = self.pos_embed
+        learned = table if table is not None and table.requires_grad else None
         for parameter in (learned, self.mask_token, self.query_embed):
             if parameter is not None:
                 trunc_normal_(parameter, std=0.02)
@@ -121,9 +136,15 @@ class ViTDecoder(BaseModule):
             positions = plan.encoded_positions[..., None].expand(len(x), -1, self.width)
             masked = self.mask_token.to(x.dtype).expand(len(x), plan.num_computed, -1)
             x = masked.scatter(1, positions, x)
-        table = by_token(self.pos_embed, self.grid.extra)
-        x = x + gather_tokens(table, plan.order).to(self.ln1.weight.dtype)
+        if self.pos_embed is not None:
+            table = by_token(self.pos_embed, self.grid.extra)
+            x = x + gather_tokens(table, plan.order).to(self.ln1.weight.dtype)
         if plan.query_tokens is not None:
             table = by_token(self.query_embed, self.grid.extra)
             x = x + gather_tokens(nn.functional.pad(table, (0, 0, 0, 1)), plan.query_tokens)
-        return self.ln1(run_layers(self.layers, x, plan.decoder, plan.output_positions))
+        rotation = None
+        if self.rope is not None and self.num_layers:
+            head, dtype = self.layers[0].attn.head_dims, self.ln1.weight.dtype
+            rotation = self.rope.rotate(plan.order, self.grid, head, dtype)
+        x = run_layers(self.layers, x, plan.decoder, plan.output_positions, rotation)
+        return self.ln1(x)

@@ -8,7 +8,7 @@ from xtra_toolkit import __version__
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.build import check_registered
-from xtra_toolkit.models.encoder_mask import KEY, pack, unpack
+from xtra_toolkit.models.encoder_mask import pack, unpack
 from xtra_toolkit.models.positions import sincos
 from xtra_toolkit.weights.grid import grid_of
 from xtra_toolkit.weights.mmpretrain import to_mmpretrain
@@ -17,13 +17,14 @@ from xtra_toolkit.weights.sources import (
     ENCODER,
     PATCHES,
     POSITIONS,
+    RECORD,
     to_ours,
     with_prefix,
     without_prefix,
 )
 from xtra_toolkit.weights.timm import to_timm
 
-MASK = f"{ENCODER}{KEY}.json"
+MASK = RECORD
 LAYOUTS = ("pretrainer", "encoder", "classifier", "mmpretrain", "timm")
 STOCK = LAYOUTS[3:]
 REQUIRED_PARTS = {  # the parameters that a layout requires, and what to do if there are none
@@ -92,7 +93,10 @@ class Checkpoint:
                 "from its head, aim_proj); name it with --mask"
             )
         grid = grid_of(state, stored["grid"], img_size)
-        if POSITIONS not in state:
+        if POSITIONS not in state and (stored.get("encoder") or {}).get("positions") not in (
+            "none",
+            "relative",
+        ):
             state[POSITIONS] = sincos(grid, len(state[PATCHES]))
         build_mask(mask).for_features(grid).check(grid, mask["type"])
         record = stored.get("encoder") or describe_state(without_prefix(state), grid, heads)
@@ -143,6 +147,11 @@ class Checkpoint:
         return dict(state_dict={**state, MASK: packed}, meta=meta)
 
     def _allow_stock(self, name: str, full_attention: bool) -> None:
+        if parts := (self.encoder_record or {}).get("parts"):
+            raise ValueError(
+                f"the encoder has parts that a plain ViT of {name} lacks ({', '.join(parts)}), so "
+                "its features would be others; take layout 'encoder'"
+            )
         if not self.full and not full_attention:
             raise ValueError(
                 f"the encoder was trained with the mask {self.mask}, and a stock ViT of {name} "

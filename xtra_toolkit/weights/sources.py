@@ -2,12 +2,14 @@
 
 from torch import Tensor
 
+from xtra_toolkit.models.encoder_mask import KEY
 from xtra_toolkit.weights import aim, mae, mmpretrain, timm, xtra
 from xtra_toolkit.weights.names import Ours
 
 SOURCES = (xtra, aim, mae, mmpretrain, timm)  # the first that recognises a file converts it
 ENCODER = "backbone."
 POSITIONS, PATCHES = f"{ENCODER}pos_embed", f"{ENCODER}patch_embed.projection.weight"
+RECORD = f"{ENCODER}{KEY}.json"
 
 
 def to_ours(state: dict[str, Tensor]) -> Ours:
@@ -23,7 +25,8 @@ def to_ours(state: dict[str, Tensor]) -> Ours:
         return source.to_ours(state)
     if PATCHES.removeprefix(ENCODER) in state:
         state = with_prefix(state)
-    if not {POSITIONS, PATCHES} <= state.keys():
+    # an encoder with rotary positions alone has no table, and our record of it
+    if PATCHES not in state or not {POSITIONS, RECORD} & state.keys():
         known = ", ".join(f"{s.NAME} ({s.MARK!r})" for s in SOURCES)
         raise ValueError(
             f"no encoder was found; known are {known} and ours ({POSITIONS!r}); the first name "
