@@ -122,6 +122,17 @@ def test_dead_work_and_recomputation_change_nothing(pair):
         assert (mine - other).abs().max() <= 1e-10 * other.abs().max()
 
 
+def test_queries_of_some_positions_are_turned_by_their_own_tokens():
+    """Check MAE's decoder, whose last layer computes hidden positions alone, against all of it."""
+    model = built(MAE)
+    torch.manual_seed(2)
+    plan = model.plan(IMAGES)
+    some = model.decode(IMAGES, plan)
+    everything = model.decode(IMAGES, replace(plan, output_positions=None))
+    assert some.shape[1] == 18 < everything.shape[1] == 24
+    torch.testing.assert_close(some, everything[:, plan.output_positions[0]])
+
+
 def test_a_later_block_changes_no_earlier_feature():
     vit = built().backbone
     changed = IMAGES.clone()
