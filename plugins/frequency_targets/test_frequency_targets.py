@@ -44,7 +44,7 @@ def spectrum(images):
 
 
 @pytest.mark.parametrize("cutoff", [1 / 32, 0.11, 0.5])
-def test_a_low_passed_image_has_no_energy_above_the_cutoff_and_all_below(images, cutoff):
+def test_low_pass_removes_frequencies_above_the_cutoff_and_keeps_the_others(images, cutoff):
     waves, frequency = spectrum(images)
     kept, _ = spectrum(LowPass(INNER, cutoff).filter(images))
     above = frequency > cutoff
@@ -59,13 +59,13 @@ def test_low_and_high_pass_add_up_to_the_image(images):
 
 
 @pytest.mark.parametrize(("period", "gain"), [(16, 1), (8, 0)])
-def test_one_wave_passes_whole_or_not_at_all(period, gain):
+def test_a_wave_is_kept_unchanged_or_removed(period, gain):
     """Filter waves of 16 and of 8 pixels with a cutoff of 1/10 cycle per pixel."""
     wave = torch.cos(2 * math.pi / period * (torch.arange(32) + 0.5)).expand(1, 3, 24, 32)
     torch.testing.assert_close(LowPass(INNER, 0.1).filter(wave), gain * wave, rtol=0, atol=1e-5)
 
 
-def test_the_blur_is_torchvisions_away_from_the_edges(images):
+def test_the_blur_equals_torchvisions_away_from_the_edges(images):
     """Compare away from the edges, where torchvision mirrors differently (kernel of 6 sigma)."""
     ours = Blur(INNER, 1.25).filter(images)
     theirs = gaussian_blur(images, [15, 15], [1.25, 1.25])
@@ -73,12 +73,12 @@ def test_the_blur_is_torchvisions_away_from_the_edges(images):
     assert (ours - images).abs().max() > 1
 
 
-def test_the_mean_stays(images):
+def test_the_mean_is_kept(images):
     for target in (LowPass(INNER, 1 / 32), Blur(INNER, 3)):
         torch.testing.assert_close(target.filter(images).mean((-2, -1)), images.mean((-2, -1)))
 
 
-def test_half_precision_does_not_reach_the_filter(images):
+def test_the_filter_is_not_run_in_half_precision(images):
     target = LowPass(INNER, 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = target.values(images, GRID)
@@ -102,7 +102,7 @@ def test_any_target_keeps_its_links_and_predicts_the_filtered_image(mask, inner,
     assert mean.abs().max() < 1e-5 and (variance - 1).abs().max() < 0.01
 
 
-def test_a_filtered_target_holds_light_of_its_neighbours_and_stays_unseen():
+def test_a_filtered_target_depends_on_its_neighbours_and_no_prediction_sees_its_pixels():
     """Measure which pixels change the target, and which change the prediction."""
     model = MODELS.build(config())
     model.init_weights()
@@ -131,7 +131,7 @@ def test_the_readme_trains():
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_model_without_memory_has_its_goals():
+def test_a_model_on_the_meta_device_computes_its_target_values():
     """`xtra show` builds a model on the meta device."""
     with torch.device("meta"):
         model = MODELS.build(config())
@@ -140,12 +140,12 @@ def test_a_model_without_memory_has_its_goals():
 
 @pytest.mark.parametrize("cutoff", [0, -0.1, 16])
 @pytest.mark.parametrize("kind", [LowPass, HighPass])
-def test_cutoffs_that_are_no_frequency(kind, cutoff):
+def test_invalid_cutoffs_are_refused(kind, cutoff):
     with pytest.raises(ValueError, match=rf"{kind.__name__} was given cutoff={cutoff}; it is in"):
         kind(INNER, cutoff)
 
 
-def test_filters_that_leave_nothing():
+def test_filters_that_remove_everything_are_refused():
     with pytest.raises(ValueError, match=r"only the mean of an image of 32×24 px.*0\.015625"):
         certify_objective(BlockCausal(2), LowPass(INNER, 0.01), GRID)
     with pytest.raises(ValueError, match="sigma=0; it is in pixels, above 0"):
@@ -155,7 +155,7 @@ def test_filters_that_leave_nothing():
 
 
 @pytest.mark.parametrize("kind", [dict(type="LowPass"), dict(type="HighPass"), dict(type="Blur")])
-def test_they_keep_the_contract_of_a_target(kind):
+def test_filtered_targets_pass_check_target(kind):
     """Check the contract with local = False: a token's values depend on its neighbours."""
     knob = dict(sigma=2) if kind["type"] == "Blur" else dict(cutoff=0.1)
     target = kind | knob | dict(target=dict(type="xtra_toolkit.NextBlock"))

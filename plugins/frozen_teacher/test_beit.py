@@ -171,7 +171,7 @@ def test_the_tokenizer_of_beit_v2(tmp_path):
         target.values(images, PatchGrid(2, 2, (16, 16)))
 
 
-def test_statistics_that_nothing_relates_to_the_students(dalle):
+def test_a_teacher_with_its_own_statistics_needs_those_of_the_student(dalle):
     with pytest.raises(ValueError, match="come together; give both"):
         frozen_teacher.FrozenTokenizer(dalle, INNER, mean=0.0)
     config = Config.fromfile(CONFIG).model

@@ -185,7 +185,7 @@ def test_the_loss_falls_and_the_teacher_stays(make, images, loss):
     assert not optimized & {id(p) for p in model.target_generator.frozen.parameters()}
 
 
-def test_frozen_means_in_evaluation_mode_and_nowhere_in_the_tree(make, images):
+def test_the_teacher_stays_in_evaluation_mode_and_is_no_submodule(make, images):
     model = pretrainer(make(drop_rate=0.5)[0]).train()
     target = model.target_generator
     assert torch.equal(target.values(images, GRID), target.values(images, GRID))
@@ -196,7 +196,7 @@ def test_frozen_means_in_evaluation_mode_and_nowhere_in_the_tree(make, images):
     ]
 
 
-def test_it_follows_to_another_dtype_and_is_copied(make, images):
+def test_the_teacher_moves_to_another_dtype_and_is_copied_with_the_target(make, images):
     target = FrozenTeacher(make()[0], INNER)
     values = target.values(images, GRID)
     assert torch.equal(copy.deepcopy(target).values(images, GRID), values)
@@ -214,7 +214,7 @@ def test_training_resumes_with_the_teacher_that_it_began_with(make):
         FrozenTeacher(other, INNER).load_state_dict(saved)
 
 
-def test_a_model_without_memory_has_its_goals(make):
+def test_a_model_on_the_meta_device_computes_its_target_values(make):
     """`xtra show` builds a model on the meta device; it needs no file of weights either."""
     teacher, _ = make()
     Path(teacher["init_cfg"]["checkpoint"]).unlink()

@@ -45,7 +45,7 @@ def build(layers, mask, depth=3, **backbone):
     return MODELS.build(config)
 
 
-def test_stable_pretrainings_numbers():
+def test_the_loss_and_gradients_equal_those_of_stable_pretraining():
     file = HERE.parents[1] / "tests" / "golden" / "data2vec.safetensors"
     if not file.exists():
         pytest.skip("the golden numbers lie in the repository of xtra_toolkit")

@@ -73,7 +73,7 @@ def golden():
     return load_file(file)
 
 
-def test_the_originals_numbers(golden):
+def test_the_numbers_equal_those_of_the_original(golden):
     model = ijepa()
     state = {ours(n.removeprefix("weight/")): v for n, v in golden.items() if "weight/" in n}
     missing, unexpected = model.load_state_dict(state, strict=False)
@@ -274,7 +274,7 @@ def test_a_run_moves_the_teacher_once_a_step_and_a_checkpoint_holds_it(tmp_path)
     assert 0 < (student - teacher).abs().max() < 0.1
 
 
-def test_a_class_token_of_the_teacher_is_no_value():
+def test_the_class_token_of_the_teacher_is_left_out_of_the_values():
     """Values are those of the patches; a class token in front would shift them by one token."""
     model = MODELS.build(
         dict(

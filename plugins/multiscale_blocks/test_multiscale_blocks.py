@@ -179,12 +179,12 @@ def test_a_runner_goes_through_the_stages(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[], [4, 3], [0, 4], [6, 4, 2]])
 @pytest.mark.parametrize("mask", [MultiscaleBlocks, NestedBlocks])
-def test_sizes_that_do_not_nest(mask, sizes):
+def test_sizes_that_do_not_divide_each_other_are_refused(mask, sizes):
     with pytest.raises(ValueError, match=rf"{mask.__name__} was given .*each dividing the next"):
         mask(sizes)
 
 
-def test_masks_that_do_not_fit():
+def test_masks_that_do_not_fit_the_grid_are_refused():
     with pytest.raises(ValueError, match=r"3 sizes, and .* has 1 cell\(s\) of 4×4 tokens"):
         MultiscaleBlocks([4, 2, 1])(GRID)
     for mask in (MultiscaleBlocks([4, 2]), NestedBlocks([2, 4])):
@@ -197,7 +197,7 @@ def test_masks_that_do_not_fit():
     assert certify_objective(NestedBlocks([2, 1]), NextBlock(), GRID).bounds.num_computed == 12
 
 
-def test_curricula_that_do_not_fit():
+def test_curricula_that_do_not_fit_the_mask_are_refused():
     for milestones in ([20, 10], [0, 10], [10, 10]):
         with pytest.raises(ValueError, match="epochs from 1 on, each later"):
             BlockSizeCurriculum(milestones)

@@ -38,12 +38,12 @@ def test_the_window_by_hand():
 
 
 @pytest.mark.parametrize("window", [1, 3, 7])
-def test_each_row_has_w_entries_or_all_that_there_are(window):
+def test_a_token_attends_to_window_tokens_or_to_all_before_it(window):
     rows = SlidingWindow(window)(GRID).check(GRID).attention_mask()[0].sum(-1)
     assert rows.tolist() == [min(window, i + 1) for i in range(16)]
 
 
-def test_as_wide_as_the_image_it_is_token_causal():
+def test_a_window_as_wide_as_the_image_is_token_causal():
     assert torch.equal(
         SlidingWindow(16)(GRID).attention_mask(), TokenCausal()(GRID).attention_mask()
     )
@@ -61,14 +61,14 @@ class Back(NextToken):
 
 
 @pytest.mark.parametrize(("depth", "reach"), [((1, 1), 4), ((2, 1), 6), ((2, 3), 10)])
-def test_the_certificate_follows_it_as_deep_as_the_layers(depth, reach):
+def test_the_certificate_follows_the_window_through_all_layers(depth, reach):
     """Each layer reaches two tokens back; a target just out of reach does not leak."""
     with pytest.raises(ValueError, match="which reaches it through the layers"):
         certify_objective(SlidingWindow(3), Back(reach), GRID, depth)
     certify_objective(SlidingWindow(3), Back(reach + 1), GRID, depth)
 
 
-def test_a_prediction_is_moved_by_what_the_layers_reach_and_by_nothing_else():
+def test_a_prediction_depends_on_exactly_the_tokens_that_the_layers_reach():
     """Measured: 2 + 1 layers and a window of 5 make 13 tokens."""
     model = MODELS.build(config())
     model.init_weights()

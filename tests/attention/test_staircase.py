@@ -20,7 +20,7 @@ def uneven(seed, length=700):
 
 @pytest.mark.parametrize("leaf", [1, 7, 256])
 @pytest.mark.parametrize("pattern", [block_pattern(600, 40), *map(uneven, range(4))])
-def test_the_parts_are_the_mask_each_pair_once(pattern, leaf):
+def test_the_parts_cover_each_pair_of_the_mask_once(pattern, leaf):
     count = torch.zeros(pattern.length, pattern.length, dtype=int)
     for rows, keys, kv_lengths in staircase.split(pattern.host_kv_lengths, leaf):
         width = keys.stop - keys.start
@@ -35,7 +35,7 @@ def test_the_parts_are_the_mask_each_pair_once(pattern, leaf):
     assert torch.equal(count, pattern.dense("cpu")[0].int())
 
 
-def test_work_is_the_area_of_the_mask():
+def test_the_computed_pairs_are_few_more_than_those_of_the_mask():
     """Check 4,096 positions in steps of 64: 51 % is allowed and 53 % computed."""
     pattern = block_pattern(4096, 64)
     parts = staircase.split(pattern.host_kv_lengths, staircase.LEAF)

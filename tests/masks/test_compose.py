@@ -160,7 +160,7 @@ def test_each_source_is_told_its_own_target(registered):
     assert torch.equal(query_tokens, group.tokens.flatten(1)) and plan.num_computed == 60
 
 
-def test_the_answer_follows_the_question_and_sees_no_target(registered):
+def test_a_prediction_depends_on_its_query_token_and_sees_no_target(registered):
     """Check that another query token at a block moves its prediction, and none before it."""
     model, images = randomise(positioned("NextBlock")), torch.randn(1, 3, 64, 64)
     images.requires_grad_()
@@ -175,7 +175,7 @@ def test_the_answer_follows_the_question_and_sees_no_target(registered):
     assert moved.tolist() == [False] * 7 + [True] * 8
 
 
-def test_a_question_has_one_target_and_a_unit_as_many_sources_as_targets(registered):
+def test_a_positioned_source_has_one_target_and_a_unit_as_many_sources_as_targets(registered):
     with pytest.raises(ValueError, match="position 0 is a positioned source twice"):
         certify_objective(BlockCausal(2), NextBlock(look_ahead=2, positioned=True), GRID)
     with pytest.raises(ValueError, match=r"as many sources as targets"):

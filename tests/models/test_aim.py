@@ -83,7 +83,7 @@ def test_outputs(trunk, case, mask):
     torch.testing.assert_close(out, GOLDEN[f"out_{case}"], rtol=0, atol=5e-6)
 
 
-def test_sincos_says_the_column_first():
+def test_sincos_positions_have_the_column_first():
     table = sincos(PatchGrid(2, 3, extra=1), 8)[0]
     assert table[0].eq(0).all()
     column_2_row_1 = [2, 2 / 100, 2, 2 / 100, 1, 1 / 100, 1, 1 / 100]
@@ -103,7 +103,7 @@ def aim(**head):
     )
 
 
-def test_the_head_keeps_to_its_token():
+def test_the_head_uses_each_token_alone():
     model = randomise(aim())
     x = torch.randn(1, 63, 48, requires_grad=True)
     plan = model.objective(1, x.device, torch.Generator())

@@ -38,7 +38,7 @@ def test_a_shared_order_is_the_steps():
     assert len({str(order(1, 2, step=step)) for step in range(8)}) > 3
 
 
-def test_what_is_shown_is_a_function_of_the_samples_too():
+def test_visible_tokens_are_a_function_of_the_samples_too():
     model = pretrainer(*MAE)
     orders = [model.plan(torch.zeros(2, 3, 64, 64), samples(1, 2)).order for _ in range(2)]
     other = model.plan(torch.zeros(2, 3, 64, 64), samples(1, 3)).order

@@ -29,19 +29,19 @@ def test_batch_counts_over_the_batch_and_image_over_each_image():
     assert reduce(loss_mask, reduction="image") == pytest.approx(((0.25 + 9) / 2 + 4) / 2)
 
 
-def test_an_image_in_which_nothing_counts_is_no_nan():
+def test_an_image_without_counted_predictions_gives_no_nan():
     loss_mask = [[True, True], [False, False]]
     assert reduce(loss_mask, reduction="image") == pytest.approx((0.25 + 9) / 2)
     nothing = [[False, False]] * 2
     assert reduce(nothing) == reduce(nothing, reduction="image") == 0
 
 
-def test_without_live_all_count():
+def test_without_a_loss_mask_all_predictions_count():
     assert reduce(None) == pytest.approx((0.25 + 9 + 4 + 81) / 4)
 
 
 @pytest.mark.parametrize("reduction", ["batch", "image"])
-def test_what_is_counted_is_counted_over_all_ranks(reduction, monkeypatch):
+def test_predictions_are_counted_over_all_ranks(reduction, monkeypatch):
     """Check that gradients averaged over ranks are those of one whole batch."""
     from xtra_toolkit.models import prediction_head as module
 

@@ -288,7 +288,7 @@ def register(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "sentence"), BROKEN, ids=lambda v: getattr(v, "__name__", ""))
-def test_a_broken_mask_is_told_what_to_do(kind, sentence, register):
+def test_a_broken_mask_fails_with_advice(kind, sentence, register):
     register(kind)
     config = dict(type=kind.__name__, **GIVEN.get(kind, {}))
     seconds = 0.003 if kind is Slow else 10.0
@@ -296,7 +296,7 @@ def test_a_broken_mask_is_told_what_to_do(kind, sentence, register):
         check_mask(config, TARGET.get(kind, NEXT), seconds=seconds)
 
 
-def test_what_json_cannot_carry(register):
+def test_a_config_that_json_cannot_store_is_refused(register):
     register(Changed)
     with pytest.raises(AssertionError, match="no mask can be built of this config"):
         check_mask(dict(type="Changed", size=1), NEXT)
@@ -314,7 +314,7 @@ def test_tokens_may_be_left_out_or_shown_twice_where_that_is_declared(register):
         check_mask(dict(type="Repeats"), NEXT, whole=False)
 
 
-def test_a_blind_certificate_is_caught_by_gradients(monkeypatch):
+def test_measured_gradients_find_a_leak_if_the_certificate_is_off(monkeypatch):
     """Check that measured gradients find the leak of blocks × NextToken if all checks are off."""
 
     def blind(links, tokens, loss_mask, kv_lengths, first):
