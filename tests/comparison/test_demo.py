@@ -49,6 +49,6 @@ def test_the_digits_are_packed_once_with_their_labels(tmp_path):
 def test_the_whole_demo(tmp_path):
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "Logging error" not in done.output and "Loads checkpoint" not in done.output
+    assert "Logging error" not in done.output
     assert "| labels a class | pretrained | from scratch | raw pixels |" in done.output
     assert (tmp_path / "few_labels.png").exists()

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
+import torch
 from mmengine.config import Config
 
 from xtra_toolkit.comparison import probes
@@ -59,23 +62,31 @@ def train_with_few_labels(
     train, test = (probes.load_images(config, packed, split) for split in ("train", "test"))
     flat = Labelled(test.x.flatten(1), test.y)
     accuracies: Accuracies = {TRAINED: [], SCRATCH: [], RAW: []}
-    for per_class in LABELS_PER_CLASS:
-        draws: dict[str, list[float]] = {name: [] for name in accuracies}
-        for seed in range(DRAWS):
-            chosen = draw_labelled(train.y.numpy(), per_class, seed)
-            epochs = math.ceil(STEPS / (len(chosen) // BATCH_SIZE))
-            options = dict(rate=LEARNING_RATE, seed=seed, batch=BATCH_SIZE)
-            for name, start in ((TRAINED, checkpoint), (SCRATCH, None)):
-                classifier = classifier_config(config, packed, chosen, epochs, start, **options)
-                work = out / "few_labels" / f"{per_class}_{name.replace(' ', '_')}_{seed}"
-                draws[name].append(fine_tune(classifier, work))
-            pixels = Labelled(train.x[chosen].flatten(1), train.y[chosen])
-            draws[RAW].append(probes.linear(pixels, flat))
-        for name, values in draws.items():
-            accuracies[name].append(values)
-        means = ", ".join(f"{name} {mean(values):.1f}" for name, values in draws.items())
-        report(f"{per_class} labels a class: {means}")
+    processes = get_context("spawn")  # two, since a small network gains nothing from two threads
+    with ProcessPoolExecutor(2, processes, initializer=_use_one_thread) as pool:
+        for per_class in LABELS_PER_CLASS:
+            draws: dict[str, list] = {name: [] for name in accuracies}
+            for seed in range(DRAWS):
+                chosen = draw_labelled(train.y.numpy(), per_class, seed)
+                epochs = math.ceil(STEPS / (len(chosen) // BATCH_SIZE))
+                options = dict(rate=LEARNING_RATE, seed=seed, batch=BATCH_SIZE)
+                for name, start in ((TRAINED, checkpoint), (SCRATCH, None)):
+                    classifier = classifier_config(config, packed, chosen, epochs, start, **options)
+                    work = out / "few_labels" / f"{per_class}_{name.replace(' ', '_')}_{seed}"
+                    draws[name].append(pool.submit(fine_tune, classifier, work))
+                pixels = Labelled(train.x[chosen].flatten(1), train.y[chosen])
+                draws[RAW].append(probes.linear(pixels, flat))
+            for name in (TRAINED, SCRATCH):
+                draws[name] = [run.result() for run in draws[name]]
+            for name, values in draws.items():
+                accuracies[name].append(values)
+            means = ", ".join(f"{name} {mean(values):.1f}" for name, values in draws.items())
+            report(f"{per_class} labels a class: {means}")
     return accuracies
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def probe_frozen(config: Config, checkpoint: Path, packed: Path) -> dict[str, tuple[float, float]]:
