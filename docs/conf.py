@@ -44,7 +44,7 @@ autodoc_preserve_defaults = True
 
 CONTENTS = {  # for each page with sub-pages, the captions and pages of the list on the left
     "README": {
-        "Learn": ["docs/photos", "docs/concepts", "docs/guide", "docs/objectives"],
+        "Learn": ["docs/photos", "docs/concepts", "docs/guide", "docs/objectives", "docs/methods"],
         "Use": [
             "docs/pretrain",
             "docs/evaluate",
