@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare test test-slow test-gpu test-faults lint format bench bench-gpu docs site clean
+.PHONY: demo compare test test-slow test-gpu test-faults test-onedl lint format bench bench-gpu docs site clean
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is required; name one with PYTHON=python3.12"; exit 1; }
@@ -35,6 +35,18 @@ test-gpu: .venv/.installed
 test-faults: .venv/.installed
 	$(BIN)/python -m pytest -q -m faults
 
+# Run the suite and the demo on the maintained forks of MMEngine, MMPretrain and mim (docs/onedl.txt).
+test-onedl: .venv-onedl/.installed
+	.venv-onedl/bin/python -m pytest -q -n 2 --dist loadfile
+	.venv-onedl/bin/xtra demo --out work_dirs/demo-onedl
+
+.venv-onedl/.installed: pyproject.toml docs/onedl.txt
+	$(PYTHON) -m venv .venv-onedl
+	.venv-onedl/bin/pip install -q -e '.[test]'
+	.venv-onedl/bin/pip uninstall -q -y mmengine mmpretrain openmim
+	.venv-onedl/bin/pip install -q --no-deps -r docs/onedl.txt
+	@touch $@
+
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +70,4 @@ site: .venv/.installed
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 
 clean:
-	rm -rf .venv build docs/api work_dirs
+	rm -rf .venv .venv-onedl build docs/api work_dirs
