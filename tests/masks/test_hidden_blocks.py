@@ -76,6 +76,7 @@ def test_visible_tokens_come_first_behind_the_class_token():
         (dict(num_hidden=16), "num_hidden=16 .* it can hide 1 to 15"),
         (dict(num_hidden=10, edge=False), "it can hide 1 to 9"),
         (dict(num_hidden=4, min_block=8), "rectangles of 8 to 4 tokens"),
+        (dict(num_hidden=7.5), "a whole number"),
         (dict(num_hidden=15, min_block=14), "no way to hide 15 tokens .* make min_block smaller"),
         (dict(num_hidden=4, min_aspect=3), "min_aspect=3 was given"),
     ],

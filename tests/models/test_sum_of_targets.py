@@ -103,6 +103,8 @@ def test_what_is_refused():
         build(PIXELS, dict(type="xtra_toolkit.SumOfHeads", heads=[HEAD]))
     with pytest.raises(ValueError, match="3 weights were given for 2 heads"):
         summed(weights=[1, 2, 3])
+    with pytest.raises(ValueError, match="each must be finite and above 0"):
+        summed(weights=[1, float("nan")])
     with pytest.raises(ValueError, match=r"HOG gives values, but .*to 'mse'"):
         summed(heads=[HEAD, HEAD | dict(loss="cross_entropy")])
     with pytest.raises(ValueError, match="1 targets were given; a sum needs two"):

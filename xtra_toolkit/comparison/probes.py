@@ -42,7 +42,7 @@ class Labelled(NamedTuple):
         return Labelled(self.x[:count], self.y[:count])
 
     def split(self) -> tuple["Labelled", "Labelled"]:
-        """Return the images that each setting is trained on, and those that choose among them."""
+        """Split into the images that probes learn from, and those that choose among settings."""
         held_out = torch.arange(len(self.y)) % HELD_OUT == 0
         learning, choosing = (
             Labelled(self.x[part], self.y[part]) for part in (~held_out, held_out)

@@ -100,9 +100,10 @@ class HiddenBlocks(MaskFactory):
     def _check(self, grid: PatchGrid) -> None:
         reachable = (grid.rows - (not self.edge)) * (grid.cols - (not self.edge))
         most = min(reachable, grid.tokens - 1)
-        if not (1 <= self.num_hidden <= most and 1 <= self.min_block <= self.max_block):
+        whole = isinstance(self.num_hidden, int)
+        if not (whole and 1 <= self.num_hidden <= most and 1 <= self.min_block <= self.max_block):
             raise ValueError(
                 f"HiddenBlocks was given num_hidden={self.num_hidden} and rectangles of "
                 f"{self.min_block} to {self.max_block} tokens; on {grid} it can hide 1 to {most} "
-                "tokens, and a rectangle holds 1 token or more"
+                "tokens (a whole number), and min_block is 1 or more and at most max_block"
             )

@@ -1,4 +1,4 @@
-"""ImageClassifier: MMPretrain's, whose neck and head take their width from the encoder."""
+"""Extend MMPretrain's ImageClassifier: neck and head take their width from the encoder."""
 
 import inspect
 from collections.abc import Sequence

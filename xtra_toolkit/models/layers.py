@@ -24,7 +24,7 @@ INIT = [
 
 
 class MaskedAttention(MultiheadAttention):
-    """Compute the attention of MMPretrain's MultiheadAttention by :mod:`xtra_toolkit.attention`."""
+    """Compute MMPretrain's MultiheadAttention with the back ends of xtra_toolkit.attention."""
 
     attention: Callable[..., Tensor]
     q_norm: nn.Module | None

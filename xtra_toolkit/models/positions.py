@@ -21,7 +21,9 @@ def position_table(kind: str, grid: PatchGrid, width: int) -> nn.Parameter | Non
         ValueError: The kind is unknown, or the width of a 'sincos' table is no multiple of 4.
     """
     if kind not in KINDS:
-        raise ValueError(f"positions={kind!r} was given; valid: {', '.join(KINDS)}")
+        raise ValueError(
+            f"positions={kind!r} was given; valid: {', '.join(KINDS)}, and 'relative' in an encoder"
+        )
     if kind == "none":
         return None
     if kind == "learned":

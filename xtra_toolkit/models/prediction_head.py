@@ -89,7 +89,10 @@ class PredictionHead(BaseModule):
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
 
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
-        """Return the predictions of each group, (B, G, T * V), from outputs (B, R, W)."""
+        """Return the predictions of each group, (B, G, T * V), from outputs (B, R, W).
+
+        A group has G predictions of T tokens with V values each; R outputs of width W are read.
+        """
         return [
             predictor(gather_outputs(x, group))
             for predictor, group in zip(self.predictors, plan.groups, strict=True)

@@ -4,6 +4,7 @@ Shape legend: B images, R positions that the head reads, W width, G predictions,
 of a token.
 """
 
+import math
 from dataclasses import replace
 
 from mmengine.model import BaseModule, ModuleList
@@ -25,7 +26,7 @@ class SumOfHeads(BaseModule):
         parts: The target that each group predicts. The pretrainer derives them.
 
     Raises:
-        ValueError: There are other numbers of weights and heads.
+        ValueError: There are other numbers of weights and heads, or a weight is not above 0.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class SumOfHeads(BaseModule):
     ):
         super().__init__(init_cfg)
         self.weights = [1.0] * len(heads) if weights is None else list(weights)
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"weights={self.weights} was given; each must be finite and above 0")
         if len(self.weights) != len(heads):
             raise ValueError(f"{len(self.weights)} weights were given for {len(heads)} heads")
         of_heads = [

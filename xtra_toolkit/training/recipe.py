@@ -26,7 +26,7 @@ STEPS_AN_EPOCH = 4  # that a batch which nobody chose leaves at least
 
 @dataclass
 class Numbers:
-    """Hold what the command line was given; None where the config's value stays."""
+    """Hold the numbers of the command line. None keeps the value of the config."""
 
     data: Path | None = None
     size: int | None = None
