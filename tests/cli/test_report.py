@@ -61,7 +61,7 @@ def test_a_run_becomes_a_cell_named_by_its_checkpoint_and_protocol(tmp_path):
     code, output = xtra(tmp_path)
     assert code == 0
     (row,) = own(output)
-    assert row["model"] == "xtra_b.pth (base, patch 16, 256 px)"
+    assert row["model"] == "xtra_b.pth"  # whose sizes are those of the checkpoint
     assert row["protocol"] == "attentive" and row["DTD"] == "72.3"
     assert row["mean of 15"] == "1 of 15" and "ImageNet-1k" not in row
     assert "- DTD, attentive: 72.26 % after 100 of 100, learning rate 0.002" in output
@@ -145,17 +145,19 @@ def test_another_mask_protocol_or_encoder_has_a_separate_row(tmp_path):
     run(tmp_path / "c", {100: 72.0}, "linear/imagenet.py")
     run(tmp_path / "d", {100: 73.0}, name, **{"model.backbone.init_cfg.checkpoint": "mae.pth"})
     run(tmp_path / "e", {100: 74.0}, name, **{"model.backbone.frozen_stages": 0})
+    sizes = {"arch": "base", "patch_size": 16, "img_size": 256}
     options = {"model.backbone.init_cfg": None, "model.backbone.mask": mask}
+    options |= {f"model.backbone.{key}": value for key, value in sizes.items()}
     run(tmp_path / "f", {100: 75.0}, name, **options | {"resume": True})
     rows = {(row["model"], row["protocol"]): row["ImageNet-1k"] for row in own(xtra(tmp_path)[1])}
-    shape = "(base, patch 16, 256 px)"
+    random = "random weights (base, patch 16, 256 px), mask BlockCausal(block_size=2)"
     assert rows == {
-        (f"xtra_b.pth {shape}", "attentive"): "70.0",
-        (f"xtra_b.pth {shape}, mask changed to BlockCausal(block_size=2)", "attentive"): "71.0",
-        (f"xtra_b.pth {shape}", "linear"): "72.0",
-        (f"mae.pth {shape}", "attentive"): "73.0",
-        (f"xtra_b.pth {shape}", "fine-tuning"): "74.0",
-        (f"random weights {shape}, mask BlockCausal(block_size=2)", "attentive"): "75.0",
+        ("xtra_b.pth", "attentive"): "70.0",
+        ("xtra_b.pth, mask changed to BlockCausal(block_size=2)", "attentive"): "71.0",
+        ("xtra_b.pth", "linear"): "72.0",
+        ("mae.pth", "attentive"): "73.0",
+        ("xtra_b.pth", "fine-tuning"): "74.0",
+        (random, "attentive"): "75.0",
     }
 
 

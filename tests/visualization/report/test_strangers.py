@@ -165,7 +165,8 @@ def test_unreadable_lines_of_a_log_are_counted_and_left_out(tmp_path):
     exit_code, output, page = report(tmp_path)
     assert exit_code == 0, output
     assert f"{len(ODD)} lines of vis_data/scalars.json hold no numbers" in output
-    assert f"{len(ODD)} lines of vis_data/scalars.json hold no numbers" in page
+    text = page.replace("<wbr>", "")  # where a narrow screen may break a name
+    assert f"{len(ODD)} lines of vis_data/scalars.json hold no numbers" in text
 
 
 def test_a_huge_or_broken_picture_is_left_out_and_named(tmp_path):
