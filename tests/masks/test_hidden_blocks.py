@@ -63,6 +63,13 @@ def test_the_edge_is_hidden_as_in_the_original():
         assert drawn[:, 0].any() and drawn[:, :, 0].any()
 
 
+def test_a_batch_that_is_done_in_the_last_tries_is_taken(monkeypatch):
+    expected = HiddenBlocks(8, 2)(GRID, 4, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(hidden_blocks, "MOST", hidden_blocks.CHUNK)
+    tried = HiddenBlocks(8, 2)(GRID, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(tried.order, expected.order)
+
+
 def test_visible_tokens_come_first_behind_the_class_token():
     grid = PatchGrid(6, 6, extra=1)
     mask = HiddenBlocks(9, 2)(grid, 3, torch.Generator().manual_seed(0)).check(grid)

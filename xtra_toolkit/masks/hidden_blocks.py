@@ -57,15 +57,16 @@ class HiddenBlocks(MaskFactory):
         self._check(grid)
         g, drawn = mask_rng(generator), 0
         hidden = torch.zeros(batch, grid.rows, grid.cols, dtype=torch.bool, device=g.device)
-        while drawn < MOST and (hidden.sum((1, 2)) < self.num_hidden).any():
+        while (hidden.sum((1, 2)) < self.num_hidden).any():
+            if drawn >= MOST:
+                raise ValueError(
+                    f"HiddenBlocks found no way to hide {self.num_hidden} tokens of {grid} by "
+                    f"rectangles of {self.min_block} to {self.max_block} tokens; make min_block "
+                    "smaller"
+                )
             for numbers in g.rand(batch, CHUNK, 4).double().unbind(1):
                 hidden = hidden | self.rectangle(hidden, numbers)
             drawn += CHUNK
-        if drawn >= MOST:
-            raise ValueError(
-                f"HiddenBlocks found no way to hide {self.num_hidden} tokens of {grid} by "
-                f"rectangles of {self.min_block} to {self.max_block} tokens; make min_block smaller"
-            )
         order = hidden.flatten(1).byte().argsort(dim=1, stable=True)
         return visible_first(grid, order, grid.tokens - self.num_hidden)
 
