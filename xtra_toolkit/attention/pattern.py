@@ -63,13 +63,26 @@ class Pattern:
         Args:
             positions: (B or 1, Q) positions of the queries.
         """
-        if self.score_bias is not None:
-            batch = max(len(positions), len(self.score_bias))
-            index = positions[:, None, :, None].expand(
-                batch, self.score_bias.shape[1], -1, self.length
-            )
-            bias = self.score_bias.expand(batch, -1, -1, -1).gather(2, index)
-            return replace(replace(self, score_bias=None).rows(positions), score_bias=bias)
+        return self._with_bias_rows(self._rows(positions), positions)
+
+    def cached_rows(self, positions: Tensor) -> "Pattern":
+        """Return :meth:`rows` of the positions that a last layer computes; the pattern is kept.
+
+        The rows of ``score_bias`` are not, since activation checkpointing has to compute again what
+        has a gradient.
+        """
+        rows = self.cached(("rows",), lambda: self._rows(positions))
+        return self._with_bias_rows(rows, positions)
+
+    def _with_bias_rows(self, rows: "Pattern", positions: Tensor) -> "Pattern":
+        if self.score_bias is None:
+            return rows
+        batch, heads = max(len(positions), len(self.score_bias)), self.score_bias.shape[1]
+        index = positions[:, None, :, None].expand(batch, heads, -1, self.length)
+        bias = self.score_bias.expand(batch, -1, -1, -1).gather(2, index)
+        return replace(rows, score_bias=bias)
+
+    def _rows(self, positions: Tensor) -> "Pattern":
         count = positions.shape[1]
         if self.kind == "full":
             return Pattern("full", self.length, queries=count)
@@ -115,10 +128,9 @@ class Pattern:
         """Return ``compute()``; the result is kept under ``key`` as long as the pattern lives.
 
         In a compiled graph it is computed each time, since a cached value would make torch compile
-        the graph again. Nor are rows with a ``score_bias`` kept: activation checkpointing has to
-        compute again what has a gradient.
+        the graph again.
         """
-        if torch.compiler.is_compiling() or (key == ("rows",) and self.score_bias is not None):
+        if torch.compiler.is_compiling():
             return compute()
         if key not in self._cache:
             with torch.inference_mode(False):  # training may use the value later

@@ -42,7 +42,7 @@ class MaskedAttention(MultiheadAttention):
             q, k, v = self._project(x)
         else:
             q, k, v = self._project_some_queries(x, output_positions)
-            pattern = pattern.cached(("rows",), lambda: pattern.rows(output_positions))
+            pattern = pattern.cached_rows(output_positions)
         if self.q_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if rotation is not None:

@@ -255,7 +255,7 @@ class MaskedViT(VisionTransformer):
         """Return a pattern over tokens (B or 1, E) with their relative positions, if there are."""
         if self.rel_pos_bias is None:
             return pattern
-        return replace(pattern, score_bias=self.rel_pos_bias(tokens, grid), _cache={})
+        return replace(pattern, score_bias=self.rel_pos_bias(tokens, grid))
 
     def rotation(self, tokens: Tensor, grid: PatchGrid) -> Rotation | None:
         """Return the rotary positions of tokens (B or 1, E); None if the encoder has none."""
