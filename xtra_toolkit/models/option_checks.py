@@ -50,7 +50,7 @@ def refuse_other_size(own: PatchGrid, given: PatchGrid) -> None:
     """Raise a ValueError if images have another size than those that an encoder was trained on."""
     if (own.rows, own.cols) == (given.rows, given.cols):
         return
-    sizes = [f"{g.rows * g.patch[0]}×{g.cols * g.patch[1]} px" for g in (own, given)]
+    sizes = ["{}×{} px".format(*grid.img_size) for grid in (own, given)]
     raise ValueError(
         f"the encoder takes images of {sizes[0]}, and was given {sizes[1]}. Set the size in the "
         "pipelines: scale of RandomResizedCrop or Resize and crop_size of CenterCrop in "

@@ -39,12 +39,10 @@ class HOG(WrappedTarget):
         cell: int = 8,
         window: int = 16,
     ):
-        from mmpretrain.registry import MODELS as MMPRETRAIN  # slow to import
-
         super().__init__(target or dict(type="xtra_toolkit.MaskedPatches"))
         self.bins, self.cell, self.window = bins, cell, window
         hog = dict(type="mmpretrain.HOGGenerator", nbins=bins, pool=cell, gaussian_window=window)
-        generator = MMPRETRAIN.build(hog)
+        generator = MODELS.build(hog)
         generator.__dict__["_reshape"] = _unchanged  # its own supports 14×14 tokens only
         self.__dict__["generator"] = generator  # no submodule: it holds constants, in float32
 
@@ -58,7 +56,7 @@ class HOG(WrappedTarget):
         Raises:
             ValueError: The images are not in colour, or cells or windows do not fit them.
         """
-        (p, q), height, width = grid.patch, grid.rows * grid.patch[0], grid.cols * grid.patch[1]
+        (p, q), (height, width) = grid.patch, grid.img_size
         square = not self.window or (height == width and height % self.window == 0)
         if grid.channels != 3 or p % self.cell or q % self.cell or not square:
             raise ValueError(
