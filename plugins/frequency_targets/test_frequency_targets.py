@@ -29,7 +29,7 @@ def images():
 
 
 def config():
-    """The model of the README."""
+    """Return the model of the README."""
     text = (Path(__file__).parent / "README.md").read_text()
     space = {}
     exec(re.search(r"```python\n(model = .*?)```", text, re.DOTALL)[1], space)

@@ -22,7 +22,7 @@ INNER = dict(type="xtra_toolkit.NextBlock", normalise=False)
 
 
 def readme():
-    """The model of the README."""
+    """Return the model of the README."""
     text = (Path(__file__).parent / "README.md").read_text()
     space = {}
     exec(re.search(r"```python\n(model = .*?)```", text, re.DOTALL)[1], space)

@@ -23,7 +23,7 @@ IN_BLOCKS = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
 
 
 def readme(blocks):
-    """What the first code blocks of the README define."""
+    """Run the first code blocks of the README, and return what they define."""
     text = (Path(__file__).parent / "README.md").read_text()
     space = {}
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)[:blocks]:
@@ -147,7 +147,7 @@ def runner_of(epoch=0, max_epochs=30, **mask):
 
 @pytest.mark.parametrize(("epoch", "stage"), [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (29, 2)])
 def test_the_stage_follows_from_the_epoch_alone(epoch, stage):
-    """As after a resume: no earlier epoch was seen by this hook."""
+    """Check a hook that saw no earlier epoch, as after a resume."""
     (config,) = readme(2)["custom_hooks"]
     runner, hook = runner_of(epoch, sizes=[1, 2, 4]), HOOKS.build(config)
     hook.before_train(runner)

@@ -19,7 +19,7 @@ GRID = PatchGrid(4, 4, (2, 2))
 
 
 def config():
-    """The model of the README."""
+    """Return the model of the README."""
     text = (Path(__file__).parent / "README.md").read_text()
     space = {}
     exec(re.search(r"```python\n(model = .*?)```", text, re.DOTALL)[1], space)

@@ -71,7 +71,7 @@ def test_a_missing_package_and_an_unknown_name_are_refused_before_building(monke
 
 
 def close(pixels):
-    """Whether pixels equal PICTURE up to the loss of JPEG."""
+    """Return whether pixels equal PICTURE up to the loss of JPEG."""
     return np.abs(pixels.astype(int) - PICTURE).max() <= 16
 
 

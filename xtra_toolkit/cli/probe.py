@@ -142,7 +142,7 @@ def fine_tuned(
 def features_of(
     read: Any, transform: Any, listing: "Listing", batch_size: int, workers: int
 ) -> tuple[dict[str, Any], list[int]]:
-    """What the probes read of each image, on the CPU, and the numbers of the images."""
+    """Return what the probes read of each image, on the CPU, and the numbers of the images."""
     import torch
 
     from xtra_toolkit.evaluation.features import Images, extract
@@ -175,7 +175,7 @@ def fits(size: int) -> bool:
 
 
 def table(results: list["Result"], majority: float) -> list[str]:
-    """The accuracies, a row for each probe and learning rate, and what to know of them."""
+    """Return the accuracies, a row for each probe and learning rate, and what to know of them."""
     from xtra_toolkit.evaluation.probe_sweep import label
 
     lines = ["", "probe       learning rate   top-1"]

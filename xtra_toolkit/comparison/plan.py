@@ -22,7 +22,7 @@ TIMED_STEPS = 3
 
 @dataclass
 class Plan:
-    """The runs of a comparison.
+    """Hold the runs of a comparison.
 
     Args:
         data: Name of the data set.

@@ -25,7 +25,7 @@ def check_dtype(dtype: str) -> str:
 
 
 def runs_in_bfloat16(model: nn.Module, dtype: str, devices: Sequence[str]) -> bool:
-    """Whether to run a model in bfloat16: it is requested, and ``devices`` has its device."""
+    """Return whether bfloat16 is requested for a model and ``devices`` has its device."""
     return dtype == "bfloat16" and next(model.parameters()).device.type in devices
 
 
@@ -82,4 +82,4 @@ class InferenceValLoop(_Inference, ValLoop):
 
 @LOOPS.register_module()
 class InferenceTestLoop(_Inference, TestLoop):
-    """The same for ``mim test``, with the arguments of :class:`InferenceValLoop`."""
+    """Do the same for ``mim test``, with the arguments of :class:`InferenceValLoop`."""

@@ -118,7 +118,7 @@ class KNNValLoop(_Neighbours, InferenceValLoop):
 
 @LOOPS.register_module()
 class KNNTestLoop(_Neighbours, InferenceTestLoop):
-    """The same for ``mim test``, with the arguments of :class:`KNNValLoop`."""
+    """Do the same for ``mim test``, with the arguments of :class:`KNNValLoop`."""
 
     stage = "test"
 

@@ -79,7 +79,7 @@ class Bands:
 
     @staticmethod
     def serve(target: Target, grid: PatchGrid) -> bool:
-        """Whether the values of a target are pixels, and a patch has more than one pixel."""
+        """Return whether the values of a target are pixels and a patch has more than one pixel."""
         return target.pixels and target.local and max(grid.patch) > 1
 
     def of(self, residual: Tensor, weight: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ PROBES = {  # head and weight decay, as in mmconfigs/benchmarks/{linear,attentiv
 
 
 class Result(NamedTuple):
-    """The accuracies of a probe on the test images.
+    """Hold the accuracies of a probe on the test images.
 
     Args:
         name: Name of the probe.
@@ -40,12 +40,12 @@ class Result(NamedTuple):
 
     @property
     def best(self) -> tuple[float | None, float]:
-        """The best learning rate and its accuracy."""
+        """Return the best learning rate and its accuracy."""
         return max(self.accuracies.items(), key=lambda item: item[1])
 
     @property
     def at_edge(self) -> bool:
-        """Whether only the lowest or the highest learning rate reaches the best accuracy."""
+        """Return whether only the lowest or the highest learning rate reaches the best accuracy."""
         rates = sorted(self.accuracies, key=lambda rate: rate or 0)
         inner = [self.accuracies[rate] for rate in rates[1:-1]]
         return len(rates) > 1 and self.best[1] > max(inner, default=-1.0)
@@ -145,7 +145,7 @@ def _set_norm(head: ProbeSweep, features: Tensor, own: Tensor) -> None:
 
 
 def _logits(head: ProbeSweep, features: Tensor) -> Tensor:
-    """The logits of every probe, (B, M, C), as ``head`` gives them.
+    """Compute the logits of every probe, (B, M, C), as ``head`` gives them.
 
     The queries of all attentive probes attend in one matrix product, in place of one for each.
     The norm is applied to queries and to what was pooled, not to all tokens: its shift is the same

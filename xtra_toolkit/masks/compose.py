@@ -73,7 +73,7 @@ class Reordered(MaskFactory):
 
 @MASKS.register_module()
 class WithPrefix(MaskFactory):
-    """The first units of a mask attend to each other in full and are context, as in AIM's prefix.
+    """Make the first units of a mask context that attends to itself in full, as AIM's prefix.
 
     :class:`PrefixCausal` is this mask around TokenCausal.
 

@@ -21,7 +21,7 @@ MODELS.register_module("RMSNorm", module=nn.RMSNorm)
 
 @dataclass(frozen=True)
 class LayerParts:
-    """The keys of ``layer_cfgs`` that are not arguments of MMPretrain's layer.
+    """Hold the keys of ``layer_cfgs`` that are not arguments of MMPretrain's layer.
 
     Args:
         ffn_type: 'origin' (MLP) or 'swiglu_fused', as in MMPretrain, which makes the hidden width

@@ -22,7 +22,7 @@ EVA02_SIDE = 16  # the grid of EVA-02's pretraining; coordinates on other grids 
 
 @dataclass(frozen=True)
 class Rotation:
-    """The rotary positions of a sequence. Call it to turn queries or keys (B, N, heads, d).
+    """Hold the rotary positions of a sequence. Call it to turn queries or keys (B, N, heads, d).
 
     Args:
         cos, sin: (B or 1, N, 1, d).
@@ -53,7 +53,7 @@ class Rotation:
 
 @dataclass(frozen=True)
 class RotaryPositions:
-    """How the angles of the tokens of a grid are computed.
+    """Compute the angles of the tokens of a grid.
 
     Args:
         type: 'dinov3' (DINOv3), 'eva02' (EVA-02), or 'mmpretrain', which is RotaryEmbeddingFast of

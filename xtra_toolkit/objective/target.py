@@ -37,7 +37,7 @@ class Target(nn.Module):
 
     @property
     def parts(self) -> "list[Target]":
-        """The targets whose values are predicted: this one, or those that it adds up."""
+        """Return the targets whose values are predicted: this one, or those that it adds up."""
         return [self]
 
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:

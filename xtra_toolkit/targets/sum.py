@@ -36,17 +36,17 @@ class SumOfTargets(Target):
 
     @property
     def parts(self) -> list[Target]:
-        """The targets."""
+        """Return the targets."""
         return list(self.targets)
 
     @property
     def local(self) -> bool:
-        """Whether the values of all targets are local."""
+        """Return whether the values of all targets are local."""
         return all(target.local for target in self.targets)
 
     @property
     def needs_hooks(self) -> tuple[str, ...]:
-        """Hooks that the targets need."""
+        """Return the names of the hooks that the targets need."""
         return tuple(name for target in self.targets for name in target.needs_hooks)
 
     def bind(self, backbone: nn.Module) -> None:

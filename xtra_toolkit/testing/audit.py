@@ -57,7 +57,7 @@ class Audit:
 
     @property
     def leaking(self) -> list[int]:
-        """The predictions that see what they are compared with."""
+        """Return the predictions that see what they are compared with."""
         return self.leaks.any(1).nonzero().flatten().tolist()
 
     def matrices(self) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Draw(NamedTuple):
 
 
 class TokenInputs:
-    """The tokens of an input: patches of an image, or positions of a sequence.
+    """Cut an input into tokens: patches of an image, or positions of a sequence.
 
     Args:
         example: (B, C, height, width) images, or a sequence (B, N) or (B, N, V). Integers are token
@@ -111,7 +111,7 @@ class TokenInputs:
 
 @dataclass(frozen=True)
 class Step:
-    """What is audited: inputs go in, predictions and their loss come out.
+    """Run what is audited: inputs go in, predictions and their loss come out.
 
     Args:
         model: Called with the inputs.

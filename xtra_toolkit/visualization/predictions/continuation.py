@@ -19,7 +19,7 @@ from xtra_toolkit.visualization.predictions.unit_sequence import chain, only, re
 
 
 class Continuation:
-    """The continuation of images by a model, from a number of given units.
+    """Continue images by a model, from a number of given units.
 
     Args:
         model: A ``MaskTargetPretrainer`` in evaluation mode whose target is pixels.

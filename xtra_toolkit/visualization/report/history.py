@@ -19,7 +19,7 @@ VALIDATED = ("val/", "accuracy/", "probe/linear", "probe/knn", "probe/rankme", "
 
 @dataclass
 class History:
-    """The log of a run.
+    """Hold the log of a run.
 
     Args:
         training: Logged values of training steps by iteration.
