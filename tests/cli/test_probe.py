@@ -83,7 +83,7 @@ def test_a_best_rate_at_the_edge_of_the_sweep_is_reported(accuracies, edge):
 
 
 def test_fine_tuning(folder, tmp_path, capfd):
-    """Which half is black, a fine-tuned encoder tells; its run is kept, and not repeated."""
+    """Check that a fine-tuned encoder tells which half is black, and that its run is not repeated."""
     given = ("split", "--k", 3, "--fine-tune", "--out", tmp_path / "run")
     result = xtra(folder, *given)
     assert result.exit_code == 0, result.output + capfd.readouterr().err
@@ -92,5 +92,8 @@ def test_fine_tuning(folder, tmp_path, capfd):
     assert (name, rate) == ("fine-tuned", "1e-3") and float(accuracy) >= 75
     assert f"accuracy/top1 {float(accuracy):.4f}" in capfd.readouterr().out
     assert (tmp_path / "run" / "epoch_20.pth").is_file()
+    again = xtra(folder, *given)
+    assert again.exit_code == 0 and again.output.splitlines()[-1].split()[2] == accuracy
+    assert "step" not in capfd.readouterr().out
     other = xtra(folder, "flat", "--k", 3, "--fine-tune", "--out", tmp_path / "run")
     assert other.exit_code == 1 and "holds a fine-tuning of another" in other.output

@@ -17,6 +17,7 @@ from xtra_toolkit.models.hub import configs
 from xtra_toolkit.training.console import FLAG
 from xtra_toolkit.training.recipe import STEPS_AN_EPOCH
 from xtra_toolkit.training.start import PROGRESS, Run, train
+from xtra_toolkit.utils.config_text import flatten
 from xtra_toolkit.weights.encoder import read_record
 from xtra_toolkit.weights.image_transform import CROP
 
@@ -30,11 +31,13 @@ def fine_tune(config: Config, out: Path) -> float:
         ValueError: ``out`` holds another run, or the run failed.
     """
     file = out / "fine_tune.py"
-    if file.exists() and Config.fromfile(file).to_dict() != config.to_dict():
-        raise ValueError(
-            f"{out} holds a fine-tuning of another checkpoint, other images or other options; name "
-            "another folder with --out"
-        )
+    if file.exists():
+        former = flatten(Config.fromfile(file).to_dict())  # MMEngine wrote it again, and added keys
+        if any(former.get(key) != value for key, value in flatten(config.to_dict()).items()):
+            raise ValueError(
+                f"{out} holds a fine-tuning of another checkpoint, other images or other options; "
+                "name another folder with --out"
+            )
     config.dump(file)
     arguments = [str(file), "--work-dir", str(out), FLAG]
     run = Run(config, file, 0, [], None, arguments)
