@@ -83,7 +83,7 @@ def test_a_best_rate_at_the_edge_of_the_sweep_is_reported(accuracies, edge):
 
 
 def test_fine_tuning(folder, tmp_path, capfd):
-    """Check that a fine-tuned encoder tells which half is black, and that its run is not repeated."""
+    """Check that a fine-tuned encoder tells which half is black, and is trained once."""
     given = ("split", "--k", 3, "--fine-tune", "--out", tmp_path / "run")
     result = xtra(folder, *given)
     assert result.exit_code == 0, result.output + capfd.readouterr().err

@@ -67,6 +67,7 @@ def test_show_draws_a_random_mask_from_its_seed(tmp_path):
     assert "every position attends to every one, in the encoder of the visible ones" in grids[0]
 
 
+@pytest.mark.filterwarnings("error:.*has been created")
 def test_overrides_change_the_config_before_them_and_cfg_options_all(tmp_path):
     args = ("xtra_vit-b16", "model.mask.block_size=2", "aim_vit-b16", "--panels", "attention,order")
     result = show(*args, "--cfg-options", "model.backbone.img_size=64", "--out", tmp_path / "x.svg")

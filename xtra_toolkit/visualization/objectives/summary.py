@@ -72,7 +72,8 @@ def summarise(config: Config, path: Path, predict: int | None = None, seed: int 
     Raises:
         ValueError: If the model cannot be built.
     """
-    MMLogger.get_instance("xtra_show", log_level="ERROR")  # building prints the certificate
+    if not MMLogger.check_instance_created("xtra_show"):  # building prints the certificate
+        MMLogger.get_instance("xtra_show", log_level="ERROR")
     try:
         model = build(config)
     except ObjectiveRefusedError as error:
