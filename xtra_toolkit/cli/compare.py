@@ -74,7 +74,8 @@ def compare(
     it, compare_blocks.png if the configs differ in their block size, and report.html, the page of
     xtra report. If runs keep several checkpoints (-o default_hooks.checkpoint.max_keep_ckpts=-1),
     loss and linear probe of each are measured too, with their rank correlation. Give a command
-    that was stopped again to continue it, with more seeds or more configs if you like.
+    that was stopped again to continue it, with more seeds or more configs if you like; what is in
+    compare.json is not measured again, even if the folders of its runs were removed.
     """
     if not redraw and not (configs and data):
         raise click.UsageError("name at least one config, and the images with --data")
@@ -92,7 +93,8 @@ def compare(
             return
         comparison = start(configs, data, out, **options)
         comparison.run()
-        write_page(find_runs([out / "runs"]), out / "report.html")
+        if (out / "runs").exists():
+            write_page(find_runs([out / "runs"]), out / "report.html")
         click.echo(f"\n{comparison.results.table()}\n")
         for line in comparison.results.sentences() + block_sentences(comparison.results):
             click.echo(line)

@@ -73,8 +73,9 @@ class Comparison:
                 self.objective(name, seed)
             for labels in self.plan.tune_labels:
                 self.from_scratch(seed, labels)
-                for name in self.configs:
-                    self.tune(name, seed, labels, self.configs[name], self.checkpoint(name, seed))
+                for name, config in self.configs.items():
+                    if not self.is_tuned(name, seed, labels):
+                        self.tune(name, seed, labels, config, self.checkpoint(name, seed))
                 self.from_scratch(seed, labels, FULL_ATTENTION)
 
     def checkpoint(self, name: str, seed: int) -> Path:
@@ -93,10 +94,9 @@ class Comparison:
         return path
 
     def objective(self, name: str, seed: int) -> None:
-        """Pretrain and probe one config with one seed."""
-        checkpoint = self.checkpoint(name, seed)
+        """Pretrain and probe one config with one seed, unless that was done."""
         if "attentive" not in self.results.of(name, seed):
-            encoder = probes.build_encoder(self.configs[name], checkpoint)
+            encoder = probes.build_encoder(self.configs[name], self.checkpoint(name, seed))
             self.probe(name, seed, encoder, name)
         self.measure_checkpoints(name, seed)
 
@@ -158,8 +158,7 @@ class Comparison:
         mask: dict | None = None,
     ) -> None:
         """Fine-tune with the first ``labels`` training images, and store the accuracy."""
-        tuned = dict(self.results.of(name, seed).get("tuned", {}))
-        if str(labels) in tuned:
+        if self.is_tuned(name, seed, labels):
             return
         packed = self.packed[Path(config.filename).stem]
         epochs = planning.epochs_for(labels, self.plan.tune_labels, self.plan.tune_epochs)
@@ -167,8 +166,13 @@ class Comparison:
         classifier = classifier_config(config, packed, np.arange(labels), epochs, **options)
         slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
         work = self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}"
-        tuned[str(labels)] = round(fine_tune(classifier, work), 2)
-        self.store(name, seed, tuned=tuned)
+        accuracy = round(fine_tune(classifier, work), 2)
+        tuned = self.results.of(name, seed).get("tuned", {})
+        self.store(name, seed, tuned=tuned | {str(labels): accuracy})
+
+    def is_tuned(self, name: str, seed: int, labels: int) -> bool:
+        """Return whether the result of a fine-tuning run is stored."""
+        return str(labels) in self.results.of(name, seed).get("tuned", {})
 
     def store(self, name: str, seed: int, **values: object) -> None:
         """Record values that are new, print them, and write the report again."""
