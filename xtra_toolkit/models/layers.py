@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from xtra_toolkit.attention import Pattern
+from xtra_toolkit.models.layer_fusion import LayerFusion
 from xtra_toolkit.models.layer_parts import LayerParts
 from xtra_toolkit.models.rotary import Rotation
 from xtra_toolkit.registry import WEIGHT_INITIALIZERS
@@ -158,6 +159,7 @@ def run_layers(
     pattern: Pattern,
     output_positions: Tensor | None,
     rotation: Rotation | None = None,
+    fusion: LayerFusion | None = None,
 ) -> Tensor:
     """Run all layers; the last one computes only the output positions.
 
@@ -170,14 +172,19 @@ def run_layers(
         pattern: Attention over the N positions.
         output_positions: (B or 1, R) positions whose outputs are returned. None: all.
         rotation: The rotary positions of the N positions. None: there are none.
+        fusion: Adds the outputs of earlier layers to those of the last one. None: nothing does.
 
     Returns:
         (B, R, D), or (B, N, D).
     """
     *first, last = layers or [NoAttention()]
-    for layer in first:
+    earlier = []
+    for i, layer in enumerate(first):
         x = layer(x, pattern, None, rotation)
-    return last(x, pattern, output_positions, rotation)
+        if fusion is not None and i in fusion.indices:
+            earlier.append(x if output_positions is None else gather_tokens(x, output_positions))
+    x = last(x, pattern, output_positions, rotation)
+    return x if fusion is None else fusion([*earlier, x])
 
 
 def drop_biases(layers: nn.Module) -> None:

@@ -21,6 +21,7 @@ NO_CHECKPOINT = (
 )
 HINTS = (  # pattern of a name that does not fit, and a hint for the user
     ("cls_token", "with_cls_token is another in this config"),
+    ("fusion", "fused_layers is another in this config"),
     ("mask_token", "mask_tokens is another in this config"),
     (r"patch_embed\.norm", "AIM's patch norm is patch_cfg=dict(norm_cfg=...)"),
     ("pos_embed", "positions is another in this config"),

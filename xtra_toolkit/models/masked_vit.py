@@ -4,6 +4,7 @@ Shape legend: B images, N tokens of the grid, E encoded positions, D width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,7 @@ from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.encoder_mask import KEY, EncoderMask, unpack
 from xtra_toolkit.models.encoder_record import describe_encoder
+from xtra_toolkit.models.layer_fusion import LayerFusion, drop_fusion
 from xtra_toolkit.models.layer_parts import split_layer_cfgs
 from xtra_toolkit.models.layers import INIT, MaskedLayer, drop_biases, gather_tokens, run_layers
 from xtra_toolkit.models.loading import (
@@ -70,6 +72,9 @@ class MaskedViT(VisionTransformer):
             the checkpoint. Position embeddings are resized, and the features are others.
         rope: Rotary positions, by token: a type or a config of :class:`RotaryPositions`, for
             instance 'dinov3'. Default: those of the checkpoint, or none without one.
+        fused_layers: Indices of layers before the last one, whose outputs :class:`LayerFusion`
+            adds to those of the last one in pretraining, before the final norm (MFF). Features are
+            not fused. Default: none.
         **vit: All other arguments of MMPretrain's VisionTransformer. ``arch``, ``img_size``,
             ``patch_size`` and ``in_channels`` are by default those of the checkpoint that
             ``init_cfg`` names. ``frozen_stages='all'`` freezes all layers.
@@ -90,6 +95,7 @@ class MaskedViT(VisionTransformer):
         mask_tokens: bool = False,
         dynamic_img_size: bool = False,
         rope: str | dict | None = None,
+        fused_layers: Sequence[int] = (),
         **vit,  # noqa: ANN003
     ):
         given = dict(with_cls_token=with_cls_token, bias=bias, positions=positions, rope=rope)
@@ -127,10 +133,14 @@ class MaskedViT(VisionTransformer):
             if positions != "learned":
                 self.pos_embed = table
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if mask_tokens else None
+        self.fusion = None
+        if fused_layers:
+            self.fusion = LayerFusion(self.embed_dims, fused_layers, self.num_layers)
         options = dict(vit, positions=positions, bias=bias, rope=rope)
         record = describe_encoder(grid, self.arch_settings, options)
         self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
         self._register_load_state_dict_pre_hook(drop_mask_token, with_module=True)
+        self._register_load_state_dict_pre_hook(drop_fusion, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_record, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_names, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
@@ -172,7 +182,7 @@ class MaskedViT(VisionTransformer):
         x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
         pattern = self.with_positions(plan.encoder, plan.encoded_tokens, self.grid)
         rotation = self.rotation(plan.encoded_tokens, self.grid)
-        x = run_layers(self.layers, x, pattern, output_positions, rotation)
+        x = run_layers(self.layers, x, pattern, output_positions, rotation, self.fusion)
         return self.ln1(x) if self.final_norm else x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

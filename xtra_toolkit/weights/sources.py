@@ -43,7 +43,8 @@ def with_prefix(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
 def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder's parameters of a pretrainer or a classifier, without the prefix.
 
-    The mask token is left out, which only pretraining uses.
+    The mask token and the fusion of layers are left out, which only pretraining uses.
     """
     encoder = {n.removeprefix(ENCODER): v for n, v in state.items() if n.startswith(ENCODER)}
-    return {name: value for name, value in encoder.items() if name != "mask_token"}
+    left_out = "mask_token", "fusion."
+    return {name: value for name, value in encoder.items() if not name.startswith(left_out)}
