@@ -45,7 +45,7 @@ class FrozenTeacher(WrappedTarget):
         ValueError: The teacher lacks weights, or has no feature map that fits the grid.
     """
 
-    classes = False
+    classes = probabilities = False
     local = False
     pixels = False
 
@@ -131,14 +131,31 @@ class FrozenTokenizer(FrozenTeacher):
 
     The tokenizer keeps its own dtype, and is never run under autocast.
 
+    With a temperature it predicts the probabilities of all ids instead (mc-BEiT, arXiv 2203.15371).
+
     Args:
         teacher: Config of the tokenizer with its weights, see :class:`FrozenTeacher`:
             ``mmpretrain.DALL-E`` or ``mmpretrain.VQKD`` (BEiT v2), or any model that returns ids
             (B, N), or logits (B, classes, rows, columns), of which the largest counts.
+        temperature: What the logits are divided by before their softmax gives the probabilities,
+            for the loss 'soft_cross_entropy'. None: ids are predicted.
         target, img_size, weights, mean, std: See :class:`FrozenTeacher`.
+
+    Raises:
+        ValueError: The temperature is not above 0, or the tokenizer gives ids and no logits.
     """
 
     classes = True
+
+    def __init__(self, *args: Any, temperature: float | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.temperature = temperature
+        self.classes, self.probabilities = temperature is None, temperature is not None
+        if self.probabilities and (temperature <= 0 or hasattr(self.frozen, "quantize")):
+            raise ValueError(
+                f"temperature={temperature} was given to the tokenizer {self.name}; it must be "
+                "above 0, and the tokenizer must give logits, which VQKD does not"
+            )
 
     def _apply(self, fn: Any, recurse: bool = True) -> "FrozenTokenizer":
         self.frozen._apply(lambda t: t.to(fn(t).device))
@@ -156,9 +173,14 @@ class FrozenTokenizer(FrozenTeacher):
 
     @torch.no_grad()
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
-        """Return the ids of images (B, C, height, width), as (B, N, 1) in raster order."""
+        """Return the ids of images (B, C, height, width), as (B, N, 1) in raster order.
+
+        With a temperature, return the probabilities (B, N, classes).
+        """
         if images.is_meta:  # MMPretrain's DALL-E is never on the meta device
-            return torch.empty(len(images), grid.tokens, 1, dtype=torch.long, device="meta")
+            shape, dtype = (len(images), grid.tokens), torch.long if self.classes else images.dtype
+            width = 1 if self.classes else self.width(grid)
+            return torch.empty(*shape, width, dtype=dtype, device="meta")
         dtype = next(self.frozen.parameters()).dtype
         with torch.autocast(images.device.type, enabled=False):
             given = self.frozen(self.inputs(images).to(dtype))
@@ -170,7 +192,9 @@ class FrozenTokenizer(FrozenTeacher):
                 f"needs {grid.rows}×{grid.cols} ids: choose img_size as the tokenizer's patch "
                 "times that"
             )
-        return ids[..., None]
+        if self.classes:
+            return ids[..., None]
+        return (given.to(images.dtype) / self.temperature).softmax(1).flatten(2).mT
 
 
 def feature_map(model: nn.Module, images: Tensor) -> Tensor:

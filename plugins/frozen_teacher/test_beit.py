@@ -12,6 +12,7 @@ from mmpretrain.structures import DataSample
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.testing import check_target
+from xtra_toolkit.testing.gradients import small_model
 
 CONFIG = Path(__file__).parent / "beit_vit-b16.py"
 ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=192)
@@ -154,6 +155,49 @@ def test_it_keeps_the_contract_of_a_target(dalle):
     check_target(target, dict(type="xtra_toolkit.RandomShown"), PatchGrid(4, 4, (8, 8)))
 
 
+def test_probabilities_of_the_ids(dalle):
+    """Check the loss of mc-BEiT, over links of one token and of a block, by hand."""
+    for mask, inner in (
+        (dict(type="xtra_toolkit.HiddenBlocks", num_hidden=6, min_block=2), INNER),
+        (
+            dict(type="xtra_toolkit.BlockCausal", block_size=2),
+            dict(type="xtra_toolkit.NextBlock", normalise=False),
+        ),
+    ):
+        soft = dict(
+            type="xtra_toolkit.FrozenTokenizer", teacher=dalle, target=inner, temperature=2.0
+        )
+        grid = PatchGrid(4, 4, (8, 8))
+        check_target(soft, mask, grid)
+        model = small_model(mask, soft, grid).double()
+        images = 5 * torch.randn(2, 3, 32, 32, dtype=torch.float64)
+        plan = model.objective(2, images.device, torch.Generator().manual_seed(0))
+        logits = model.target_generator.frozen(images.float()).double()
+        teacher = (logits / 2).softmax(1).flatten(2).mT  # (B, N, classes)
+        (made,) = model.reconstruct(images, plan)
+        (group,) = plan.groups
+        total, count = 0, 0
+        for b, row in enumerate(group.tokens.expand(2, -1, -1).tolist()):
+            for g, tokens in enumerate(row):
+                student = made[b, g].view(len(tokens), -1).log_softmax(-1)
+                total = total - (teacher[b, tokens] * student).sum(-1).mean()
+                count += 1
+        expected = total / count
+        torch.testing.assert_close(model._loss(images, plan)["loss"], expected, rtol=1e-6, atol=0)
+
+
+def test_what_has_no_probabilities(dalle):
+    config = Config.fromfile(CONFIG).model
+    config.target_generator.update(teacher=dalle, img_size=64)
+    config.backbone.update(arch=ARCH, **SIZE)
+    config.mask.update(num_hidden=24, min_block=4)
+    config.head.loss = "soft_cross_entropy"
+    with pytest.raises(ValueError, match="FrozenTokenizer gives class ids; take a target that"):
+        MODELS.build(config)
+    with pytest.raises(ValueError, match=r"temperature=0 was given .* must be above 0"):
+        frozen_teacher.FrozenTokenizer(dalle, INNER, temperature=0)
+
+
 def test_the_tokenizer_of_beit_v2(tmp_path):
     arch = dict(ARCH, num_layers=1)
     encoder = dict(arch=arch, img_size=32, patch_size=8, out_type="featmap", with_cls_token=True)
@@ -162,6 +206,10 @@ def test_the_tokenizer_of_beit_v2(tmp_path):
     model = MODELS.build(config | dict(quantize_kmeans_init=False)).eval()
     torch.save(model.state_dict(), tmp_path / "vqkd.pth")
     config["init_cfg"] = dict(type="Pretrained", checkpoint=str(tmp_path / "vqkd.pth"))
+    with pytest.raises(ValueError, match="must give logits, which VQKD does not"):
+        frozen_teacher.FrozenTokenizer(
+            config | dict(quantize_kmeans_init=False), INNER, temperature=1.0
+        )
     target = frozen_teacher.FrozenTokenizer(config | dict(quantize_kmeans_init=False), INNER)
     images, grid = torch.randn(2, 3, 32, 32), PatchGrid(4, 4, (8, 8))
     values = target.values(images, grid)

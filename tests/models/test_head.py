@@ -23,6 +23,38 @@ def test_losses(loss, value):
     assert reduce([[True, False], [False, False]], loss=loss) == pytest.approx(value)
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_soft_cross_entropy_is_torchs(tokens):
+    """Check each link against torch's own loss, and one-hot targets against class ids."""
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, tokens, 5, generator=g, dtype=torch.float64)
+    soft = torch.randn(2, 4, tokens, 5, generator=g, dtype=torch.float64).softmax(-1)
+    loss_mask = torch.tensor([[True, False, True, True], [False, False, True, False]])
+    head = PredictionHead(shapes=[(2, 5 * tokens)], loss="soft_cross_entropy")
+    found = head.reduce(logits.flatten(2), soft, loss_mask)
+    links = [
+        torch.nn.functional.cross_entropy(logits[b, i], soft[b, i])
+        for b, i in loss_mask.nonzero().tolist()
+    ]
+    torch.testing.assert_close(found, torch.stack(links).mean(), rtol=1e-12, atol=0)
+    ids = soft.argmax(-1)
+    one_hot = torch.nn.functional.one_hot(ids, 5).double()
+    hard = PredictionHead(shapes=[(2, 5 * tokens)], loss="cross_entropy")
+    for mask in (loss_mask, None):
+        one, other = (
+            h.reduce(logits.flatten(2), t, mask) for h, t in ((head, one_hot), (hard, ids))
+        )
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [2.0, -1.0])
+def test_targets_that_are_no_probabilities_are_refused(wrong):
+    head = PredictionHead(shapes=[(2, 2)], loss="soft_cross_entropy")
+    target = torch.tensor([1.0 - wrong, wrong]) if wrong < 0 else torch.tensor([wrong, 1.0])
+    with pytest.raises(RuntimeError, match="no probabilities; each must be 0 or more, and those"):
+        head.reduce(torch.zeros(1, 1, 2), target.view(1, 1, 1, 2), None)
+
+
 def test_batch_counts_over_the_batch_and_image_over_each_image():
     loss_mask = [[True, True], [True, False]]
     assert reduce(loss_mask) == pytest.approx((0.25 + 9 + 4) / 3)

@@ -26,6 +26,28 @@ def cross_entropy(prediction: Tensor, target: Tensor, reduction: str = "mean") -
     return F.cross_entropy(logits, target, reduction=reduction)
 
 
+def soft_cross_entropy(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute the cross entropy of logits and probabilities, in nats.
+
+    Args:
+        prediction: (B, G, T * classes) logits.
+        target: (B, G, T, classes) probabilities, for instance a teacher's.
+        reduction: 'mean', or 'none' for a loss of each token, (B, G, T).
+
+    Raises:
+        RuntimeError: The targets are no probabilities. On a GPU this is an assertion of the device.
+    """
+    sums = target.sum(-1, dtype=torch.promote_types(target.dtype, torch.float32))
+    torch._assert_async(
+        ((target >= 0).all() & ((sums - 1).abs() < SUM_TOLERANCE).all()),
+        "the loss 'soft_cross_entropy' was given targets that are no probabilities; each must be 0 "
+        "or more, and those of a token must add up to 1 (a softmax of logits)",
+    )
+    logits, target = (x.reshape(-1, target.shape[-1]) for x in (prediction, target))
+    losses = F.cross_entropy(logits, target, reduction="none").view(sums.shape)
+    return losses.mean() if reduction == "mean" else losses
+
+
 def cosine(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Compute 2 - 2 cos of the vectors of each link, (B, G, 1), or the mean.
 
@@ -41,7 +63,9 @@ LOSSES = {
     "smooth_l1": F.smooth_l1_loss,
     "cosine": cosine,
     "cross_entropy": cross_entropy,
+    "soft_cross_entropy": soft_cross_entropy,
 }
+SUM_TOLERANCE = 1e-2  # probabilities may be of bfloat16
 REDUCTIONS = ("batch", "image")
 
 
@@ -55,8 +79,9 @@ class PredictionHead(BaseModule):
     Args:
         hidden: Width of the hidden layer. None: a single Linear layer (MAE).
         loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' if the values of the target are
-            class ids (NextColour), for which the head then predicts logits. A dict adds arguments
-            of the loss: ``dict(type='smooth_l1', beta=2.0)``.
+            class ids (NextColour), for which the head then predicts logits; 'soft_cross_entropy' if
+            they are probabilities of classes. A dict adds arguments of the loss:
+            ``dict(type='smooth_l1', beta=2.0)``.
         reduction: How the losses of the links of a group are averaged. 'batch': their sum is
             divided by their number (AIM). 'image': the mean per image is averaged over the images
             that predict anything. The number is counted over all ranks, and with GlobalBatchLoop
@@ -85,6 +110,7 @@ class PredictionHead(BaseModule):
             raise ValueError(f"loss {loss!r} cannot be made of {options}: {error}") from error
         self.distance, self.reduction = partial(LOSSES[loss], **options), reduction
         self.classes = loss == "cross_entropy"  # whether the target values are class ids
+        self.probabilities = loss == "soft_cross_entropy"  # or probabilities of classes
         self._register_load_state_dict_pre_hook(refuse_other_shapes, with_module=True)
         self.predictors = ModuleList(_predictor(i, hidden, o) for i, o in shapes)
 
@@ -104,7 +130,8 @@ class PredictionHead(BaseModule):
         Args:
             x: (B, R, W) outputs.
             plan: The plan of the batch.
-            target_values: (B, G, T * V) values of each group, as the loss compares them.
+            target_values: (B, G, T * V) values of each group, as the loss compares them;
+                (B, G, T, V) if they are probabilities.
 
         Returns:
             ``dict(loss=scalar)``.
@@ -139,7 +166,7 @@ class PredictionHead(BaseModule):
 
         Args:
             prediction: (B, G, T * V).
-            target: (B, G, T * V), or class ids (B, G, T).
+            target: (B, G, T * V), class ids (B, G, T), or probabilities (B, G, T, V).
             loss_mask: (B or 1, G) bool, the links that count. None: all.
             count: () what the loss is divided by, the mean over the micro-batches and ranks of a
                 step. None: it is counted in this batch.

@@ -151,13 +151,19 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         return self.neck(_repeat_images(self.backbone.encode(inputs, plan), plan), plan)
 
     def target_values(self, inputs: Tensor, plan: Plan) -> list[Tensor]:
-        """Return the values that each group should predict, (B, G, T * V)."""
+        """Return the values that each group should predict.
+
+        Their shape is (B, G, T * V), or (B, G, T, V) if they are probabilities of V classes.
+        """
         parts, groups = self.target_generator.parts, []
         values = [_repeat_images(part.values(inputs, self.backbone.grid), plan) for part in parts]
         for group in plan.groups:
             of_group = gather_tokens(values[group.part], group.tokens.flatten(1))
             of_group = of_group.view(len(of_group), group.tokens.shape[1], -1)
-            groups.append(parts[group.part].normalise(of_group))
+            of_group = parts[group.part].normalise(of_group)
+            if parts[group.part].probabilities:
+                of_group = of_group.unflatten(-1, (group.tokens.shape[-1], -1))
+            groups.append(of_group)
         return groups
 
     @torch.compiler.disable  # a graph cannot hold a generator, and a fixed plan is kept
@@ -256,14 +262,20 @@ def _check_head(target: Target, head: nn.Module) -> None:
             f"head.type is {type(head).__name__}; a head must be a subclass of "
             "xtra_toolkit.models.PredictionHead, whose loss and count the pretrainer calls"
         )
+    name = type(target).__name__
+    if head.probabilities and not target.probabilities:
+        raise ValueError(
+            f"the head's loss 'soft_cross_entropy' compares probabilities, and {name} gives "
+            f"{'class ids' if target.classes else 'other values'}; take a target that gives "
+            "probabilities (`probabilities = True`), or another loss"
+        )
     if target.classes == head.classes:
         return
-    name = type(target).__name__
     if target.classes:
         raise ValueError(f"{name} gives class ids; set head.loss='cross_entropy'")
     raise ValueError(
         f"{name} gives values, but the head's loss compares class ids; set head.loss to 'mse', "
-        "'l1', 'smooth_l1' or 'cosine'"
+        "'l1', 'smooth_l1' or 'cosine', or to 'soft_cross_entropy' if they are probabilities"
     )
 
 

@@ -18,6 +18,10 @@ class Target(nn.Module):
     classes: bool = False
     """Set this to True if :meth:`values` returns class ids, for the loss 'cross_entropy'."""
 
+    probabilities: bool = False
+    """Set this to True if :meth:`values` returns the probabilities of V classes for each token, for
+    the loss 'soft_cross_entropy'."""
+
     normalises: bool = False
     """Set this to True if :meth:`normalise` removes the statistics of a unit. Continuation, which
     has to put them back (:meth:`restore`), reads it."""

@@ -27,7 +27,7 @@ class HOG(WrappedTarget):
             the image. 0: no weights.
     """
 
-    classes = False
+    classes = probabilities = False
     local = False  # the gradient at the border of a token reads its neighbours
     normalises = False
     pixels = False

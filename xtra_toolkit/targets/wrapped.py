@@ -27,6 +27,11 @@ class WrappedTarget(Target):
         return self.target.classes
 
     @property
+    def probabilities(self) -> bool:
+        """Return whether the inner target's values are probabilities of classes."""
+        return self.target.probabilities
+
+    @property
     def local(self) -> bool:
         """Return whether the inner target's values are local."""
         return self.target.local

@@ -10,7 +10,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiled import CompiledObjective
 from xtra_toolkit.objective.draw import check_structure, compile_plan
-from xtra_toolkit.targets import build_target
+from xtra_toolkit.targets import Target, build_target
 from xtra_toolkit.testing.common import CPU, DRAWS, SEEDS, draw_many, explain_errors, gen, require
 
 WIDTH = 24
@@ -46,10 +46,7 @@ def small_model(
         ValueError: The pair is refused.
     """
     built = build_target(target)
-    heads = [
-        dict(type="xtra_toolkit.PredictionHead", loss="cross_entropy" if part.classes else "mse")
-        for part in built.parts
-    ]
+    heads = [dict(type="xtra_toolkit.PredictionHead", loss=_loss_of(part)) for part in built.parts]
     shape = dict(embed_dims=WIDTH, num_layers=2, num_heads=2, feedforward_channels=2 * WIDTH)
     return MaskTargetPretrainer(
         mask=mask,
@@ -66,6 +63,12 @@ def small_model(
         neck=dict(type="xtra_toolkit.ViTDecoder", width=WIDTH, depth=2, heads=2),
         head=heads[0] if len(heads) == 1 else dict(type="xtra_toolkit.SumOfHeads", heads=heads),
     )
+
+
+def _loss_of(target: Target) -> str:
+    if target.classes:
+        return "cross_entropy"
+    return "soft_cross_entropy" if target.probabilities else "mse"
 
 
 def images_of(grid: PatchGrid, batch: int) -> Tensor:

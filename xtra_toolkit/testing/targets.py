@@ -152,6 +152,12 @@ def shapes(it: TargetSubject) -> None:
         f"{it.name}: width() returns {width}, so values() must return {required}; given: shape "
         f"{tuple(values.shape)}, {values.min():.3g} to {values.max():.3g}",
     )
+    require(
+        not it.model.target_generator.probabilities
+        or bool((values >= 0).all() and ((values.sum(-1) - 1).abs() < TOLERANCE).all()),
+        f"{it.name}: it sets probabilities = True, and values() returns other numbers; return 0 or "
+        "more for each class, and 1 in total for each token",
+    )
     flat = it.values(torch.zeros_like(it.images()))
     for kind, given in (("drawn images", values), ("images of one colour", flat)):
         out = it.model.target_generator.normalise(given.flatten(1)[:, None])
