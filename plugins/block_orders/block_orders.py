@@ -1,4 +1,4 @@
-"""Orders of units for ``Reordered``: spiral, Hilbert, centre-out, quadrants, random, by saliency.
+"""Orders of units for ``Reordered``: spirals, checkerboard, Hilbert, random, annealed, by saliency.
 
 Each order is called with (rows, cols, batch, generator), the units as a grid, and returns (units,)
 or (batch, units) integers: the unit, numbered in raster order, that comes at each place.
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.logging import MessageHub
 from torch import Tensor
 
 from xtra_toolkit.masks import UnitOrder, mask_rng
@@ -34,6 +35,21 @@ class Spiral(UnitOrder):
             remaining = remaining[1:].T.flip(0)  # rotate by a quarter turn
         order = torch.cat(path)
         return order.flip(0) if self.outwards else order
+
+
+@ORDERS.register_module()
+class Checkerboard(UnitOrder):
+    """Take the units of one colour of a checkerboard, and then those of the other.
+
+    The colour of the top left corner comes first. Units of a colour are in raster order, so that
+    those of the second colour come when all their neighbours are known.
+    """
+
+    random = False
+
+    def __call__(self, rows: int, cols: int, batch: int = 1, generator: object = None) -> Tensor:
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+        return ((y + x) % 2).flatten().argsort(stable=True)
 
 
 @ORDERS.register_module()
@@ -96,6 +112,52 @@ class RandomOrder(UnitOrder):
         g, units = mask_rng(generator), rows * cols
         noise = g.rand(batch, units) if self.per_image else g.shared.rand(units)
         return noise.argsort(dim=-1, stable=True)
+
+
+@ORDERS.register_module()
+class AnnealedOrder(RandomOrder):
+    """Draw a random order for each image less and less often, and take raster order otherwise.
+
+    The probability of a random order is 1 until the share ``start`` of the training, and falls
+    linearly to 0 at the share ``end`` (RAR, arXiv 2411.00776; bytedance/1d-tokenizer at 70f17bb).
+    The share is that of the step of which MMEngine's MessageHub knows, so an interrupted run goes
+    on as it would have. Evaluation is in raster order. Without a training the probability is 1.
+
+    The target must tell the model which position it predicts: ``NextToken(positioned=True)``.
+
+    Args:
+        start, end: Shares of the training from 0 to 1. Default: RAR's epochs 200 and 300 of 400.
+
+    Raises:
+        ValueError: The shares are out of range, or ``end`` is not after ``start``.
+    """
+
+    def __init__(self, start: float = 0.5, end: float = 0.75):
+        super().__init__(per_image=True)
+        if not 0 <= start < end <= 1:
+            raise ValueError(
+                f"AnnealedOrder was given start={start} and end={end}; both are shares of the "
+                "training from 0 to 1, and end must be larger than start"
+            )
+        self.start, self.end = start, end
+
+    def __call__(
+        self, rows: int, cols: int, batch: int = 1, generator: torch.Generator | None = None
+    ) -> Tensor:
+        chosen = mask_rng(generator).rand(batch, 1) < self.probability()
+        drawn = super().__call__(rows, cols, batch, generator)
+        return drawn.where(chosen, torch.arange(rows * cols, device=drawn.device))
+
+    def in_evaluation(self, rows: int, cols: int, batch: int) -> Tensor:
+        """Return raster order."""
+        return torch.arange(rows * cols).expand(batch, -1)
+
+    def probability(self) -> float:
+        """Return the probability of a random order in the present step of the training."""
+        hub = MessageHub.get_current_instance()
+        step, steps = (hub.get_info(name, 0) for name in ("iter", "max_iters"))
+        share = step / steps if steps else 0.0
+        return min(max((self.end - share) / (self.end - self.start), 0.0), 1.0)
 
 
 @ORDERS.register_module()

@@ -26,9 +26,11 @@ def gen(seed=0):
 ORDERS = {
     "spiral": block_orders.Spiral(),
     "outwards": block_orders.Spiral(outwards=True),
+    "checkerboard": block_orders.Checkerboard(),
     "hilbert": block_orders.Hilbert(),
     "centre": block_orders.CentreOut(),
     "random": block_orders.RandomOrder(),
+    "annealed": block_orders.AnnealedOrder(),
     "shared": block_orders.RandomOrder(per_image=False),
 }
 
@@ -46,6 +48,17 @@ def test_each_unit_comes_once(name, shape):
 
 def test_a_spiral_by_hand():
     assert ORDERS["spiral"](3, 4).tolist() == [0, 1, 2, 3, 7, 11, 10, 9, 8, 4, 5, 6]
+
+
+def test_a_checkerboard_by_hand():
+    assert ORDERS["checkerboard"](3, 4).tolist() == [0, 2, 5, 7, 8, 10, 1, 3, 4, 6, 9, 11]
+
+
+def test_the_second_colour_comes_when_all_its_neighbours_are_known():
+    place = ORDERS["checkerboard"](5, 4).argsort().view(5, 4)
+    first = place < 10
+    assert first.sum() == 10
+    assert (first[1:] != first[:-1]).all() and (first[:, 1:] != first[:, :-1]).all()
 
 
 @pytest.mark.parametrize("name", ["spiral", "outwards", "hilbert"])
@@ -68,7 +81,7 @@ def test_masks_in_these_orders_keep_the_contract(name, monkeypatch):
     ORDER_REGISTRY.register_module(name="Tested", module=lambda: ORDERS[name])
     tokens = dict(type="xtra_toolkit.TokenCausal")
     mask = dict(type="xtra_toolkit.Reordered", mask=tokens, order=dict(type="Tested"))
-    check_mask(mask, dict(type="xtra_toolkit.NextToken", positioned=name == "random"))
+    check_mask(mask, dict(type="xtra_toolkit.NextToken", positioned=name in ("random", "annealed")))
 
 
 def test_centre_out_goes_away_from_the_centre():
@@ -109,6 +122,12 @@ def test_a_spiral_of_blocks_on_the_image():
         )
     )(PatchGrid(4, 4))
     assert mask.order.tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 10, 11, 14, 15, 8, 9, 12, 13]
+
+
+def test_a_checkerboard_of_blocks_on_the_image():
+    mask = Reordered(BlockCausal(2), ORDERS["checkerboard"])(PatchGrid(4, 4))
+    assert mask.order.tolist() == [0, 1, 4, 5, 10, 11, 14, 15, 2, 3, 6, 7, 8, 9, 12, 13]
+    assert mask.step.unique_consecutive(return_counts=True)[1].tolist() == [4] * 4
 
 
 def test_an_order_for_each_image_is_refused_until_the_source_is_told():

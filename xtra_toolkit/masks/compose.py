@@ -13,7 +13,7 @@ from torch import Tensor
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.build import build_mask
-from xtra_toolkit.masks.rng import fixed, mask_rng
+from xtra_toolkit.masks.rng import mask_rng
 from xtra_toolkit.masks.unit_order import UnitOrder, build_order
 from xtra_toolkit.masks.units import raster_units, unit_sequence, unit_table, units_of
 from xtra_toolkit.objective.mask import Mask, MaskFactory
@@ -41,7 +41,10 @@ class Reordered(MaskFactory):
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
     ) -> Mask:
         rows, cols, units = raster_units(self.mask, grid)
-        order = self.order(rows, cols, batch, fixed(generator) if self.random else None)
+        if generator is None:
+            order = self.order.in_evaluation(rows, cols, batch)
+        else:
+            order = self.order(rows, cols, batch, generator if self.random else None)
         valid = (order.sort(-1).values == torch.arange(len(units), device=order.device)).all()
         message = (
             f"{type(self.order).__name__} must name each of the {len(units)} units (rows × cols = "

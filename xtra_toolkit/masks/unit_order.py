@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from xtra_toolkit.masks.rng import fixed
 from xtra_toolkit.registry import ORDERS
 
 
@@ -28,6 +29,10 @@ class UnitOrder:
             generator: What to draw from; None for an order that does not draw.
         """
         raise NotImplementedError
+
+    def in_evaluation(self, rows: int, cols: int, batch: int) -> Tensor:
+        """Return the order of evaluation. The default is the draw of a fixed seed."""
+        return self(rows, cols, batch, fixed(None) if self.random else None)
 
 
 class _FunctionOrder(UnitOrder):
