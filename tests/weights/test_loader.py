@@ -29,10 +29,10 @@ VIT = dict(
 
 
 class Calls:
-    """Create a folder when this object is unpickled."""
+    """Call a function when this object is unpickled."""
 
-    def __init__(self, folder, function=os.mkdir):
-        self.call = function, (str(folder),)
+    def __init__(self, function, *args):
+        self.call = function, args
 
     def __reduce__(self):
         return self.call
@@ -44,7 +44,8 @@ def trap(tmp_path, monkeypatch, request):
     if request.param:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     file, trace = tmp_path / "stranger.pth", tmp_path / "trace"
-    torch.save(dict(state_dict=MODELS.build(VIT).state_dict(), extra=Calls(trace)), file)
+    attack = Calls(os.mkdir, str(trace))
+    torch.save(dict(state_dict=MODELS.build(VIT).state_dict(), extra=attack), file)
     yield file, trace
     assert not trace.exists()
     torch.load(file, weights_only=False)  # the attack works if it is not refused
@@ -100,6 +101,16 @@ def test_an_unsafe_file_of_a_ceph_server_is_refused(trap, monkeypatch):
     monkeypatch.setattr(checkpoint, "get_file_backend", lambda *_, **__: Server())
     with pytest.raises(ValueError, match="cannot be read as tensors alone, and is not executed"):
         load_checkpoint(MODELS.build(VIT), "s3://bucket/stranger.pth")
+
+
+def test_a_call_of_getattr_is_refused(tmp_path, monkeypatch):
+    """Refuse what onedl-mmengine allows, in the loaders that are MMEngine's own."""
+    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
+    (tmp_path / "open_mmlab.json").write_text('{"stranger": "stranger.pth"}')
+    file = dict(state_dict={}, extra=Calls(getattr, 1, "numerator"))
+    torch.save(file, tmp_path / "stranger.pth")
+    with pytest.raises(ValueError, match=r"stranger\.pth cannot be read as tensors .*getattr"):
+        load_checkpoint(MODELS.build(VIT), "open-mmlab://stranger")
 
 
 def test_a_safe_file_is_downloaded(tmp_path, monkeypatch):

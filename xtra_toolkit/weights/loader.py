@@ -71,3 +71,6 @@ class TensorsOnly:
 
 checkpoint.load_url = load_url
 checkpoint.torch = TensorsOnly()
+# onedl-mmengine 0.10.12 reads with a function that allows getattr in a file, and that unpickles
+# everything (weights_only=False) where torch refuses to.
+checkpoint._safe_torch_load = TensorsOnly.load
