@@ -212,16 +212,11 @@ def start(
     out.mkdir(parents=True, exist_ok=True)
     packed = {name: _pack_for(config, data, out, labels) for name, config in configs.items()}
     first = next(iter(configs))
-    counts = json.loads((packed[first] / "packed.json").read_text())["images"]
+    count = json.loads((packed[first] / "packed.json").read_text())["images"]["train"]
     available, tested = (len(np.load(packed[first] / f"{s}_labels.npy")) for s in ("train", "test"))
     stored = Results(out / "compare.json").state.get("plan") or {}
     images = stored.get("images", {}).get(first, images)
-    tune_labels = [] if tune_epochs == 0 else sorted({round(s * counts["train"]) for s in tune})
-    if tune_labels and tune_labels[-1] > available:
-        raise ValueError(
-            f"Fine-tuning with {tune_labels[-1]:,} labels was asked for, and {available:,} images "
-            f"are packed; give --labels {tune_labels[-1]} or a smaller share with --tune."
-        )
+    tune_labels = [] if tune_epochs == 0 else _tune_labels(tune, count, available)
     if tune_epochs is None:
         tune_epochs = stored.get("tune_epochs") or planning.tune_epochs_for(
             configs[first], (len(configs) + 2) * seeds, tune_labels, seconds
@@ -230,7 +225,7 @@ def start(
         data=name_of(data),
         seeds=seeds,
         images=planning.images_for(configs, seeds, seconds, equal, images),
-        labels=min(labels, counts["train"]),
+        labels=min(labels, count),
         tune_labels=tune_labels,
         tune_epochs=tune_epochs,
     )
@@ -240,21 +235,46 @@ def start(
     folder = folder if folder.is_dir() else None
     datasets = (PACKED, FOLDER) if folder else (PACKED,)
     for name, config in configs.items():
-        check_run(config, datasets, counts["train"], plan.images[name])
-    options = [f"--data {plan.data} --seeds {seeds} --equal {equal} --images {plan.images[first]}"]
-    options += [f"--labels {plan.labels}", *(f"--tune {share:g}" for share in tune)]
-    options += [f"--tune-epochs {tune_epochs}", *(f"-o {shlex.quote(o)}" for o in overrides)]
+        check_run(config, datasets, count, plan.images[name])
     about = dict(
         about_machine(),
         tested=tested,
-        command=" ".join(["xtra compare", *names, *options]),
+        command=_command(names, plan, equal, tune, overrides),
         plan=asdict(plan),
         mflops={n: round(sum(flops(build(config))) / 1e6) for n, config in configs.items()},
         block_sizes={n: size for n, config in configs.items() if (size := block_size(config))},
     )
     results = Results(out / "compare.json", **about)
     results.state |= about
-    return Comparison(configs, plan, packed, folder, counts["train"], out, results, overrides)
+    return Comparison(configs, plan, packed, folder, count, out, results, overrides)
+
+
+def _tune_labels(shares: Sequence[float], count: int, available: int) -> list[int]:
+    """Return the numbers of labels of the fine-tuning runs, in rising order.
+
+    Args:
+        shares: Shares of the training images.
+        count: Number of training images.
+        available: Number of training images that are packed.
+    """
+    labels = sorted({round(share * count) for share in shares})
+    if labels and labels[-1] > available:
+        raise ValueError(
+            f"Fine-tuning with {labels[-1]:,} labels was asked for, and {available:,} images are "
+            f"packed; give --labels {labels[-1]} or a smaller share with --tune."
+        )
+    return labels
+
+
+def _command(
+    names: Sequence[str], plan: Plan, equal: str, tune: Sequence[float], overrides: Sequence[str]
+) -> str:
+    """Return the command that repeats a comparison."""
+    images = next(iter(plan.images.values()))
+    options = [f"--data {plan.data} --seeds {plan.seeds} --equal {equal} --images {images}"]
+    options += [f"--labels {plan.labels}", *(f"--tune {share:g}" for share in tune)]
+    options += [f"--tune-epochs {plan.tune_epochs}", *(f"-o {shlex.quote(o)}" for o in overrides)]
+    return " ".join(["xtra compare", *names, *options])
 
 
 def _pack_for(config: Config, data: str, out: Path, labels: int) -> Path:
