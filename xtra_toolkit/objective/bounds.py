@@ -43,7 +43,11 @@ def compute_bounds(
         for count in torch.atleast_2d(mask.visible_or_all())[:, :num_computed].sum(-1)
     }
     if len(counts) != 1:
-        raise ValueError(f"each draw must show equally many tokens; this mask shows {counts}")
+        raise ValueError(
+            f"each draw must show equally many tokens; this mask shows {min(counts)} to "
+            f"{max(counts)}; an encoder with mask tokens (backbone.mask_tokens=True) allows other "
+            "numbers"
+        )
     kinds, kv_lengths = zip(*(_attention(mask, num_computed) for mask in samples), strict=True)
     output_positions = _output_positions(links, num_computed)
     return Bounds(

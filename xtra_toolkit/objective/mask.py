@@ -14,7 +14,8 @@ class Mask:
     """Hold an order of the tokens and a step for each. True means *may attend*, everywhere.
 
     Position q of the sequence may attend to position k where ``step[k] <= step[q]``. A field has a
-    leading dimension B where images differ. N is the number of positions.
+    leading dimension B where images differ, of size 1 where those of a batch share what is drawn. N
+    is the number of positions.
 
     Args:
         order: (N,) or (B, N) token at each position. Numbers from ``grid.tokens`` on are tokens
@@ -132,6 +133,7 @@ class Mask:
                 wanted = "bool" if kinds[field] == "bool" else "whole numbers"
                 raise ValueError(f"{name}: `{field}` must hold {wanted}, not {value.dtype}")
         batches = {len(value) for value in given.values() if value.ndim == 2}
+        batches = batches - {1} or batches  # the images of a batch may share a draw
         if len(batches) > 1 or any(value.ndim not in (1, 2) for value in given.values()):
             shapes = {field: tuple(value.shape) for field, value in given.items()}
             raise ValueError(f"{name}: fields must be (N,) or (B, N) of one batch; given: {shapes}")
