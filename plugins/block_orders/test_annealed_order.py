@@ -35,8 +35,8 @@ def training():
     return at
 
 
-def draw(seeds=range(400), **shares):
-    seeds = list(seeds)
+def draw(seeds=None, **shares):
+    seeds = list(range(400)) if seeds is None else seeds
     generator = StepGenerator(seeds, 7, "cpu")
     return block_orders.AnnealedOrder(**shares)(4, 4, len(seeds), generator)
 

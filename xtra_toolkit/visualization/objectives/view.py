@@ -66,8 +66,9 @@ class View:
 
     @property
     def context(self) -> Tensor:
-        """(T,) bool, tokens that are never predicted."""
-        return self._any(self.mask.context)
+        """(T,) bool, tokens that are context at each of their positions."""
+        context = self.mask.context
+        return self._any(context) & ~self._any(None if context is None else ~context)
 
     @property
     def units(self) -> list[list[int]]:

@@ -91,15 +91,19 @@ def continuation(
 def reconstruction(model: nn.Module, images: Tensor) -> list[Panel]:
     """Make the panels of a reconstruction: visible patches, all patches, and truth.
 
-    In the second panel the visible patches are the true ones.
+    In the second panel the visible patches are the true ones. A patch that is predicted and also
+    seen, by later predictions, counts as hidden.
     """
     grid, plan = model.objective.grid, model.objective(len(images), images.device)
-    seen = encoded(plan, grid, len(images))
+    prediction = predicted(model, images, plan)
+    seen = encoded(plan, grid, len(images)) & prediction.isnan().all(-1)
     shown = grid.patchify(images).where(seen[..., None], torch.nan)
-    made = filled(shown, predicted(model, images, plan))
+    made = filled(shown, prediction)
     normalised = model.target_generator.normalises
+    counts = sorted({*seen.sum(1).tolist()})
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     return [
-        Panel("input", grid.unpatchify(shown), f"{int(seen[0].sum())} of {grid.tokens} patches"),
+        Panel("input", grid.unpatchify(shown), f"{number} of {grid.tokens} patches"),
         Panel("reconstruction, shown pasted", grid.unpatchify(made), OWN if normalised else ""),
         Panel("truth", images),
     ]

@@ -33,8 +33,9 @@ def predicted(model: nn.Module, images: Tensor, plan: Plan) -> Tensor:
 def on_grid(plan: Plan, numbers: list[Tensor], grid: PatchGrid, batch: int) -> Tensor:
     """Write numbers of each prediction to the tokens that it predicts.
 
-    All masks of an image are combined. If a token is predicted more than once, the first
-    prediction is kept; with look-ahead this is the nearest one.
+    All masks of an image are combined. If a token is predicted in several groups, the first
+    prediction is kept; with look-ahead this is the nearest one. In a group, a token is predicted
+    once at most by those that count.
 
     Args:
         plan: The plan, whose groups say which tokens are predicted and which predictions count.
@@ -47,13 +48,15 @@ def on_grid(plan: Plan, numbers: list[Tensor], grid: PatchGrid, batch: int) -> T
     """
     rows, layers = batch * plan.masks_per_image, []
     for group, values in zip(plan.groups, numbers, strict=True):
-        if group.loss_mask is not None:
-            values = values.where(group.loss_mask[..., None], torch.nan)
-        index = group.tokens.flatten(1).expand(rows, -1)
+        tokens = group.tokens
+        if group.loss_mask is not None:  # predictions that do not count go behind the last token
+            tokens = tokens.where(group.loss_mask[..., None], grid.tokens)
+        index = tokens.flatten(1).expand(rows, -1)
         values = values.expand(rows, -1, -1).reshape(*index.shape, -1)
         index = index[..., None].expand_as(values)
-        empty = values.new_full((rows, grid.tokens, values.shape[-1]), torch.nan)
-        layers += empty.scatter(1, index, values).chunk(plan.masks_per_image)
+        empty = values.new_full((rows, grid.tokens + 1, values.shape[-1]), torch.nan)
+        written = empty.scatter(1, index, values)[:, : grid.tokens]
+        layers += written.chunk(plan.masks_per_image)
     return reduce(filled, layers)
 
 
