@@ -13,6 +13,8 @@ from helpers import (
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
+from xtra_toolkit.engine.config_keys import refuse_unknown_arguments
+
 ROOT = Path(__file__).parents[1] / "mmconfigs"
 CONFIGS = sorted(p for p in ROOT.rglob("*.py") if "_base_" not in p.parts)
 RECIPES = [p for p in CONFIGS if "def main" not in p.read_text()]
@@ -63,6 +65,11 @@ def test_every_type_in_a_config_is_prefixed(config):
 
     bare = {t for t in types(Config.fromfile(config)._cfg_dict) if "." not in t}
     assert bare <= {"Pretrained"}  # MMEngine compares this one by its name
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=name)
+def test_every_key_of_a_config_is_known(config):
+    refuse_unknown_arguments(Config.fromfile(config))
 
 
 @pytest.mark.parametrize(

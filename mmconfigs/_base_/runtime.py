@@ -2,6 +2,7 @@
 
 default_scope = "mmpretrain"
 custom_imports = dict(imports=["xtra_toolkit"])  # imported before MMCV, to silence its warning
+runner_type = "xtra_toolkit.CheckedRunner"  # refuses keys that nothing reads
 
 default_hooks = dict(
     timer=dict(type="xtra_toolkit.Throughput"),

@@ -3,6 +3,7 @@
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import FlexibleRunner
 
+from xtra_toolkit.engine.config_keys import refuse_unknown_arguments
 from xtra_toolkit.registry import RUNNERS
 
 # These read or change weights outside of the forward pass, where each process holds a part only
@@ -14,13 +15,14 @@ class ShardedRunner(FlexibleRunner):
     """Extend MMEngine's FlexibleRunner: find the checkpoint as Runner does.
 
     Raises:
-        ValueError: A part of the config needs whole weights outside of the forward pass, or
-            ``model_wrapper_cfg`` is set.
+        ValueError: The config has a key that nothing reads, a part of it needs whole weights
+            outside of the forward pass, or ``model_wrapper_cfg`` is set.
     """
 
     @classmethod
     def from_cfg(cls, cfg: dict) -> "ShardedRunner":
         """Build the runner. GlobalBatchLoop reads ``compile``, which MMEngine ignores here."""
+        refuse_unknown_arguments(cfg)
         if cfg.get("model_wrapper_cfg"):
             raise ValueError(
                 "model_wrapper_cfg is set, and FlexibleRunner ignores it: set its options "

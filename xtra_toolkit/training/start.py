@@ -16,11 +16,11 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 import xtra_toolkit.models  # noqa: F401, registers them
+from xtra_toolkit.engine.config_keys import refuse_unknown_keys
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.training import folder as folders
 from xtra_toolkit.training import recipe
 from xtra_toolkit.training.console import ERROR_FILE, FLAG
-from xtra_toolkit.training.keys import refuse_unknown_keys
 from xtra_toolkit.training.memory import images_that_fit
 from xtra_toolkit.utils.newest_checkpoint import named_in
 from xtra_toolkit.visualization.objectives.build import build

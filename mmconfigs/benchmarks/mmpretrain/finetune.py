@@ -8,6 +8,8 @@ The encoder keeps the mask of its checkpoint during fine-tuning.
 
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py"]
 
+runner_type = "xtra_toolkit.CheckedRunner"
+
 model = dict(
     type="xtra_toolkit.ImageClassifier",
     backbone=dict(  # sizes and attention mask are read from the checkpoint

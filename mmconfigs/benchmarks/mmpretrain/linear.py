@@ -11,6 +11,8 @@ MMPretrain's image size and uses the token.
 
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k.py"]
 
+runner_type = "xtra_toolkit.CheckedRunner"
+
 model = dict(
     type="xtra_toolkit.ImageClassifier",
     backbone=dict(  # sizes and attention mask are read from the checkpoint

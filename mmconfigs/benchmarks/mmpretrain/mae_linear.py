@@ -6,6 +6,8 @@
 
 _base_ = ["mmpretrain::mae/benchmarks/vit-base-p16_8xb2048-linear-coslr-90e_in1k.py"]
 
+runner_type = "xtra_toolkit.CheckedRunner"
+
 model = dict(backbone=dict(type="xtra_toolkit.MaskedViT", with_cls_token=True, positions="sincos"))
 
 train_dataloader = dict(collate_fn=dict(type="mmengine.default_collate"))
