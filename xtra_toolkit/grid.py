@@ -5,7 +5,7 @@ V = C * patch height * patch width values of a token.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -32,8 +32,10 @@ class PatchGrid:
         rows, cols: Number of tokens along the height and along the width.
         patch: Height and width of a token in pixels.
         channels: Number of channels of the image.
-        extra: Number of tokens without pixels, such as a class token. Their numbers follow those
-            of the patches.
+        extra: Number of tokens without pixels: a class token and registers. Their numbers follow
+            those of the patches.
+        registers: How many of these are registers, which have the last numbers. Masks know nothing
+            of them, see :mod:`xtra_toolkit.objective.registers`.
     """
 
     rows: int
@@ -41,6 +43,7 @@ class PatchGrid:
     patch: tuple[int, int] = (1, 1)
     channels: int = 3
     extra: int = 0
+    registers: int = 0
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class PatchGrid:
         patch_size: int | tuple[int, int],
         channels: int = 3,
         extra: int = 0,
+        registers: int = 0,
     ) -> "PatchGrid":
         """Build the grid of an image from its size in pixels.
 
@@ -67,7 +71,7 @@ class PatchGrid:
                 f"sizes that do: {max(height // p, 1) * p}×{max(width // q, 1) * q}, "
                 f"{-(-height // p) * p}×{-(-width // q) * q} px"
             )
-        return cls(height // p, width // q, (p, q), channels, extra)
+        return cls(height // p, width // q, (p, q), channels, extra, registers)
 
     @property
     def tokens(self) -> int:
@@ -78,6 +82,15 @@ class PatchGrid:
     def values(self) -> int:
         """Return the number of pixel values of one token."""
         return self.channels * self.patch[0] * self.patch[1]
+
+    @property
+    def placed(self) -> int:
+        """Return the number of tokens without pixels to which a mask gives a place."""
+        return self.extra - self.registers
+
+    def without_registers(self) -> "PatchGrid":
+        """Return the same grid without registers."""
+        return replace(self, extra=self.placed, registers=0)
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -93,7 +106,8 @@ class PatchGrid:
         """Return a token in image coordinates: 'patch (row, column)'."""
         if token < self.tokens:
             return f"patch {divmod(token, self.cols)}"
-        return f"token {token} (no pixels)"
+        first = self.tokens + self.placed
+        return f"register {token - first}" if token >= first else f"token {token} (no pixels)"
 
     def patchify(self, images: Tensor) -> Tensor:
         """Cut images (B, C, height, width) into tokens (B, N, V).

@@ -130,3 +130,24 @@ def test_timms_eva02():
     cfgs = dict(ffn_type="swiglu", sub_ln=True)
     ours = encoder(with_cls_token=True, rope="eva02", qkv_bias=False, layer_cfgs=cfgs)
     agree(ours, with_weights_of(ours, theirs), 1e-6)  # timm computes the angles in float32
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_timms_dinov3(registers):
+    """Check rotary positions, LayerScale, and registers after the class token."""
+    size = dict(img_size=(64, 32))  # coordinates are exact in float32, in which timm computes them
+    theirs = timm.models.Eva(
+        **SMALL | size, **BARE, qkv_bias=False, init_values=0.1, use_rot_pos_emb=True,
+        use_abs_pos_emb=False, dynamic_img_size=True, rope_type="dinov3", rope_temperature=100,
+        rope_rotate_half=True, num_reg_tokens=registers,
+        norm_layer=partial(timm.layers.LayerNorm, eps=1e-5),
+    ).double()  # fmt: skip
+    theirs.rope.periods.copy_(100.0 ** (torch.arange(4).double() / 4))  # those were float32's
+    ours = encoder(
+        with_cls_token=True, registers=registers, rope="dinov3", positions="none", qkv_bias=False,
+        layer_scale_init_value=0.1, norm_cfg=dict(type="LN", eps=1e-5), **size,
+    )  # fmt: skip
+    theirs, images = with_weights_of(ours, theirs).eval(), IMAGES[..., :32].double()
+    reference = theirs(images)
+    assert reference.shape == (2, 1 + registers + 32, 48)
+    assert (ours.double()(images)[0] - reference).abs().max() <= 1e-10 * reference.abs().max()

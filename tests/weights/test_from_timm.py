@@ -29,6 +29,14 @@ KINDS = {
         dict(BARE, qkv_bias=False, proj_bias=False, embed_norm_layer="layernorm"),
         dict(bias=False, patch_cfg=EMBED),
     ),
+    "registers": (
+        dict(BARE, reg_tokens=4, no_embed_class=True),
+        dict(registers=4),
+    ),
+    "class_token_and_registers": (
+        dict(reg_tokens=4, no_embed_class=True, init_values=0.1, num_classes=10),
+        dict(with_cls_token=True, registers=4, layer_scale_init_value=0.1),
+    ),
     "pooled": (dict(class_token=False, global_pool="avg", num_classes=10), MEAN),
     "pooled_class_token": (
         dict(global_pool="avg", num_classes=10),
@@ -84,6 +92,16 @@ def test_a_class_token_without_a_position_gets_zeros():
     torch.testing.assert_close(vit(IMAGES)[0], features(theirs), atol=1e-5, rtol=0)
 
 
+def test_positions_of_registers_are_added_to_them():
+    theirs = timms(reg_tokens=4)
+    vit = ours(Checkpoint.of(theirs.state_dict()), with_cls_token=True, registers=4)
+    torch.testing.assert_close(vit(IMAGES)[0], features(theirs), atol=1e-5, rtol=1e-5)
+    state = theirs.state_dict()
+    state["pos_embed"] = state["pos_embed"][:, :37]  # of 4×8 patches
+    with pytest.raises(ValueError, match="37 positions, and it is not known whether the class"):
+        Checkpoint.of(state)
+
+
 def test_a_rectangular_image_needs_its_size():
     theirs = timms(**dict(BARE)).state_dict()
     theirs["pos_embed"] = torch.randn(1, 32, 48)
@@ -112,7 +130,6 @@ def test_another_mask_can_be_given():
 @pytest.mark.parametrize(
     ("args", "first"),
     [
-        (dict(reg_tokens=4), "reg_token"),
         (dict(qk_norm=True), "blocks.0.attn.q_norm.weight"),
         (dict(global_pool="map"), "attn_pool.latent"),
     ],

@@ -13,6 +13,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.build import check_registered
 from xtra_toolkit.models.encoder_record import describe_images, parse_record
+from xtra_toolkit.objective.registers import with_registers
 
 # a plain ViT reports this key of the state dict as unexpected, so the name should explain itself
 KEY = "xtra_toolkit_attention_mask"
@@ -69,7 +70,8 @@ class EncoderMask(nn.Module):
                 "one was loaded; set it, for instance "
                 "mask=dict(type='xtra_toolkit.Bidirectional')"
             )
-        return self.factory.for_features(grid).check(grid, type(self.factory).__name__)
+        mask = with_registers(self.factory, grid).for_features(grid)
+        return mask.check(grid, type(self.factory).__name__)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # noqa: ANN001, ANN002
         stored = unpack(state_dict.get(prefix + "json"))
@@ -93,7 +95,7 @@ class EncoderMask(nn.Module):
     def _same(self, stored: dict) -> bool:
         """Return whether both masks are equal for features on the grid of the training."""
         rows, cols = stored["grid"]
-        grid = replace(self.grid, rows=rows, cols=cols)
+        grid = replace(self.grid, rows=rows, cols=cols).without_registers()
         try:
             own = self.factory.for_features(grid)
             other = build_mask(stored["mask"]).for_features(grid)

@@ -55,7 +55,7 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
         norm_eps=norm_eps,
         patch_norm_eps=patch_norm_eps,
         layer_scale=float(options.get("layer_scale_init_value", 0.0)),
-        with_cls_token=bool(grid.extra),
+        with_cls_token=bool(grid.placed),
         bias=bool(options.get("bias", True)),
         qkv_bias=bool(options.get("qkv_bias", True)),
         pre_norm=bool(options.get("pre_norm", False)),
@@ -72,19 +72,25 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
     if not isinstance(layer_cfgs, Mapping) or set(layer_cfgs) - set(KEYS):
         unrecorded.add("layer_cfgs")
         layer_cfgs = {}
-    record |= _parts(norm, patch_norm, layer_cfgs, options.get("rope"))
+    record |= _parts(norm, patch_norm, layer_cfgs, options.get("rope"), grid.registers)
     return dict(record, unrecorded=sorted(unrecorded))
 
 
 def _parts(
-    norm: str | None, patch_norm: str | None, layer_cfgs: Mapping, rope: RotaryPositions | None
+    norm: str | None,
+    patch_norm: str | None,
+    layer_cfgs: Mapping,
+    rope: RotaryPositions | None,
+    registers: int,
 ) -> dict:
-    """Return ``dict(parts=...)``: what the layers have beside a plain ViT's; {} if nothing."""
+    """Return ``dict(parts=...)``: what the encoder has beside a plain ViT's; {} if nothing."""
     parts = dict(norm=norm, patch_norm=patch_norm) | asdict(LayerParts(**layer_cfgs))
     plain = dict(norm="LN", patch_norm="LN") | asdict(LayerParts())
     parts = {name: value for name, value in parts.items() if value not in (None, plain[name])}
     if rope is not None:
         parts["rope"] = asdict(rope)
+    if registers:
+        parts["registers"] = registers
     return dict(parts=parts) if parts else {}
 
 
@@ -96,13 +102,14 @@ def _norm(config: Mapping | None) -> tuple[str | None, float | None]:
 
 
 def _check_parts(parts: Any) -> None:
-    """Check what a file says of the parts of the layers."""
-    known = {"norm", "patch_norm", "rope", *KEYS}
+    """Check what a file says of the parts that a plain ViT lacks."""
+    known = {"norm", "patch_norm", "rope", "registers", *KEYS}
     _require(isinstance(parts, dict) and not set(parts) - known, "parts", parts)
     for name in ("norm", "patch_norm"):
         _require(parts.get(name, "LN") in NORM_CONFIGS, name, parts.get(name))
     for name in ("sub_ln", "qk_norm"):
         _require(type(parts.get(name, False)) is bool, name, parts.get(name))
+    _require(_sizes([parts.get("registers", 1)], 1), "registers", parts.get("registers"))
     try:
         LayerParts(**{key: parts[key] for key in KEYS if key in parts})
         RotaryPositions.of(parts.get("rope"))
@@ -257,6 +264,8 @@ def recorded_options(encoder: dict) -> dict:
         options["layer_cfgs"] = layer_cfgs
     if "rope" in parts:
         options["rope"] = dict(parts["rope"])
+    if "registers" in parts:
+        options["registers"] = parts["registers"]
     return options
 
 
@@ -282,6 +291,8 @@ def _check_tensors(encoder: dict, state: Mapping[str, Tensor]) -> None:
     }
     if encoder["positions"] in ("relative", "none"):
         del expected["pos_embed"]
+    if registers := encoder.get("parts", {}).get("registers"):
+        expected["register_tokens"] = (1, registers, width)
     for name, shape in expected.items():
         found = tuple(state[name].shape) if name in state else None
         if found != shape:

@@ -20,6 +20,7 @@ NO_CHECKPOINT = (
     "--cfg-options model.backbone.init_cfg.checkpoint=/path/to/epoch_800.pth"
 )
 HINTS = (  # pattern of a name that does not fit, and a hint for the user
+    ("register_tokens", "registers is another in this config"),
     ("cls_token", "with_cls_token is another in this config"),
     ("fusion", "fused_layers is another in this config"),
     ("mask_token", "mask_tokens is another in this config"),

@@ -33,6 +33,7 @@ from xtra_toolkit.models.option_checks import (
     ALL,
     check_options,
     check_patch_embed,
+    check_registers,
     refuse_other_size,
 )
 from xtra_toolkit.models.positions import by_token, check_positions, position_table
@@ -58,6 +59,10 @@ class MaskedViT(VisionTransformer):
         attention: Back end, see :func:`xtra_toolkit.attention.attention`.
         out_type: 'raw', 'featmap', 'avg_featmap' or 'cls_token', as in MMPretrain.
         with_cls_token: As in MMPretrain. Default: as in the checkpoint, or False without one.
+        registers: Number of learned tokens in front of the sequence, without pixels or positions
+            (arXiv 2309.16588). All tokens see them; they see what the first position of the mask
+            sees. 'raw' features hold them after the class token, and means leave them out. Default:
+            as in the checkpoint, or 0 without one.
         positions: 'learned', or 'sincos' for fixed ones (MAE, AIM). The table of a checkpoint
             replaces them. 'relative': learned numbers for the offset of each pair of tokens, which
             all layers add to the scores of their attention (BEiT). 'none': DINOv3, with ``rope``.
@@ -96,15 +101,18 @@ class MaskedViT(VisionTransformer):
         dynamic_img_size: bool = False,
         rope: str | dict | None = None,
         fused_layers: Sequence[int] = (),
+        registers: int | None = None,
         **vit,  # noqa: ANN003
     ):
         given = dict(with_cls_token=with_cls_token, bias=bias, positions=positions, rope=rope)
-        vit = add_recorded_options(dict(vit, **given))
+        vit = add_recorded_options(dict(vit, **given, registers=registers))
         with_cls_token, bias = vit.pop("with_cls_token", False), vit.pop("bias", True)
         positions, rope = vit.pop("positions", "learned"), vit.pop("rope", None)
         size, patch = vit.get("img_size", 224), vit.get("patch_size", 16)
         # built first, since it explains a size that the patch does not tile
-        grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), int(with_cls_token))
+        registers = check_registers(vit.pop("registers", 0))
+        extra = registers + with_cls_token
+        grid = PatchGrid.of(size, patch, vit.get("in_channels", 3), extra, registers)
         arch = check_options(self.arch_zoo, vit)
         if vit.get("frozen_stages") == ALL:
             vit["frozen_stages"] = arch["num_layers"]
@@ -129,13 +137,17 @@ class MaskedViT(VisionTransformer):
             self.rel_pos_bias = RelativeBias(grid, self.arch_settings["num_heads"])
             self.pos_embed = None
         else:
-            table = position_table(positions, grid, self.embed_dims)
+            table = position_table(positions, grid.without_registers(), self.embed_dims)
             if positions != "learned":
                 self.pos_embed = table
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if mask_tokens else None
         self.fusion = None
         if fused_layers:
             self.fusion = LayerFusion(self.embed_dims, fused_layers, self.num_layers)
+        self.num_extra_tokens, self.register_tokens = grid.extra, None
+        if registers:
+            learned = torch.zeros(1, registers, self.embed_dims)
+            self.register_tokens = nn.Parameter(learned, requires_grad=self.frozen_stages <= 0)
         options = dict(vit, positions=positions, bias=bias, rope=rope)
         record = describe_encoder(grid, self.arch_settings, options)
         self.add_module(KEY, EncoderMask(mask, change_mask, grid, record))
@@ -160,6 +172,8 @@ class MaskedViT(VisionTransformer):
             self.pos_embed.data.copy_(table)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=0.02)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=0.02)
         if self.mask_token is not None:
             nn.init.trunc_normal_(self.mask_token, std=0.02)
 
@@ -194,7 +208,8 @@ class MaskedViT(VisionTransformer):
             ValueError: The images have another size than ``img_size``, and ``dynamic_img_size`` is
                 not set; or the patches do not tile them.
         """
-        grid = PatchGrid.of(images.shape[2:], self.grid.patch, self.grid.channels, self.grid.extra)
+        sizes = self.grid.patch, self.grid.channels, self.grid.extra, self.grid.registers
+        grid = PatchGrid.of(images.shape[2:], *sizes)
         if not self.dynamic_img_size:
             refuse_other_size(self.grid, grid)
         features, outs = self._features_of(grid, images.device), []
@@ -225,6 +240,10 @@ class MaskedViT(VisionTransformer):
             x = self.patch_embed.norm(x)
         if self.cls_token is not None:
             x = torch.where((tokens >= grid.tokens)[..., None], self.cls_token, x)
+        if self.register_tokens is not None:
+            register = tokens - grid.tokens - grid.placed
+            learned = gather_tokens(self.register_tokens, register.clamp(min=0))
+            x = torch.where((register >= 0)[..., None], learned, x)
         if hidden is not None:
             x = torch.where(hidden[..., None], self.mask_token, x)
         if self.pos_embed is not None:
@@ -233,11 +252,11 @@ class MaskedViT(VisionTransformer):
 
     def positions(self, grid: PatchGrid) -> Tensor:
         """Return (1, tokens, D): the position embeddings by token number, resized to a grid."""
-        own, other, extra = self.grid, (grid.rows, grid.cols), self.grid.extra
+        own, other, placed = self.grid, (grid.rows, grid.cols), self.grid.placed
         table = resize_pos_embed(
-            self.pos_embed, (own.rows, own.cols), other, self.interpolate_mode, extra
+            self.pos_embed, (own.rows, own.cols), other, self.interpolate_mode, placed
         )
-        return by_token(table, extra)
+        return by_token(table, grid)
 
     @staticmethod
     def _in_token_order(plan: Plan, output_positions: Tensor | None) -> tuple[Plan, Tensor]:
@@ -284,6 +303,12 @@ class MaskedViT(VisionTransformer):
             self._freeze_stages()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Return the depth of a parameter, for a decay of the learning rate by layers."""
+        if param_name == f"{prefix}register_tokens":
+            param_name = f"{prefix}cls_token"  # MMPretrain's method knows no registers
+        return super().get_layer_depth(param_name, prefix)
+
     @torch.inference_mode(False)  # training may use the kept tensors later
     def _features_of(self, grid: PatchGrid, device: torch.device) -> Features:
         config = str(self.encoder_mask.config)
@@ -300,7 +325,7 @@ class MaskedViT(VisionTransformer):
 
     def _prepare_pos_embed(self, state_dict, prefix, *_, **__) -> None:  # noqa: ANN001, ANN002, ANN003
         """Resize a loaded table to this grid. MMPretrain's hook supports square grids only."""
-        name, extra = prefix + "pos_embed", self.grid.extra
+        name, extra = prefix + "pos_embed", self.grid.placed
         if name not in state_dict:
             return
         table, stored = state_dict[name], unpack(state_dict.get(f"{prefix}{KEY}.json"))

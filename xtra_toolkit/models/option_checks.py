@@ -81,6 +81,16 @@ def check_patch_embed(projection: nn.Module, grid: PatchGrid) -> None:
     )
 
 
+def check_registers(registers: Any) -> int:
+    """Return the number of registers; raise a ValueError if it is no number of tokens."""
+    if type(registers) is not int or registers < 0:
+        raise ValueError(
+            f"registers={registers!r} was given; it is a number of tokens, 0 or more (4 in DINOv2 "
+            "and DINOv3)"
+        )
+    return registers
+
+
 def _arch(archs: Mapping[str, Mapping], arch: Any) -> Mapping[str, int]:
     """Return the sizes of an architecture that is given by its name or as a dict."""
     if isinstance(arch, str):

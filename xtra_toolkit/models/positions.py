@@ -46,9 +46,13 @@ def sincos(grid: PatchGrid, width: int) -> Tensor:
     return torch.cat([table.new_zeros(grid.extra, width), table])[None].float()
 
 
-def by_token(table: Tensor, extra: int) -> Tensor:
-    """Return a position table in the order of token numbers: tokens without pixels come last."""
-    return torch.cat([table[:, extra:], table[:, :extra]], 1) if extra else table
+def by_token(table: Tensor, grid: PatchGrid) -> Tensor:
+    """Return a table in the order of token numbers, with zeros for registers that it lacks."""
+    if not grid.extra:
+        return table
+    patches, others = table[:, -grid.tokens :], table[:, : -grid.tokens]
+    lacking = table.new_zeros(1, grid.tokens + grid.extra - table.shape[1], table.shape[-1])
+    return torch.cat([patches, others, lacking], 1)
 
 
 def check_positions(kind: str, rope: object) -> None:

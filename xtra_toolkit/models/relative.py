@@ -5,6 +5,7 @@ Shape legend: B images, E positions.
 
 import warnings
 
+import torch
 import torch.nn.functional as F
 from mmpretrain.models.backbones.beit import RelativePositionBias
 from torch import Tensor
@@ -41,7 +42,8 @@ class RelativeBias(RelativePositionBias):
                 f"images of {grid} were given, and the relative positions of this encoder are "
                 f"those of {self.grid}; give images of that size"
             )
-        row = (tokens + grid.extra) % (grid.tokens + grid.extra)  # the class token comes first
+        # the class token comes first; registers have the relative positions of a class token
+        row = torch.where(tokens < grid.tokens, tokens + bool(grid.extra), 0)
         index = self.relative_position_index[row[:, :, None], row[:, None, :]]
         biases = F.embedding(index, self.relative_position_bias_table)
         return biases.permute(0, 3, 1, 2).contiguous()

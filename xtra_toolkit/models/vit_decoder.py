@@ -137,10 +137,10 @@ class ViTDecoder(BaseModule):
             masked = self.mask_token.to(x.dtype).expand(len(x), plan.num_computed, -1)
             x = masked.scatter(1, positions, x)
         if self.pos_embed is not None:
-            table = by_token(self.pos_embed, self.grid.extra)
+            table = by_token(self.pos_embed, self.grid)
             x = x + gather_tokens(table, plan.order).to(self.ln1.weight.dtype)
         if plan.query_tokens is not None:
-            table = by_token(self.query_embed, self.grid.extra)
+            table = by_token(self.query_embed, self.grid)
             x = x + gather_tokens(nn.functional.pad(table, (0, 0, 0, 1)), plan.query_tokens)
         rotation = None
         if self.rope is not None and self.num_layers:

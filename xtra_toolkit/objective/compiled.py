@@ -7,6 +7,7 @@ from xtra_toolkit.objective.draw import check_structure, compile_plan
 from xtra_toolkit.objective.links import Links
 from xtra_toolkit.objective.mask import Mask, MaskFactory
 from xtra_toolkit.objective.plan import Bounds, Plan
+from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.objective.target import Target
 
 SAMPLED_DRAWS = 8
@@ -70,10 +71,11 @@ class CompiledObjective:
             device: Where the plan is needed.
             generator: What a random mask draws from. None: the draw of evaluation.
         """
+        mask = with_registers(self.mask, self.grid)
         if self.random:
-            return self.compile(self.mask(self.grid, batch, generator), device)
+            return self.compile(mask(self.grid, batch, generator), device)
         if device not in self._plans:
-            self._plans[device] = self.compile(self.mask(self.grid), device)
+            self._plans[device] = self.compile(mask(self.grid), device)
         return self._plans[device]
 
     def compile(self, mask: Mask, device: torch.device) -> Plan:
@@ -102,6 +104,8 @@ class CompiledObjective:
                 "the values of a target depend on pixels of other tokens, which the prediction "
                 "may see"
             )
+        if self.grid.registers:
+            clauses.append(f"registers: {self.grid.registers}, which see what position 0 sees")
         as_tokens = ", the hidden ones as mask tokens" if self.bounds.mask_tokens else ""
         clauses.append(
             f"{self.bounds.num_computed} of {self.length} positions computed, "

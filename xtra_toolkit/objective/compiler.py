@@ -18,6 +18,7 @@ from xtra_toolkit.objective.leak_check import Leak, check_positioned, describe_l
 from xtra_toolkit.objective.links import Links, drop_context
 from xtra_toolkit.objective.mask import Mask, MaskFactory
 from xtra_toolkit.objective.reach import Depth
+from xtra_toolkit.objective.registers import remove_registers, shift_links, with_registers
 from xtra_toolkit.objective.target import Target
 
 
@@ -151,7 +152,8 @@ def compile_objective(
                     "which share one pass of the encoder, but mask tokens in the encoder need a "
                     "pass for each mask; set backbone.mask_tokens=False"
                 )
-            links = target.links(samples[0], grid)
+            links = target.links(remove_registers(samples[0], grid), grid.without_registers())
+            links = shift_links(links, grid)
             return Outline(mask, target, grid, samples, links, mask_tokens)
     except ValueError as error:
         drawn = samples[0].of_image(0) if samples else None
@@ -181,7 +183,7 @@ def draw_samples(mask: MaskFactory, grid: PatchGrid, mask_tokens: bool = False) 
         ValueError: A draw breaks a rule of :class:`Mask`, or the draws differ in what is compiled
             once.
     """
-    name = type(mask).__name__
+    name, mask = type(mask).__name__, with_registers(mask, grid)
     if not mask.random:
         fixed = mask(grid).check(grid, name, mask_tokens)
         if any(v is not None and v.ndim > 1 for v in (fixed.order, fixed.step, fixed.visible)):

@@ -10,6 +10,7 @@ from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.build import check_registered
 from xtra_toolkit.models.encoder_mask import pack, unpack
 from xtra_toolkit.models.positions import sincos
+from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.weights.grid import grid_of
 from xtra_toolkit.weights.mmpretrain import to_mmpretrain
 from xtra_toolkit.weights.record import describe_state
@@ -97,8 +98,8 @@ class Checkpoint:
             "none",
             "relative",
         ):
-            state[POSITIONS] = sincos(grid, len(state[PATCHES]))
-        build_mask(mask).for_features(grid).check(grid, mask["type"])
+            state[POSITIONS] = sincos(grid.without_registers(), len(state[PATCHES]))
+        with_registers(build_mask(mask), grid).for_features(grid).check(grid, mask["type"])
         record = stored.get("encoder") or describe_state(without_prefix(state), grid, heads)
         images = stored.get("images") or images or source_images
         return cls(state, mask, grid, record, images, note)
@@ -106,7 +107,8 @@ class Checkpoint:
     @property
     def full(self) -> bool:
         """Return whether every token attends to every other when the encoder gives features."""
-        return bool(build_mask(self.mask).for_features(self.grid).attention_mask().all())
+        mask = build_mask(self.mask).for_features(self.grid.without_registers())
+        return bool(mask.attention_mask().all())
 
     @property
     def encoder(self) -> dict[str, Tensor]:
@@ -147,7 +149,10 @@ class Checkpoint:
         return dict(state_dict={**state, MASK: packed}, meta=meta)
 
     def _allow_stock(self, name: str, full_attention: bool) -> None:
-        if parts := (self.encoder_record or {}).get("parts"):
+        parts = dict((self.encoder_record or {}).get("parts", {}))
+        if name == "timm":  # its ViT has registers
+            parts.pop("registers", None)
+        if parts:
             raise ValueError(
                 f"the encoder has parts that a plain ViT of {name} lacks ({', '.join(parts)}), so "
                 "its features would be others; take layout 'encoder'"

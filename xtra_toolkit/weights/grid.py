@@ -26,9 +26,11 @@ def grid_of(
         ValueError: These do not agree, or the table is of no square and no size was named.
     """
     _, channels, *patch = state[PATCHES].shape
-    extra, positions = int(f"{ENCODER}cls_token" in state), state.get(POSITIONS)
-    patch_args = tuple(patch), channels, extra
-    tokens = None if positions is None else positions.shape[1] - extra
+    placed, positions = int(f"{ENCODER}cls_token" in state), state.get(POSITIONS)
+    table = state.get(f"{ENCODER}register_tokens")
+    registers = 0 if table is None else table.shape[1]
+    patch_args = tuple(patch), channels, placed + registers, registers
+    tokens = None if positions is None else positions.shape[1] - placed
     given = PatchGrid.of(img_size, *patch_args) if img_size else None
     if stored:
         grid = PatchGrid(*stored, *patch_args)

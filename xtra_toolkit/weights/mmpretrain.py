@@ -46,8 +46,14 @@ def to_mmpretrain(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
     encoder has none, the bias is zeros.
 
     Raises:
-        ValueError: The encoder has relative positions.
+        ValueError: The encoder has relative positions or registers.
     """
+    if "register_tokens" in encoder:
+        raise ValueError(
+            f"MMPretrain's VisionTransformer has no registers, and this encoder has "
+            f"{encoder['register_tokens'].shape[1]}; load the checkpoint into a MaskedViT, or "
+            "convert it --to timm"
+        )
     if any(name.startswith("rel_pos_bias.") for name in encoder):
         raise ValueError(
             "MMPretrain's VisionTransformer has no relative positions, and this encoder does; "

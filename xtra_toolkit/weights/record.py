@@ -41,6 +41,8 @@ def describe_state(encoder: dict[str, Tensor], grid: PatchGrid, heads: int | Non
     if width % heads:
         raise ValueError(f"{heads} heads do not divide the encoder's width of {width}")
     hidden = len(encoder["layers.0.ffn.layers.0.0.weight"])
+    registers = encoder.get("register_tokens")
+    parts = {} if registers is None else dict(parts=dict(registers=registers.shape[1]))
     return dict(
         arch=dict(zip(ARCH, (width, depth, heads, hidden), strict=True)),
         img_size=list(grid.img_size),
@@ -56,6 +58,7 @@ def describe_state(encoder: dict[str, Tensor], grid: PatchGrid, heads: int | Non
         positions="learned",
         interpolate_mode="bicubic",
         unrecorded=[],
+        **parts,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xtra_toolkit.objective.draw import compile_plan
 from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.objective.reach import compute_kv_lengths
+from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.visualization.predictions.key_value_cache import cached
 from xtra_toolkit.visualization.predictions.pixels import filled, predicted
 from xtra_toolkit.visualization.predictions.unit_sequence import chain, only, refuse_mask, step_plan
@@ -43,7 +44,8 @@ class Continuation:
         self.units = chain(objective.links, self.name)
         self._count(objective.structure, given)
         try:
-            mask = objective.mask.with_context(self.grid, self.given).to(device)
+            mask = with_registers(objective.mask, self.grid)
+            mask = mask.with_context(self.grid, self.given).to(device)
         except ValueError as error:
             raise ValueError(f"--given {self.given}: {self.name}: {error}") from error
         self.links = [link.to(device) for link in objective.links]
