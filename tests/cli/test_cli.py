@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from xtra_toolkit.cli import main
+from xtra_toolkit.cli.env import versions
 from xtra_toolkit.weights import checkpoint
 from xtra_toolkit.weights.checkpoint import LAYOUTS, MASK
 
@@ -135,7 +137,7 @@ def test_env_names_versions_devices_back_ends_and_plugins(name, processor, monke
     processor(name)
     monkeypatch.setattr("xtra_toolkit.attention.processor._measure", lambda: 0.5)
     output = xtra("env").output
-    for part in ("torch ", "mmpretrain    1.2.0", "CUDA build", "CPU ", "attention", "plugin "):
+    for part in ("torch ", "CUDA build", "CPU ", "attention", "plugin "):
         assert part in output
     lines = output.splitlines()
     assert any(line.split() == ["eager", "all:", "serves"] for line in lines)
@@ -147,6 +149,21 @@ def test_env_names_versions_devices_back_ends_and_plugins(name, processor, monke
     assert any("auto, bf16, up to 384 tokens" in line and why in line for line in lines)
 
 
+@pytest.mark.parametrize("given", ["mmpretrain", "onedl-mmpretrain", "both", "none"])
+def test_env_names_the_original_or_the_fork_of_a_package(given, monkeypatch):
+    packages = {"both": ("mmpretrain", "onedl-mmpretrain"), "none": ()}.get(given, (given,))
+
+    def version(name):
+        if name not in packages:
+            raise PackageNotFoundError
+        return "1.2.3"
+
+    monkeypatch.setattr("xtra_toolkit.cli.env.version", version)
+    lines = [line.split(maxsplit=1) for line in versions()]
+    found = {name: text for name, text in lines if "mmpretrain" in name}
+    assert found == (dict.fromkeys(packages, "1.2.3") or {"mmpretrain": "not installed"})
+
+
 def test_env_names_a_plugin_that_failed(monkeypatch):
     from importlib.metadata import EntryPoint
 
@@ -155,7 +172,7 @@ def test_env_names_a_plugin_that_failed(monkeypatch):
     point = EntryPoint("spiral", "absent", "xtra_toolkit.plugins")
     monkeypatch.setattr(plugins, "installed", lambda: {"spiral": point})
     monkeypatch.setitem(plugins.FAILED, "spiral", "ImportError: no such module")
-    assert "plugin        spiral, failed: ImportError: no such module" in xtra("env").output
+    assert "plugin           spiral, failed: ImportError: no such module" in xtra("env").output
 
 
 def test_help_lists_the_commands_without_heavy_imports():

@@ -3,13 +3,20 @@
 import platform
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+# The packages that affect results. Those in a line replace each other: the originals and the
+# maintained forks of docs/onedl.txt, which use the same import names.
 PACKAGES = (
-    *("xtra_toolkit", "torch", "torchvision", "xformers", "mmengine", "mmpretrain"),
-    *("mmcv", "mmcv-lite", "numpy", "timm"),
+    *(("xtra_toolkit",), ("torch",), ("torchvision",), ("xformers",)),
+    ("mmengine", "onedl-mmengine"),
+    ("mmpretrain", "onedl-mmpretrain"),
+    ("openmim", "onedl-mim"),
+    ("mmcv-lite", "mmcv", "onedl-mmcv"),
+    *(("numpy",), ("opencv-python",), ("pillow",), ("timm",)),
 )
 KINDS = ("full", "causal", "staircase")
 SHAPE = (2, 256, 12, 64)
@@ -31,24 +38,39 @@ def versions() -> Iterator[str]:
     """Yield the versions of everything that affects numerical results."""
     import torch
 
-    yield f"python        {platform.python_version()}, {platform.platform()}"
-    for name in PACKAGES:
-        try:
-            yield f"{name:13} {version(name)}"
-        except PackageNotFoundError:
-            yield f"{name:13} not installed"
-    yield f"CUDA build    {torch.version.cuda or 'none'}, cuDNN {torch.backends.cudnn.version()}"
+    yield f"python           {platform.python_version()}, {platform.platform()}"
+    for names in PACKAGES:
+        installed = [name for name in names if _version(name)]
+        for name in installed or names[:1]:
+            yield f"{name:16} {_version(name) or 'not installed'}"
+    yield f"CUDA build       {torch.version.cuda or 'none'}, cuDNN {torch.backends.cudnn.version()}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def devices() -> Iterator[str]:
-    """Yield the CUDA devices with compute capability and memory, and the CPU's threads."""
+    """Yield the CPU with its threads, and the CUDA devices with compute capability and memory."""
     import torch
 
-    yield f"CPU           {torch.get_num_threads()} threads"
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield f"CPU              {_cpu_name()}, {capability}, {torch.get_num_threads()} threads"
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
-        memory = p.total_memory / 2**30
-        yield f"cuda:{i}        {p.name}, compute capability {p.major}.{p.minor}, {memory:.0f} GiB"
+        capability, memory = f"{p.major}.{p.minor}", p.total_memory / 2**30
+        yield f"cuda:{i:<11} {p.name}, compute capability {capability}, {memory:.0f} GiB"
+
+
+def _cpu_name() -> str:
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def backends() -> Iterator[str]:
@@ -61,7 +83,7 @@ def backends() -> Iterator[str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inputs = training_inputs(device)
     _, n, heads, dim = SHAPE
-    yield f"attention     on {device}, {n} tokens, {heads} heads of {dim}, forward and backward"
+    yield f"attention        on {device}, {n} tokens, {heads} heads of {dim}, forward and backward"
     answers = {"auto": {name: f"takes {choose(*given)}" for name, given in inputs.items()}}
     for backend, module in BACKENDS.items():
         reasons = {name: module.unsupported_reason(*given) for name, given in inputs.items()}
@@ -69,7 +91,7 @@ def backends() -> Iterator[str]:
     for backend, by_input in answers.items():
         for answer, names in _grouped(by_input).items():
             which = "all" if len(names) == len(inputs) else ", ".join(names)
-            yield f"  {backend:11} {which}: {answer}"
+            yield f"  {backend:14} {which}: {answer}"
     if device == "cpu":
         yield f"  auto, bf16, up to {SHORT} tokens: {processor.reason()}"
 
@@ -103,7 +125,7 @@ def plugins() -> Iterator[str]:
     from xtra_toolkit.plugins import FAILED, installed
 
     for name in sorted({*installed(), *FAILED}) or ["none"]:
-        yield f"plugin        {name}" + (f", failed: {FAILED[name]}" if name in FAILED else "")
+        yield f"plugin           {name}" + (f", failed: {FAILED[name]}" if name in FAILED else "")
 
 
 def _grouped(answers: dict[str, str]) -> dict[str, list[str]]:
