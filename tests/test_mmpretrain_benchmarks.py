@@ -1,5 +1,9 @@
-"""Test MMPretrain's own benchmark configs on our encoders, with the README's options."""
+"""Test MMPretrain's own benchmark configs on our encoders, with the README's options.
 
+The encoders have twelve narrow layers; in the test of the README's line, those of ViT-B.
+"""
+
+import copy
 from pathlib import Path
 
 import mmpretrain
@@ -34,6 +38,9 @@ RAGGED = {"model.backbone.dynamic_img_size": True} | {
     f"model.backbone.mask.{key}": value for key, value in (XTRA | dict(ragged=True)).items()
 }
 ON_CPU = {"optim_wrapper.type": "OptimWrapper"}
+NARROW = dict(embed_dims=48, num_layers=12, num_heads=3, feedforward_channels=192)
+TUNED = {"model.backbone.arch": dict(NARROW, _delete_=True), "model.head.in_channels": 48}
+PROBED = TUNED | {"model.neck.input_features": 48}
 CLASS_TOKEN = {"model.backbone.with_cls_token": True}
 
 
@@ -59,12 +66,16 @@ def checkpoints(tmp_path_factory):
         "mae": dict(mask=dict(type="xtra_toolkit.RandomShown"), with_cls_token=True),
     }
     for name, backbone in kinds.items():
-        torch.manual_seed(0)
-        vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", arch="base", **backbone))
-        vit.init_weights()
-        state = {f"backbone.{key}": value for key, value in vit.state_dict().items()}
-        torch.save(dict(state_dict=state), folder / f"{name}.pth")
+        save_encoder(folder / f"{name}.pth", NARROW, backbone)
     return folder
+
+
+def save_encoder(path, arch, backbone):
+    torch.manual_seed(0)
+    vit = MODELS.build(dict(type="xtra_toolkit.MaskedViT", arch=arch, **backbone))
+    vit.init_weights()
+    state = {f"backbone.{key}": value for key, value in vit.state_dict().items()}
+    torch.save(dict(state_dict=state), path)
 
 
 def few_images(imagenet, checkpoint, work_dir):
@@ -88,7 +99,7 @@ def few_images(imagenet, checkpoint, work_dir):
 
 def runner_of(config, options):
     config = Config.fromfile(config)
-    config.merge_from_dict(options)
+    config.merge_from_dict(copy.deepcopy(options))  # it removes _delete_ from them
     config.test_dataloader = config.test_evaluator = config.test_cfg = None
     config.default_hooks.checkpoint = None
     config.experiment_name = f"benchmark_{options['work_dir']}"
@@ -98,15 +109,15 @@ def runner_of(config, options):
 @pytest.mark.parametrize(
     ("config", "encoder", "options"),
     [
-        (LINEAR, "xtra", OURS | POOLED | AT_256 | ON_CPU),
-        (LINEAR, "xtra", OURS | POOLED | RAGGED | ON_CPU),
-        (LINEAR, "aim", OURS | POOLED | AT_256 | ON_CPU),
-        (LINEAR, "mae", OURS | CLASS_TOKEN | ON_CPU),
-        (TUNE, "xtra", OURS | AT_256),
-        (TUNE, "xtra", OURS | RAGGED),
-        (TUNE, "mae", OURS | CLASS_TOKEN),
+        (LINEAR, "xtra", OURS | POOLED | AT_256 | ON_CPU | PROBED),
+        (LINEAR, "xtra", OURS | POOLED | RAGGED | ON_CPU | PROBED),
+        (LINEAR, "aim", OURS | POOLED | AT_256 | ON_CPU | PROBED),
+        (LINEAR, "mae", OURS | CLASS_TOKEN | ON_CPU | PROBED),
+        (TUNE, "xtra", OURS | AT_256 | TUNED),
+        (TUNE, "xtra", OURS | RAGGED | TUNED),
+        (TUNE, "mae", OURS | CLASS_TOKEN | TUNED),
         (OWN / "linear.py", "xtra", {}),
-        (OWN / "mae_linear.py", "mae", {}),
+        (OWN / "mae_linear.py", "mae", PROBED),
         (OWN / "finetune.py", "xtra", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "stem", ""),
@@ -136,7 +147,7 @@ def test_a_benchmark_of_mmpretrain_trains_and_validates(
 
 
 def test_layer_decay_reaches_our_layers(imagenet, checkpoints, tmp_path):
-    options = OURS | AT_256 | few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
+    options = OURS | AT_256 | TUNED | few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
     runner = runner_of(TUNE, options)
     wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     names = {id(p): n for n, p in runner.model.named_parameters()}
@@ -151,7 +162,8 @@ def test_layer_decay_reaches_our_layers(imagenet, checkpoints, tmp_path):
 
 
 def test_other_image_sizes_are_refused_with_both_alternatives(imagenet, checkpoints, tmp_path):
-    options = OURS | POOLED | ON_CPU | few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
+    options = OURS | POOLED | ON_CPU | PROBED
+    options |= few_images(imagenet, checkpoints / "xtra.pth", tmp_path)
     with pytest.raises(ValueError, match="img_size is 224 in the config and 256 in the checkpoint"):
         runner_of(LINEAR, options).train()
     options |= {"model.backbone.dynamic_img_size": True}
@@ -159,9 +171,10 @@ def test_other_image_sizes_are_refused_with_both_alternatives(imagenet, checkpoi
         runner_of(LINEAR, options).train()
 
 
-def test_the_line_in_the_readme_runs_through_mim(imagenet, checkpoints, tmp_path):
+def test_the_line_in_the_readme_runs_through_mim(imagenet, tmp_path):
+    save_encoder(tmp_path / "xtra.pth", "base", dict(mask=XTRA, img_size=256))
     options = OURS | POOLED | AT_256 | ON_CPU
-    options |= few_images(imagenet, checkpoints / "xtra.pth", tmp_path / "run")
+    options |= few_images(imagenet, tmp_path / "xtra.pth", tmp_path / "run")
     options.pop("work_dir"), options.pop("log_level")
     given = [f"{key}={value}" for key, value in options.items()]
     output = mim(LINEAR, "--cfg-options", *given, work_dir=tmp_path / "run")
