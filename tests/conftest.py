@@ -11,11 +11,30 @@ import uuid
 import pytest
 from helpers.faults import TRIES, fault, table  # noqa: F401  a fixture
 
+# Files of half a minute and more. They come first, so that no worker runs one alone at the end.
+LONG = (
+    "test_guide.py",
+    "test_mmpretrain_benchmarks.py",
+    "test_configs.py",
+    "test_plugins_ways_in.py",
+    "test_mim.py",
+    "test_train.py",
+    "test_sharded_strategy.py",
+    "test_elastic.py",
+    "test_new.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
 
 def pytest_configure(config):
     """Hide the GPUs before a test imports torch, since the driver reads the variable once."""
     if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    config.option.loadscopereorder = False  # of xdist: files with many tests first, short or not
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers > 1:  # one thread each, and what the tests start likewise
         os.environ.setdefault("OMP_NUM_THREADS", "1")
