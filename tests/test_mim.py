@@ -67,6 +67,7 @@ def test_the_full_xtra_vit_b16_trains_and_resumes(photos, tmp_path):
     trains_and_resumes("mmconfigs/xtra_vit-b16.py", photos, tmp_path / "run")
 
 
+@pytest.mark.slow  # what the sentence says is tested in data/test_image_folder.py
 def test_an_absent_folder_is_reported_with_what_to_do(tmp_path):
     output = mim("mmconfigs/xtra_vit-b16.py", work_dir=tmp_path / "run", ok=False)
     assert "There is no folder" in output
