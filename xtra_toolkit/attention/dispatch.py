@@ -30,10 +30,10 @@ SHORT = 384  # most tokens for matmul in bfloat16: its weights take much memory 
 LONG = 1024  # fewest tokens at which the staircase back end is faster; twice as many in bfloat16
 
 # What serves a mask that xformers knows only as a dense bias, on CUDA up to LONG tokens: "xformers"
-# or "sdpa". Not measured here yet: `make bench-gpu` measures it first and prints this line. In a
-# published report SDPA was faster (xformers#1107), but the cutlass op of xformers 0.0.35 calls the
-# memory-efficient kernel of torch, which SDPA can call too, so little should depend on it. Skipping
-# tiles of 128 positions would save at most a quarter at 256 tokens.
+# or "sdpa". Not measured yet: `make bench-gpu` measures it first and prints this line. Before
+# compute capability 9.0 both call the memory-efficient kernel of torch, so little should depend on
+# it; on 9.0 SDPA takes cuDNN in bfloat16 (docs/speed.md). Skipping tiles of 128 positions would
+# save at most a quarter at 256 tokens.
 DENSE_ON_CUDA = "xformers"
 
 __all__ = ["BACKENDS", "Pattern", "attention", "choose", "get_attention"]
