@@ -74,10 +74,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--only", nargs="+", choices=list(CPU), help="these benchmarks alone")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these benchmarks alone")
     parser.add_argument("--json", type=Path, default=Path("work_dirs/bench.json"))
     args = parser.parse_args()
     commands = CUDA if args.device == "cuda" else CPU
+    if unknown := set(args.only or ()) - set(commands):
+        parser.error(
+            f"--only {' '.join(sorted(unknown))} was given; on {args.device} there are "
+            f"{', '.join(commands)}"
+        )
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda was given, and there is no CUDA device")
     names = [name for name in commands if not args.only or name in args.only]
     rows = [
         dict(row, benchmark=name)
