@@ -16,8 +16,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from xtra_toolkit.data import Digits
+from xtra_toolkit.data.classes import classes_of
 from xtra_toolkit.evaluation.knn_vote import Bank, pooled_feature, vote
-from xtra_toolkit.evaluation.online_head import OnlineHead, classes_of
+from xtra_toolkit.evaluation.online_head import OnlineHead
 from xtra_toolkit.evaluation.rankme import rankme
 from xtra_toolkit.hooks import OnlineProbe, SplitLoss
 

@@ -1,15 +1,17 @@
-"""Run a config after a check of its keys."""
+"""Run a config after checks that MMEngine does not make."""
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from xtra_toolkit.engine.config_keys import refuse_unknown_arguments
+from xtra_toolkit.models.classifier import check_classes
 from xtra_toolkit.registry import RUNNERS
+from xtra_toolkit.utils.unwrap import unwrap_model
 
 
 @RUNNERS.register_module()
 class CheckedRunner(Runner):
-    """Extend MMEngine's Runner: refuse a config with keys that nothing reads.
+    """Extend MMEngine's Runner: refuse unknown keys, and heads with fewer classes than the images.
 
         runner_type = "xtra_toolkit.CheckedRunner"
 
@@ -25,3 +27,13 @@ class CheckedRunner(Runner):
         """
         refuse_unknown_arguments(cfg)
         return super().from_cfg(cfg)
+
+    def build_train_loop(self, loop: dict | BaseLoop) -> BaseLoop:
+        """Build the loop, and compare the classes of its images with those of the model's head.
+
+        Raises:
+            ValueError: The head has fewer classes.
+        """
+        loop = super().build_train_loop(loop)
+        check_classes(loop.dataloader.dataset, getattr(unwrap_model(self.model), "head", None))
+        return loop

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from torch import Tensor
 
+from xtra_toolkit.data.classes import names_of
 from xtra_toolkit.evaluation.features import label_of, read_batch
 from xtra_toolkit.evaluation.inference import InferenceTestLoop, InferenceValLoop
 from xtra_toolkit.evaluation.knn_vote import Bank, in_order, vote
-from xtra_toolkit.evaluation.online_head import names_of
 from xtra_toolkit.registry import LOOPS
 from xtra_toolkit.utils.progress import watched
 

@@ -12,7 +12,6 @@ from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 
 NONE = -1  # label of an image without a label
-COUNTED = 100_000  # largest data set whose labels are all read to count the classes
 
 
 class OnlineHead(nn.Module):
@@ -120,23 +119,3 @@ def labels_of(samples: Sequence | None) -> Tensor:
 def within(labels: Tensor, classes: int) -> Tensor:
     """Replace labels outside of 0 to ``classes`` - 1 by NONE."""
     return labels.masked_fill((labels < 0) | (labels >= classes), NONE)
-
-
-def names_of(dataset: object) -> tuple[str, ...]:
-    """Return the class names in the metainfo of a data set; empty if it has none."""
-    return tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
-
-
-def classes_of(dataset: object) -> int | None:
-    """Count the classes of a data set by their names, or by its labels if it is small.
-
-    Return None if neither is possible.
-    """
-    if names := names_of(dataset):
-        return len(names)
-    if len(dataset) > COUNTED:
-        return None
-    try:
-        return int(dataset.get_gt_labels().max()) + 1
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None

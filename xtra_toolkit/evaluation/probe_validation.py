@@ -16,10 +16,11 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from xtra_toolkit.data.classes import names_of
 from xtra_toolkit.data.seeding import seeded
 from xtra_toolkit.evaluation.inference import inference
 from xtra_toolkit.evaluation.knn_vote import Bank, in_order, vote
-from xtra_toolkit.evaluation.online_head import NONE, OnlineHead, labels_of, names_of, within
+from xtra_toolkit.evaluation.online_head import NONE, OnlineHead, labels_of, within
 from xtra_toolkit.evaluation.rankme import rankme
 
 

@@ -14,13 +14,12 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from xtra_toolkit.data.classes import classes_of, names_of
 from xtra_toolkit.evaluation.knn_vote import pooled
 from xtra_toolkit.evaluation.online_head import (
     NONE,
     OnlineHead,
-    classes_of,
     labels_of,
-    names_of,
     within,
 )
 from xtra_toolkit.evaluation.probe_validation import ProbeValidation

@@ -11,6 +11,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from xtra_toolkit.data.classes import classes_of, names_of
 from xtra_toolkit.registry import MODELS
 
 WIDTHS = ("in_channels", "input_features")  # arguments of necks and heads
@@ -74,19 +75,22 @@ def check_labels(samples: Sequence[DataSample], classes: int | None) -> None:
 
 
 def check_classes(dataset: Any, head: Any) -> None:
-    """Raise a ValueError if a data set names more classes than a head has.
+    """Raise a ValueError if a data set has more classes than a head.
 
     Args:
-        dataset: A data set of MMPretrain.
+        dataset: A data set of MMPretrain. If it names no classes, its labels are counted, of up to
+            100,000 images.
         head: A head or its config. One without ``num_classes`` is not checked.
     """
-    names = (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
     known = head.get if isinstance(head, dict) else partial(getattr, head)
-    classes = known("num_classes", None)
-    if isinstance(classes, int) and len(names) > classes:
+    given = known("num_classes", None)
+    found = classes_of(dataset) if isinstance(given, int) else None
+    if found and found > given:
+        names = names_of(dataset)
+        between = f", {names[0]!r} to {names[-1]!r}," if names else ""
         raise ValueError(
-            f"the training images have {len(names)} classes, {names[0]!r} to {names[-1]!r}, and "
-            f"the config has model.head.num_classes={classes}; set it to {len(names)}"
+            f"the training images have {found} classes{between} and the config has "
+            f"model.head.num_classes={given}; set it to {found}"
         )
 
 
