@@ -4,6 +4,7 @@ from xtra_toolkit.masks.bidirectional import Bidirectional
 from xtra_toolkit.masks.block_causal import BlockCausal
 from xtra_toolkit.masks.build import build_mask
 from xtra_toolkit.masks.compose import Reordered, WithPrefix
+from xtra_toolkit.masks.decoder_mask import WithDecoderMask
 from xtra_toolkit.masks.hidden_blocks import HiddenBlocks
 from xtra_toolkit.masks.prefix_causal import PrefixCausal
 from xtra_toolkit.masks.random_shown import RandomShown
@@ -23,6 +24,7 @@ __all__ = [
     "Reordered",
     "TokenCausal",
     "UnitOrder",
+    "WithDecoderMask",
     "WithPrefix",
     "build_mask",
     "mask_rng",

@@ -25,6 +25,7 @@ def units_of(factory: MaskFactory, grid: PatchGrid) -> tuple[Tensor, ...]:
     _, sizes = unit.unique_consecutive(return_counts=True)
     tokens, steps = (field.split(sizes.tolist()) for field in (mask.order, mask.step))
     plain = all(v is None for v in (mask.visible, mask.context, mask.attend))
+    plain = plain and not mask.own_decoder
     ordered = len(mask.step.unique()) == len(steps) and all(len(s.unique()) == 1 for s in steps)
     if not (plain and ordered and mask.order.max() < grid.tokens):
         raise ValueError(

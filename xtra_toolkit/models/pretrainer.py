@@ -26,6 +26,11 @@ from xtra_toolkit.objective.target import Target
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets import build_target
 
+NO_DECODER = (
+    "gives the decoder a mask of its own, and there is no decoder with attention; set neck to a "
+    "ViTDecoder with heads, or take the encoder's mask alone"
+)
+
 
 @MODELS.register_module()
 class MaskTargetPretrainer(BaseSelfSupervisor):
@@ -95,7 +100,10 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
                     f"{name} hides no tokens, and the encoder has mask_tokens=True; leave it out"
                 )
             hides = False  # from the decoder
+        own = outline.samples[0].own_decoder
         if neck is None:
+            if own:
+                raise ValueError(f"{name} {NO_DECODER}")
             if hides or positioned:
                 raise ValueError(
                     f"{name} hides tokens or the target is positioned, and without a neck nothing "
@@ -110,6 +118,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             positioned=positioned,
         )
         neck = MMPRETRAIN.build(dict(neck, **derived, **recompute))
+        if own and not neck.num_layers:
+            raise ValueError(f"{name} {NO_DECODER}")
         if hides and not neck.num_layers:
             raise ValueError(
                 f"{name} hides tokens, and the decoder has no attention (heads=None), so nothing "

@@ -40,7 +40,8 @@ class ViTDecoder(BaseModule):
             alone (AIM).
         projection: Hidden width of the MLP from the encoder's width to ``width``, whose output
             layer has no bias (XTRA). None: a single Linear layer with bias (MAE, AIM).
-        positions: 'learned', 'sincos' for fixed ones (MAE, AIM), or 'none' (with ``rope``).
+        positions: 'learned', 'sincos' for fixed ones (MAE, AIM), or 'none' (AIMv2; with ``rope``
+            if there are mask tokens).
         bias: Whether the Linear layers in all layers have a bias (not in AIM).
         norm_eps: Epsilon of all LayerNorms.
         norm_cfg: Config of all norms, in place of LayerNorms of ``norm_eps``.
@@ -91,7 +92,8 @@ class ViTDecoder(BaseModule):
         self.rope = RotaryPositions.of(rope)
         if self.rope is not None:
             self.rope.check(width, heads or 1)
-        check_positions(positions, self.rope if heads else None)
+        if has_masked_tokens:  # the outputs of the encoder know where they lie
+            check_positions(positions, self.rope if heads else None)
         self.projection = nn.Linear(in_channels, width)
         if projection is not None:
             self.projection = nn.Sequential(

@@ -57,7 +57,7 @@ def compute_bounds(
         tuple(s[0] if len(set(s)) == 1 else None for s in zip(*kv_lengths, strict=True)),
         tuple(all(bool(compute_loss_mask(m, group).all()) for m in samples) for group in links),
         tuple(_span(group, output_positions) for group in links),
-        None if samples[0].attend is None else _dense(samples[0], num_computed),
+        _dense(samples[0], num_computed) if samples[0].has_predicate else None,
         output_positions,
         mask_tokens,
         _each_token_once(samples, grid, num_computed),
@@ -86,15 +86,18 @@ def _num_computed(
 
 def _attention(mask: Mask, num_computed: int) -> tuple[tuple, tuple]:
     """Return the kinds and the kv lengths of encoder and decoder (None where images differ)."""
-    if mask.attend is not None:
+    if mask.has_predicate:
         return ("dense", "dense"), (None, None)
     visible = torch.atleast_2d(mask.visible_or_all())[:, :num_computed]
-    decoder = compute_kv_lengths(mask)[:, :num_computed].clamp(max=num_computed)
+    encoder, decoder = (
+        compute_kv_lengths(part)[:, :num_computed].clamp(max=num_computed)
+        for part in (mask, mask.of_decoder())
+    )
     if len(visible) > 1:
         return ("staircase", kind_of(decoder)), (None, _shared(decoder))
     before = nn.functional.pad(visible.long().cumsum(1), (1, 0))
-    encoder = gather_positions(before, decoder)[visible.expand(len(decoder), -1)]
-    encoder = encoder.view(len(decoder), -1)
+    images = len(encoder)
+    encoder = gather_positions(before, encoder)[visible.expand(images, -1)].view(images, -1)
     return (kind_of(encoder), kind_of(decoder)), (_shared(encoder), _shared(decoder))
 
 
@@ -127,9 +130,11 @@ def _span(links: Links, output_positions: tuple[int, ...] | None) -> tuple[int, 
 
 
 def _dense(mask: Mask, num_computed: int) -> tuple[Tensor, Tensor]:
-    attention_mask = mask.attention_mask()[0, :num_computed, :num_computed]
+    encoder, decoder = (
+        part.attention_mask()[0, :num_computed, :num_computed] for part in (mask, mask.of_decoder())
+    )
     visible = mask.visible_or_all()[:num_computed]
-    dense = attention_mask[visible][:, visible], attention_mask
+    dense = encoder[visible][:, visible], decoder
     for part, rows in zip(("encoder", "decoder"), dense, strict=True):
         if not rows.any(-1).all():
             row = int((~rows.any(-1)).nonzero()[0])

@@ -111,6 +111,8 @@ class CompiledObjective:
             f"{self.bounds.num_computed} of {self.length} positions computed, "
             f"{self.bounds.num_encoded} in the encoder{as_tokens}"
         )
+        if self.structure.own_decoder:
+            clauses.append("the decoder follows a mask of its own")
         if self.order_is_hidden:
             clauses.append("the order is drawn for each batch, and the model is not told which")
         if self.random:

@@ -186,12 +186,13 @@ def draw_samples(mask: MaskFactory, grid: PatchGrid, mask_tokens: bool = False) 
     name, mask = type(mask).__name__, with_registers(mask, grid)
     if not mask.random:
         fixed = mask(grid).check(grid, name, mask_tokens)
-        if any(v is not None and v.ndim > 1 for v in (fixed.order, fixed.step, fixed.visible)):
+        fields = fixed.order, fixed.step, fixed.visible, fixed.decoder_step
+        if any(value is not None and value.ndim > 1 for value in fields):
             raise ValueError(f"{name} has random = False, but its fields differ between images")
         return [fixed]
     drawn = [mask(grid, 2, torch.Generator().manual_seed(seed)) for seed in range(SAMPLED_DRAWS)]
     drawn += [mask(grid, 2, None), *mask.extremes(grid)]
-    if any(m.attend is not None for m in drawn):
+    if any(m.has_predicate for m in drawn):
         raise ValueError(
             f"{name} has a predicate (`attend`) and is random; a predicate is followed once, when "
             "the model is built, so it must be fixed (random = False)"

@@ -11,7 +11,12 @@ from xtra_toolkit.objective.bounds import kind_of
 from xtra_toolkit.objective.links import Links, compute_loss_mask, gather_positions
 from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.objective.plan import Bounds, Features, Group, Plan
-from xtra_toolkit.objective.reach import compute_kv_lengths, first_visible, staircase_reach
+from xtra_toolkit.objective.reach import (
+    compute_kv_lengths,
+    first_visible,
+    reach_lengths,
+    staircase_reach,
+)
 
 STRUCTURE = ("unit", "visible")  # the links follow from these; only `order` and `step` are data
 
@@ -70,7 +75,9 @@ def check_structure(certified: Mask, drawn: Mask) -> None:
                 (first == other).all(),
                 f"a draw of the mask changes `{field}`, which was compiled once",
             )
-    if drawn.attend is not None or drawn.masks_per_image != certified.masks_per_image:
+    if (drawn.decoder_step is None) != (certified.decoder_step is None):
+        raise ValueError("a draw of the mask has another `decoder_step` than was certified")
+    if drawn.has_predicate or drawn.masks_per_image != certified.masks_per_image:
         raise ValueError(
             "a draw of the mask has a predicate or a masks_per_image that was not certified"
         )
@@ -135,6 +142,7 @@ def _groups(
     output_positions: Tensor | None,
 ) -> list[Group]:
     order, first, groups = torch.atleast_2d(mask.order), first_visible(mask, grid), []
+    lengths = reach_lengths(mask, kv_lengths, bounds.mask_tokens)
     for group, whole, span in zip(links, bounds.all_in_loss, bounds.spans, strict=True):
         sources = group.source_positions
         tokens = gather_positions(order, group.target_positions)
@@ -149,7 +157,7 @@ def _groups(
         counted = None if whole else loss_mask
         groups.append(Group(sources, tokens, counted, span, index, part=group.part))
         if bounds.dense is None:
-            reach = staircase_reach(group, tokens, loss_mask, kv_lengths, first)
+            reach = staircase_reach(group, tokens, loss_mask, lengths, first)
             torch._assert_async(
                 ~reach.leaks.any(), "a draw of the mask leaks; none of the certified ones did"
             )
@@ -192,9 +200,12 @@ def _patterns(
             Pattern("dense", num_encoded, mask=inner),
             Pattern("dense", num_computed, mask=outer),
         )
-    decoder = _pattern(bounds, 1, kv_lengths[:, :num_computed].clamp(max=num_computed))
-    if encoded is None:
+    own = compute_kv_lengths(mask.of_decoder()) if mask.own_decoder else kv_lengths
+    decoder = _pattern(bounds, 1, own[:, :num_computed].clamp(max=num_computed))
+    if encoded is None and not mask.own_decoder:
         return decoder, decoder
+    if encoded is None:
+        return _pattern(bounds, 0, kv_lengths[:, :num_computed].clamp(max=num_computed)), decoder
     # an encoded position attends to the visible ones of the prefix that it may see
     before = torch.nn.functional.pad(torch.atleast_2d(mask.visible).long().cumsum(1), (1, 0))
     inner = gather_positions(before, gather_positions(kv_lengths, encoded))

@@ -30,6 +30,9 @@ class Mask:
             the loss where all its tokens are context. Default: none.
         attend: ``(query position, key position) -> bool`` on broadcast tensors, for a mask that is
             no ordered partition. It replaces the rule of the steps.
+        decoder_step: (N,) or (B, N) integers, never decreasing along the sequence: the steps that
+            the decoder follows. Default: it follows ``step`` and ``attend``.
+        decoder_attend: A predicate that the decoder follows, in place of ``decoder_step``.
         masks_per_image: Number of masks that share one pass of the encoder over an image (I-JEPA);
             they must have the same visible tokens. B is then ``masks_per_image`` times the number
             of images, the first mask of all images first.
@@ -42,6 +45,8 @@ class Mask:
     context: Tensor | None = None
     attend: Callable[[Tensor, Tensor], Tensor] | None = None
     masks_per_image: int = 1
+    decoder_step: Tensor | None = None
+    decoder_attend: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.order.shape[-1]
@@ -62,6 +67,24 @@ class Mask:
             return self.attend(at[:, None], at[None, :]).expand(1, len(self), len(self))
         step = torch.atleast_2d(self.step)
         return step[:, None, :] <= step[:, :, None]
+
+    @property
+    def own_decoder(self) -> bool:
+        """Return whether the decoder has a mask of its own."""
+        return self.decoder_step is not None or self.decoder_attend is not None
+
+    @property
+    def has_predicate(self) -> bool:
+        """Return whether encoder or decoder follow a predicate."""
+        return self.attend is not None or self.decoder_attend is not None
+
+    def of_decoder(self) -> "Mask":
+        """Return the mask that the decoder follows."""
+        if not self.own_decoder:
+            return self
+        step = self.step if self.decoder_step is None else self.decoder_step
+        own = dict(step=step, attend=self.decoder_attend)
+        return replace(self, **own, decoder_step=None, decoder_attend=None)
 
     def visible_or_all(self) -> Tensor:
         """Return (N,) or (B, N) bool, ``visible`` or all True."""
@@ -90,7 +113,7 @@ class Mask:
         """
         n, tokens = len(self), grid.tokens + grid.extra
         self._check_types(name)
-        for field in ("step", "unit", "visible", "context"):
+        for field in ("step", "unit", "visible", "context", "decoder_step"):
             value = getattr(self, field)
             if value is not None and value.shape[-1] != n:
                 raise ValueError(f"{name}: `{field}` has {value.shape[-1]} positions, `order` {n}")
@@ -99,7 +122,7 @@ class Mask:
                 f"{name}: `order` must hold token numbers 0 to {tokens - 1} of {grid}; "
                 f"given: {self.order.flatten().tolist()[:8]}…"
             )
-        for field in ("step", "unit"):
+        for field in ("step", "unit", "decoder_step"):
             value = getattr(self, field)
             if value is not None and (value.diff(dim=-1) < 0).any():
                 at = int((torch.atleast_2d(value).diff(dim=-1) < 0).nonzero()[0, -1])
@@ -117,16 +140,18 @@ class Mask:
                     f"given: {counts.min()} to {counts.max()}; an encoder with mask tokens "
                     "(backbone.mask_tokens=True) allows other numbers"
                 )
-        if not self.attention_mask().any(-1).all():
-            row = int((~self.attention_mask().any(-1)).nonzero()[0, -1])
-            raise ValueError(
-                f"{name}: position {row} may attend to nothing, and attention would return "
-                "zeros for it without a warning; let it see itself"
-            )
+        for mask, where in ((self, ""), (self.of_decoder(), " in the decoder")):
+            blind = ~mask.attention_mask().any(-1)
+            if blind.any():
+                raise ValueError(
+                    f"{name}: position {int(blind.nonzero()[0, -1])} may attend to nothing{where}, "
+                    "and attention would return zeros for it without a warning; let it see itself"
+                )
         return self
 
     def _check_types(self, name: str) -> None:
-        kinds = dict(order="whole", step="whole", unit="whole", visible="bool", context="bool")
+        kinds = dict(order="whole", step="whole", unit="whole", decoder_step="whole")
+        kinds |= dict(visible="bool", context="bool")
         given = {f: getattr(self, f) for f in kinds if getattr(self, f) is not None}
         for field, value in given.items():
             if _kind_of(value) != kinds[field]:

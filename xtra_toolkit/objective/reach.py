@@ -1,7 +1,8 @@
 """Reach: which positions, and whose pixels, can influence a prediction.
 
 In a staircase (an ordered partition in sequence order) position q attends to a prefix of the
-sequence. What it attends to attends no further, so any number of layers reaches the same prefix. A
+sequence. What it attends to attends no further, so any number of layers reaches the same prefix. If
+the decoder has a mask of its own, the prefix of the decoder is followed by that of the encoder. A
 mask with a predicate is followed through as many layers as the models have.
 """
 
@@ -40,6 +41,25 @@ def compute_kv_lengths(mask: Mask) -> Tensor:
     return torch.searchsorted(step, step, right=True)
 
 
+def reach_lengths(mask: Mask, kv_lengths: Tensor, mask_tokens: bool = False) -> Tensor:
+    """Return (B or 1, N): position q is reached from the first ``lengths[q]`` positions only.
+
+    In the decoder q attends to the first k positions, and what was encoded among these attends to
+    a prefix in the encoder, which may be longer than k.
+
+    Args:
+        mask: A staircase.
+        kv_lengths: See :func:`compute_kv_lengths`.
+        mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
+    """
+    if not mask.own_decoder:
+        return kv_lengths
+    decoder = compute_kv_lengths(mask.of_decoder())
+    encoded = True if mask_tokens else torch.atleast_2d(mask.visible_or_all())
+    farthest = torch.nn.functional.pad((kv_lengths * encoded).cummax(1).values, (1, 0))
+    return torch.maximum(decoder, gather_positions(farthest, decoder))
+
+
 def first_visible(mask: Mask, grid: PatchGrid) -> Tensor:
     """Return (B or 1, tokens): the first position at which a token is visible, N if there is none.
 
@@ -53,7 +73,7 @@ def first_visible(mask: Mask, grid: PatchGrid) -> Tensor:
 
 
 def staircase_reach(
-    links: Links, tokens: Tensor, loss_mask: Tensor, kv_lengths: Tensor, first: Tensor
+    links: Links, tokens: Tensor, loss_mask: Tensor, lengths: Tensor, first: Tensor
 ) -> Reach:
     """Compute the reach under a staircase, on any device and without a host read.
 
@@ -61,10 +81,10 @@ def staircase_reach(
         links: The predictions.
         tokens: (B or 1, G, T) tokens at the target positions.
         loss_mask: (B or 1, G), see :func:`compute_loss_mask`.
-        kv_lengths: See :func:`compute_kv_lengths`.
+        lengths: See :func:`reach_lengths`.
         first: See :func:`first_visible`.
     """
-    lengths = gather_positions(kv_lengths, links.source_positions).amax(-1) * loss_mask
+    lengths = gather_positions(lengths, links.source_positions).amax(-1) * loss_mask
     leaks = gather_positions(first, tokens) < lengths[..., None]
     return Reach(lengths, torch.zeros_like(leaks) if links.sees_target else leaks)
 
@@ -85,14 +105,14 @@ def trace_reach(
     order = torch.atleast_2d(mask.order)
     tokens = gather_positions(order, links.target_positions)
     loss_mask = compute_loss_mask(mask, links)
-    if mask.attend is None:
-        kv_lengths, first = compute_kv_lengths(mask), first_visible(mask, grid)
-        return staircase_reach(links, tokens, loss_mask, kv_lengths, first)
+    if not mask.has_predicate:
+        lengths = reach_lengths(mask, compute_kv_lengths(mask), mask_tokens)
+        return staircase_reach(links, tokens, loss_mask, lengths, first_visible(mask, grid))
     visible = mask.visible_or_all()
     if visible.ndim > 1 or mask.step.ndim > 1 or links.source_positions.shape[0] > 1:
         raise ValueError("a mask with a predicate must be the same for all images of the batch")
     attention_mask = mask.attention_mask()[0]
-    decoder = closure(attention_mask, depth[1])
+    decoder = closure(mask.of_decoder().attention_mask()[0], depth[1])
     encoded = torch.ones_like(visible) if mask_tokens else visible
     encoder = torch.zeros_like(attention_mask)
     among_encoded = closure(attention_mask[encoded][:, encoded], depth[0])

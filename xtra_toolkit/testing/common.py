@@ -67,7 +67,7 @@ def draw_many(mask: Callable[..., Mask], grid: PatchGrid, seed: int) -> Mask:
     """
     generator = gen(seed)
     drawn = mask(grid, BATCH, generator)
-    fields = (drawn.order, drawn.step, drawn.visible, drawn.context)
+    fields = (drawn.order, drawn.step, drawn.visible, drawn.context, drawn.decoder_step)
     if drawn.masks_per_image > 1 or any(value is not None and value.ndim > 1 for value in fields):
         return drawn
     draws = [mask(grid, 1, generator) for _ in range(BATCH)]
@@ -75,5 +75,6 @@ def draw_many(mask: Callable[..., Mask], grid: PatchGrid, seed: int) -> Mask:
         first, *others = (getattr(draw, field) for draw in draws)
         equal = first is None or all(torch.equal(first, other) for other in others)
         require(equal, f"`{field}` differs from draw to draw, but it is compiled only once")
-    rows = {f: [getattr(draw, f) for draw in draws] for f in ("order", "step", "context")}
+    fields = ("order", "step", "context", "decoder_step")
+    rows = {f: [getattr(draw, f) for draw in draws] for f in fields}
     return replace(drawn, **{f: torch.stack(v) for f, v in rows.items() if v[0] is not None})

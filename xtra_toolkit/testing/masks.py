@@ -25,7 +25,7 @@ from xtra_toolkit.testing.common import (
 )
 from xtra_toolkit.testing.gradients import check_gradients, small_model
 
-FIELDS = ("order", "step", "unit", "visible", "context")
+FIELDS = ("order", "step", "unit", "visible", "context", "decoder_step")
 BATCHES = (1, 2, 5)
 CUDA = [torch.device("cuda")] if torch.cuda.is_available() else []
 
@@ -279,7 +279,8 @@ def same(one: Mask, other: Mask) -> bool:
 
     def parts(mask: Mask) -> Iterator[torch.Tensor | None]:
         yield from (getattr(mask, field) for field in FIELDS)
-        yield mask.attention_mask() if mask.attend is not None else None
+        for part in (mask, mask.of_decoder()):
+            yield part.attention_mask() if part.attend is not None else None
 
     return one.masks_per_image == other.masks_per_image and all(
         (a is None) == (b is None) and (a is None or torch.equal(a, b))

@@ -24,7 +24,14 @@ from xtra_toolkit.visualization.objectives.grid_cells import (
     squares,
 )
 from xtra_toolkit.visualization.objectives.prediction import Prediction
-from xtra_toolkit.visualization.objectives.view import BLIND, BOTH, DEAD, DECODER, View
+from xtra_toolkit.visualization.objectives.view import (
+    BLIND,
+    BOTH,
+    DEAD,
+    DECODER,
+    ENCODER,
+    View,
+)
 
 STEPS = colormaps["viridis"]
 GREY, PALE, INK = "#d9d9d9", "#f5f7fa", "#333333"
@@ -33,6 +40,7 @@ PAIRS = {
     BLIND: (PALE, "no"),
     DEAD: ("#b0b0b0", "never computed"),
     DECODER: ("#9ecae1", "decoder alone"),
+    ENCODER: ("#c994c7", "encoder alone"),
     BOTH: ("#2b7bba", "encoder and decoder"),
 }
 
@@ -136,7 +144,7 @@ def attention_panel(
         axis.add_patch(_bar(first + col - wide / 2, outside, wide, 0.016 * n, TARGET))
     present = [kind for kind in pairs.unique().tolist() if kind != BLIND]
     names = {kind: PAIRS[kind][1] for kind in present}
-    if DECODER not in present:
+    if DECODER not in present and ENCODER not in present:
         names[BOTH] = "may attend"
     legend = [Patch(color=PAIRS[kind][0], label=names[kind]) for kind in reversed(present)]
     sides = [Patch(color=SOURCE, label="sources"), Patch(color=TARGET, label="targets")]

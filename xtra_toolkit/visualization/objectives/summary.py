@@ -95,7 +95,7 @@ def _certified(
     view = View.of(mask, grid, bounds.num_computed, prediction.row, bounds.mask_tokens)
     _, *certified = objective.certificate.split("; ")
     notes = [("certificate", "; ".join(certified)), ("dead work", dead(view))]
-    if mask.attend is not None:
+    if mask.has_predicate:
         notes.append(("mask", "a predicate (`attend`) replaces the rule of the steps"))
     if objective.random:
         draw = f"the mask is random; this is one draw of it, seed {seed}"

@@ -85,12 +85,17 @@ def shade(share: float) -> tuple[int, int, int] | None:
 
 def attention(view: View) -> Iterator[str]:
     """Yield both attention matrices side by side, scaled down."""
-    if (view.sequence > 0).all():
+    own = view.mask.own_decoder
+    if (view.sequence > 0).all() and not own:
         hidden = ", in the encoder of the visible ones" if view.hidden.any() else ""
         yield f"every position attends to every one{hidden}"
         return
-    small = [braille(matrix) for matrix in (view.sequence, view.raster)]
-    yield f"{'in sequence order':{THUMBNAIL}}    in raster order"
+    left, right = "in sequence order", "in raster order"
+    if own:
+        left, right = "in the encoder", "in the decoder"
+    matrices = (view.encoder, view.decoder) if own else (view.sequence, view.raster)
+    small = [braille(matrix) for matrix in matrices]
+    yield f"{left:{THUMBNAIL}}    {right}"
     for left, right in zip(*small, strict=True):
         yield f"{left:{THUMBNAIL}}    {right}"
 

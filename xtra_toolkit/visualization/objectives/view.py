@@ -12,7 +12,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.mask import Mask
 
 # Kinds of pairs (query, key). If a token stands at two positions, raster order shows the greater.
-BLIND, DEAD, DECODER, BOTH = range(4)
+BLIND, DEAD, DECODER, ENCODER, BOTH = range(5)
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,26 @@ class View:
 
     @property
     def sequence(self) -> Tensor:
-        """Return the kind of each pair (query, key), (N, N): BLIND, DEAD, DECODER alone, or BOTH.
+        """Return the kind of each pair (query, key), (N, N).
 
-        BLIND pairs do not attend, DEAD ones are never computed.
+        BLIND pairs do not attend, DEAD ones are never computed. The others attend in the DECODER
+        alone, in the ENCODER alone, or in BOTH.
         """
-        attention_mask = self.mask.attention_mask()[0]
-        encoded = self.mask.visible_or_all() | self.mask_tokens
-        pairs = torch.where(encoded[:, None] & encoded, BOTH, DECODER) * attention_mask
+        kinds = torch.tensor([[BLIND, DECODER], [ENCODER, BOTH]])
+        pairs = kinds[self.encoder.long(), self.decoder.long()]
         dead = torch.arange(len(self.mask)) >= self.num_computed
-        return pairs.masked_fill(attention_mask & (dead[:, None] | dead), DEAD)
+        return pairs.masked_fill((pairs > 0) & (dead[:, None] | dead), DEAD)
+
+    @property
+    def encoder(self) -> Tensor:
+        """Return (N, N) bool: whether a query attends to a key in the encoder."""
+        encoded = self.mask.visible_or_all() | self.mask_tokens
+        return self.mask.attention_mask()[0] & encoded[:, None] & encoded
+
+    @property
+    def decoder(self) -> Tensor:
+        """Return (N, N) bool: whether a query attends to a key in the decoder."""
+        return self.mask.of_decoder().attention_mask()[0]
 
     @property
     def raster(self) -> Tensor:

@@ -70,7 +70,9 @@ def chain(links: list[Links], name: str) -> list[Unit]:
 def refuse_mask(mask: Mask, name: str) -> None:
     """Raise a ValueError unless the mask is a staircase in one order without hidden tokens."""
     reason = None
-    if mask.attend is not None:
+    if mask.own_decoder:
+        reason = "the decoder has a mask of its own, and outputs are cached under one mask"
+    elif mask.attend is not None:
         reason = "a mask with a predicate (`attend`) is no staircase, so outputs cannot be cached"
     elif mask.order.ndim > 1 or mask.masks_per_image > 1:
         reason = "the order differs from image to image, so no unit comes next in all of them"
