@@ -25,12 +25,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.utils.serialization import config as serialization
 
+from xtra_toolkit.models.cross_layers import CrossLayer
 from xtra_toolkit.models.layers import MaskedLayer
 from xtra_toolkit.models.linear import WideLinear
 from xtra_toolkit.registry import STRATEGIES
 
 # Wrap each layer of encoder and decoder, and the matrices of the head, larger than any layer
-WRAP_POLICY = ModuleWrapPolicy({MaskedLayer, WideLinear})
+WRAP_POLICY = ModuleWrapPolicy({MaskedLayer, CrossLayer, WideLinear})
 
 
 @STRATEGIES.register_module()

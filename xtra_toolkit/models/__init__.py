@@ -1,6 +1,7 @@
 """Define the models of pretraining as MMPretrain modules: backbone, decoder, head, algorithm."""
 
 from xtra_toolkit.models.classifier import ImageClassifier
+from xtra_toolkit.models.cross_decoder import CrossDecoder
 from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.models.prediction_head import PredictionHead
@@ -9,6 +10,7 @@ from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.models.vit_decoder import ViTDecoder
 
 __all__ = [
+    "CrossDecoder",
     "ImageClassifier",
     "MaskTargetPretrainer",
     "MaskedViT",

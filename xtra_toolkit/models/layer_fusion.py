@@ -1,4 +1,4 @@
-"""LayerFusion: add the outputs of earlier layers of an encoder to those of its last layer.
+"""Add up the outputs of several layers of an encoder, with learned weights.
 
 Shape legend: B images, N positions, D width, F fused layers.
 """
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule, ModuleList
+from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor, nn
 
 
@@ -55,3 +56,26 @@ def drop_fusion(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> No
     if vit.fusion is None:
         for name in [name for name in state_dict if name.startswith(f"{prefix}fusion.")]:
             del state_dict[name]
+
+
+class LayerWeights(BaseModule):
+    """Make a weighted and normalised sum of several layers' outputs for each layer of a decoder.
+
+    Source: CrossMAE, arXiv 2401.14391.
+
+    Args:
+        width: Width of the encoder, D.
+        inputs: Number of outputs that are summed.
+        sums: Number of sums.
+        norm_cfg: Config of the norm of each sum.
+    """
+
+    def __init__(self, width: int, inputs: int, sums: int, norm_cfg: dict):
+        super().__init__()
+        self.linear = nn.Linear(inputs, sums, bias=False)
+        self.norms = ModuleList(build_norm_layer(norm_cfg, width) for _ in range(sums))
+
+    def forward(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sums, (B, N, D) each, of outputs (B, N, D)."""
+        sums = self.linear(torch.stack(list(outputs), dim=-1)).unbind(-1)
+        return [norm(x) for norm, x in zip(self.norms, sums, strict=True)]

@@ -193,11 +193,23 @@ class MaskedViT(VisionTransformer):
         """
         if self.rel_pos_bias is not None and plan.encoder.kind == "full" and plan.each_token_once:
             plan, output_positions = self._in_token_order(plan, output_positions)
-        x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
-        pattern = self.with_positions(plan.encoder, plan.encoded_tokens, self.grid)
-        rotation = self.rotation(plan.encoded_tokens, self.grid)
+        x, pattern, rotation = self._start(images, plan)
         x = run_layers(self.layers, x, pattern, output_positions, rotation, self.fusion)
         return self.ln1(x) if self.final_norm else x
+
+    def encode_layers(self, images: Tensor, plan: Plan) -> list[Tensor]:
+        """Compute the embedded tokens and the outputs of each layer, (B, E, D), before any norm."""
+        x, pattern, rotation = self._start(images, plan)
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1], pattern, None, rotation))
+        return outputs
+
+    def _start(self, images: Tensor, plan: Plan) -> tuple[Tensor, Pattern, Rotation | None]:
+        """Return the embedded tokens of a plan, their pattern and their rotary positions."""
+        x = self.embed(images, plan.encoded_tokens, self.grid, plan.hidden)
+        pattern = self.with_positions(plan.encoder, plan.encoded_tokens, self.grid)
+        return x, pattern, self.rotation(plan.encoded_tokens, self.grid)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Extract a feature of images (B, C, height, width) for each of ``out_indices``.

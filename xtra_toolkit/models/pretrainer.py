@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.models.layers import gather_tokens
+from xtra_toolkit.models.memory_checks import check_memory
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.objective.compiler import CompiledObjective, Outline, compile_objective
@@ -42,8 +43,9 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         mask: Config of a mask factory: which token may attend to which.
         target_generator: Config of a target: what is predicted, and from where.
         backbone: Config of the encoder, a MaskedViT.
-        neck: Config of the decoder. None: the head reads the encoder (iGPT); if the mask hides
-            tokens, the encoder must then hold mask tokens (``mask_tokens=True``).
+        neck: Config of the decoder, a ViTDecoder or a CrossDecoder. None: the head reads the
+            encoder (iGPT); if the mask hides tokens, the encoder must then hold mask tokens
+            (``mask_tokens=True``).
         head: Config of the head. Its widths follow from the plan.
         data_preprocessor: As in MMPretrain. It must normalise the images.
         with_cp: Activation checkpointing: whether the layers of encoder and decoder keep only their
@@ -125,6 +127,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
                 f"{name} hides tokens, and the decoder has no attention (heads=None), so nothing "
                 "would reach a hidden position; set heads to a number"
             )
+        check_memory(neck, backbone, outline)
         return neck
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> dict:
@@ -158,6 +161,9 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         """Return what the head reads, (B, R, W) at the output positions of a plan."""
         if not self.with_neck:
             return self.backbone.encode(inputs, plan, plan.output_positions)
+        if self.neck.memory_layers:
+            outputs = self.backbone.encode_layers(inputs, plan)
+            return self.neck([_repeat_images(x, plan) for x in outputs], plan)
         return self.neck(_repeat_images(self.backbone.encode(inputs, plan), plan), plan)
 
     def target_values(self, inputs: Tensor, plan: Plan) -> list[Tensor]:

@@ -11,7 +11,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor, nn
 
-from xtra_toolkit.attention import get_attention
+from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.layer_parts import split_layer_cfgs
 from xtra_toolkit.models.layers import (
@@ -58,6 +58,8 @@ class ViTDecoder(BaseModule):
     Raises:
         ValueError: ``heads`` does not divide ``width``.
     """
+
+    cross, memory_layers = False, ()
 
     def __init__(
         self,
@@ -130,6 +132,10 @@ class ViTDecoder(BaseModule):
         for parameter in (learned, self.mask_token, self.query_embed):
             if parameter is not None:
                 trunc_normal_(parameter, std=0.02)
+
+    def pattern(self, plan: Plan) -> Pattern:
+        """Return the attention of a plan, over all computed positions."""
+        return plan.decoder
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
         """Map encoder outputs (B, E, D) to (B, R, W) at the positions that the head reads."""

@@ -107,6 +107,36 @@ class Plan:
         """Return the number of positions that are computed."""
         return self.order.shape[-1]
 
+    def cross(self) -> Pattern:
+        """Return the attention of the R output positions over the E encoded positions.
+
+        A position attends to what the decoder's pattern lets it see of them (CrossDecoder).
+        """
+        return self.decoder.cached(("cross",), self._cross)
+
+    def _cross(self) -> Pattern:
+        rows, encoded = self.decoder, self.encoded_positions
+        if self.output_positions is not None:
+            rows = rows.rows(self.output_positions)
+        if encoded is None:
+            return rows
+        count, queries = encoded.shape[1], rows.queries or rows.length
+        if rows.kind == "full":
+            return Pattern("full", count, queries=queries)
+        if rows.kind == "dense":
+            index = encoded[:, None].expand(-1, queries, -1)
+            mask = rows.mask.expand(len(index), -1, -1).gather(2, index)
+            return Pattern("dense", count, mask=mask, queries=queries)
+        kv_lengths = rows.kv_lengths
+        if rows.kind == "causal":
+            kv_lengths = torch.arange(queries, device=encoded.device)[None] + 1
+        batch = max(len(kv_lengths), len(encoded))
+        kv_lengths = torch.searchsorted(  # encoded positions ascend
+            encoded.expand(batch, -1).contiguous(), kv_lengths.expand(batch, -1).contiguous()
+        )
+        torch._assert_async((kv_lengths > 0).all(), "a mask token sees nothing of the encoder")
+        return Pattern("staircase", count, kv_lengths, queries=queries)
+
 
 @dataclass
 class Features:

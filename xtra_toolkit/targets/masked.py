@@ -11,7 +11,22 @@ from xtra_toolkit.targets.pixels import PixelTarget
 
 @MODELS.register_module()
 class MaskedPatches(PixelTarget):
-    """Predict each hidden token at its own position (MAE, arXiv 2111.06377)."""
+    """Predict each hidden token at its own position (MAE, arXiv 2111.06377).
+
+    Args:
+        normalise: See :class:`PixelTarget`.
+        share: Share of the hidden positions that is predicted, the last ones of the sequence
+            (CrossMAE, arXiv 2401.14391). Under RandomShown these are random tokens.
+
+    Raises:
+        ValueError: The share is not above 0 and at most 1.
+    """
+
+    def __init__(self, normalise: bool = True, share: float = 1.0):
+        super().__init__(normalise)
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share} was given; it must be above 0 and at most 1")
+        self.share = share
 
     def pairs(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Return one group: each hidden position predicts itself.
@@ -20,7 +35,8 @@ class MaskedPatches(PixelTarget):
         are visible must be context, which the loss leaves out.
 
         Raises:
-            ValueError: The mask hides nothing, or visible positions are no context.
+            ValueError: The mask hides nothing, visible positions are no context, or a share is to
+                be predicted and images hide other positions.
         """
         if mask.visible is None or mask.visible.all():
             raise ValueError(
@@ -37,5 +53,12 @@ class MaskedPatches(PixelTarget):
                     "`context`, so that the loss leaves them out"
                 )
             predicted = (torch.atleast_2d(mask.order) < grid.tokens).all(0)
+            if self.share < 1:
+                raise ValueError(
+                    f"MaskedPatches(share={self.share}) predicts the last hidden positions, and "
+                    "this mask hides other positions in each image; let it put the visible tokens "
+                    "first in its `order` (RandomShown)"
+                )
         predicted = predicted.nonzero().view(1, -1, 1)
+        predicted = predicted[:, -max(1, round(self.share * predicted.shape[1])) :]
         return [Links(predicted, predicted)]

@@ -12,6 +12,7 @@ from xtra_toolkit.attention import Pattern, choose, get_attention
 from xtra_toolkit.attention.dispatch import unsupported_reason
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
+from xtra_toolkit.models.cross_layers import CrossAttention
 from xtra_toolkit.models.layers import MaskedAttention
 from xtra_toolkit.objective.plan import Plan
 
@@ -63,11 +64,12 @@ def parts(model: MaskTargetPretrainer, device: str) -> list[ModelPart]:
         )
     ]
     if model.with_neck:
+        pattern = model.neck.pattern(plan)
         found.append(
             ModelPart(
                 "decoder",
-                f"{plan.num_computed} of {length}",
-                backend(model.neck.layers, plan.decoder, device),
+                f"{pattern.queries or pattern.length} of {length}",
+                backend(model.neck.layers, pattern, device),
                 count(model.neck),
                 decoder,
             )
@@ -95,7 +97,7 @@ def on_sdpa(model: nn.Module) -> Iterator[None]:
     """Run all attention by SDPA within this context; other back ends may lack a meta kernel."""
     with contextlib.ExitStack() as stack:
         for module in model.modules():
-            if isinstance(module, MaskedAttention):
+            if isinstance(module, MaskedAttention | CrossAttention):
                 stack.callback(setattr, module, "attention", module.attention)
                 module.attention = get_attention("sdpa")
         yield
@@ -126,7 +128,7 @@ def _meta_image(grid: PatchGrid) -> Tensor:
 def backend(layers: nn.ModuleList, pattern: Pattern, device: str) -> str:
     """Return the pattern's kind and the back end used in training, such as 'staircase, sdpa'."""
     attention = next((layer.attn for layer in layers), None)
-    if not isinstance(attention, MaskedAttention):
+    if not isinstance(attention, MaskedAttention | CrossAttention):
         return "none, each token on its own"  # AIM's head, or no layers at all
     chosen = attention.attention.keywords["backend"]
     query = training_query(pattern, attention.num_heads, attention.head_dims, device)
@@ -158,5 +160,5 @@ def backends(model: MaskTargetPretrainer, device: str) -> str:
 def training_query(pattern: Pattern, heads: int, dim: int, device: str) -> Tensor:
     """Make a query (2, N, heads, dim) in the dtype of training: bf16 on a GPU, fp32 on a CPU."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    shape = (2, pattern.length, heads, dim)
+    shape = (2, pattern.queries or pattern.length, heads, dim)
     return torch.empty(shape, dtype=dtype, device=device, requires_grad=True)

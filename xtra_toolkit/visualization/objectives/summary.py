@@ -92,7 +92,8 @@ def _certified(
     mask = mask(grid, 1, torch.Generator().manual_seed(seed))
     bounds = objective.bounds
     prediction = pick(mask, objective.links, grid, depth_of(model), predict, bounds.mask_tokens)
-    view = View.of(mask, grid, bounds.num_computed, prediction.row, bounds.mask_tokens)
+    cross = model.with_neck and model.neck.cross
+    view = View.of(mask, grid, bounds.num_computed, prediction.row, bounds.mask_tokens, cross)
     _, *certified = objective.certificate.split("; ")
     notes = [("certificate", "; ".join(certified)), ("dead work", dead(view))]
     if mask.has_predicate:

@@ -24,12 +24,14 @@ class View:
         grid: The grid of the image.
         num_computed: Number of positions that are computed; no prediction reads later ones.
         mask_tokens: Whether mask tokens stand for hidden tokens in the encoder.
+        cross: Whether the queries of the decoder attend to the encoded tokens alone.
     """
 
     mask: Mask
     grid: PatchGrid
     num_computed: int
     mask_tokens: bool = False
+    cross: bool = False
 
     @classmethod
     def of(
@@ -39,10 +41,11 @@ class View:
         num_computed: int | None = None,
         row: int = 0,
         mask_tokens: bool = False,
+        cross: bool = False,
     ) -> "View":
         """Make the view of one row of a batch of masks; by default all positions are computed."""
         num_computed = len(mask) if num_computed is None else num_computed
-        return cls(row_of(mask, row), grid, num_computed, mask_tokens)
+        return cls(row_of(mask, row), grid, num_computed, mask_tokens, cross)
 
     @property
     def tokens(self) -> int:
@@ -99,13 +102,18 @@ class View:
     @property
     def encoder(self) -> Tensor:
         """Return (N, N) bool: whether a query attends to a key in the encoder."""
-        encoded = self.mask.visible_or_all() | self.mask_tokens
-        return self.mask.attention_mask()[0] & encoded[:, None] & encoded
+        return self.mask.attention_mask()[0] & self.encoded[:, None] & self.encoded
 
     @property
     def decoder(self) -> Tensor:
         """Return (N, N) bool: whether a query attends to a key in the decoder."""
-        return self.mask.of_decoder().attention_mask()[0]
+        pairs = self.mask.of_decoder().attention_mask()[0]
+        return pairs & self.encoded if self.cross else pairs
+
+    @property
+    def encoded(self) -> Tensor:
+        """Return (N,) bool, positions that the encoder holds."""
+        return self.mask.visible_or_all() | self.mask_tokens
 
     @property
     def raster(self) -> Tensor:
