@@ -30,6 +30,7 @@ ARGUMENTS = {
     "BlockCausal": dict(block_size=2),
     "HiddenBlocks": dict(num_hidden=6, min_block=2),
     "Reordered": dict(mask=BLOCKS, order=lambda rows, cols, *_: torch.arange(rows * cols).flip(0)),
+    "WithDecoderMask": dict(mask=dict(type="PrefixCausal"), decoder=dict(type="TokenCausal")),
     "WithPrefix": dict(mask=BLOCKS),
 }
 LITERATURE = {
@@ -42,6 +43,7 @@ LITERATURE = {
     ("RandomShown", "MaskedPatches"): "MAE; SimMIM by blocks, with mask tokens in the encoder",
     ("HiddenBlocks", "HOG"): "MaskFeat, with mask tokens in the encoder",
     ("Reordered", "NextBlock"): "XTRA in another order (blocks last to first here)",
+    ("WithDecoderMask", "NextToken"): "the image part of AIMv2",
     ("WithPrefix", "NextBlock"): "XTRA with AIM's prefix, of blocks",
 }
 PAGE = """\

@@ -30,6 +30,7 @@ def backwards(rows, cols, batch=1, generator=None):
 ARGUMENTS = {
     "BlockCausal": dict(block_size=2),
     "Reordered": dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2), order=backwards),
+    "WithDecoderMask": dict(mask=MASKS["prefix"], decoder=MASKS["token"]),
     "WithPrefix": dict(mask=dict(type="xtra_toolkit.BlockCausal", block_size=2)),
 }
 XTRA, AIM, MAE = ("block", "block"), ("prefix", "token"), ("shown", "masked")

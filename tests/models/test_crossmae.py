@@ -14,6 +14,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import Mask, MaskFactory
 from xtra_toolkit.masks.random_shown import visible_first
 from xtra_toolkit.models import MaskTargetPretrainer
+from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.registry import MASKS as REGISTRY
 from xtra_toolkit.targets import MaskedPatches
 from xtra_toolkit.testing.gradients import moved_tokens
@@ -135,19 +136,21 @@ def test_loss_and_every_gradient_equal_those_of_the_original():
             assert error <= 1e-10 * grads[name].abs().max(), name
 
 
+@pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("pair", [("shown", "masked"), ("block", "block"), ("prefix", "token")])
-def test_exactly_what_the_mask_lets_be_seen_moves_a_prediction(pair):
+def test_exactly_what_the_mask_lets_be_seen_moves_a_prediction(pair, registers):
     """A mask token reads the encoder alone, but that has seen what its own mask allows."""
     mask, target = pair
-    model = build(mask, target)
+    model = build(mask, target, backbone=dict(registers=registers))
     for seed in range(2):
-        drawn = model.objective.mask(GRID, 1, torch.Generator().manual_seed(seed))
+        factory = with_registers(model.objective.mask, model.backbone.grid)
+        drawn = factory(model.backbone.grid, 1, torch.Generator().manual_seed(seed))
         sees, order = drawn.attention_mask()[0], torch.atleast_2d(drawn.order)[0]
         for moved in moved_tokens(model, seed):
             read = sees[moved.source_positions].any(0) & drawn.visible_or_all()
-            expected = torch.zeros(16, dtype=torch.bool)
+            expected = torch.zeros(16 + registers, dtype=torch.bool)
             expected[order[read]] = True
-            assert torch.equal(moved.tokens, expected)
+            assert torch.equal(moved.tokens, expected[:16])
             assert not moved.tokens[moved.targets].any()
 
 

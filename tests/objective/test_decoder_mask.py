@@ -1,5 +1,7 @@
 """Test a mask of the decoder's own: what it reaches, what is refused, and how it is shown."""
 
+from dataclasses import replace
+
 import click
 import pytest
 import torch
@@ -17,6 +19,7 @@ from xtra_toolkit.masks import (
     WithDecoderMask,
 )
 from xtra_toolkit.objective.compiler import certify_objective
+from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.registry import MASKS as REGISTRY
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.testing import check_mask
@@ -92,20 +95,24 @@ def seen_by_hand(mask, sources):
     return tokens
 
 
+@pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_exactly_what_both_masks_reach_moves_a_prediction(pair):
-    mask, target = PAIRS[pair]
+def test_exactly_what_both_masks_reach_moves_a_prediction(pair, registers):
+    """Registers pass on what the first token of the sequence sees, in encoder and decoder."""
+    (mask, target), grid = PAIRS[pair], replace(GRID, extra=registers, registers=registers)
     if pair == "a decoder that sees more":
         with pytest.raises(ValueError, match="can see patch"):
-            small_model(mask, TARGETS[target], GRID)
+            small_model(mask, TARGETS[target], grid)
         return
-    model = small_model(mask, TARGETS[target], GRID)
+    model = small_model(mask, TARGETS[target], grid)
     assert "the decoder follows a mask of its own" in model.objective.certificate
     for seed in range(2):
-        drawn = model.objective.mask(GRID, 1, torch.Generator().manual_seed(seed))
+        factory = with_registers(model.objective.mask, grid)
+        drawn = factory(grid, 1, torch.Generator().manual_seed(seed))
         for moved in moved_tokens(model, seed):
             assert not moved.tokens[moved.targets].any()
-            assert torch.equal(moved.tokens, seen_by_hand(drawn, moved.source_positions))
+            expected = seen_by_hand(drawn, moved.source_positions)[: grid.tokens]
+            assert torch.equal(moved.tokens, expected)
 
 
 def test_the_prefix_is_seen_through_the_encoder_and_more_than_that_is_a_leak():

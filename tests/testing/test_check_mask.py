@@ -34,6 +34,7 @@ OURS = {
         (dict(block_size=2, mask_ratio=0.5), MASKED),
     ],
     "HiddenBlocks": [(dict(num_hidden=4, min_block=1), MASKED)],
+    "WithDecoderMask": [(dict(mask=dict(type="PrefixCausal"), decoder=TOKENS), NEXT)],
     "WithPrefix": [(dict(mask=TOKENS), NEXT), (dict(mask=BLOCKS), NEXT)],
     "Reordered": [(dict(mask=BLOCKS, order=dict(type="Backwards")), NEXT)],
 }

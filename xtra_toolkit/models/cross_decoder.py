@@ -126,7 +126,7 @@ class CrossDecoder(BaseModule):
         tokens, pattern = plan.order, self.pattern(plan)
         if plan.output_positions is not None:
             tokens = gather_positions(tokens, plan.output_positions)
-        table = by_token(self.pos_embed, self.grid.extra)
+        table = by_token(self.pos_embed, self.grid)
         x = self.mask_token + gather_tokens(table, tokens).to(self.mask_token.dtype)
         x = x.expand(len(memories[0]), -1, -1)
         for layer, memory in zip(self.layers, memories, strict=True):

@@ -66,7 +66,12 @@ def add_registers(mask: Mask, grid: PatchGrid) -> Mask:
         unit=front(mask.unit, lambda first_unit: first_unit - 1),
         visible=front(mask.visible, torch.ones_like),
         context=front(mask.context, torch.ones_like),
-        attend=None if mask.attend is None else _Shifted(mask.attend, count),
+        decoder_step=front(mask.decoder_step, lambda first_step: first_step),
+        **{
+            name: _Shifted(predicate, count)
+            for name in ("attend", "decoder_attend")
+            if (predicate := getattr(mask, name)) is not None
+        },
     )
 
 
@@ -90,8 +95,9 @@ def remove_registers(mask: Mask, grid: PatchGrid) -> Mask:
         for f in fields(mask)
         if isinstance(value := getattr(mask, f.name), Tensor)
     }
-    attend = mask.attend.attend if isinstance(mask.attend, _Shifted) else mask.attend
-    return replace(mask, **cut, attend=attend)
+    predicates = {name: getattr(mask, name) for name in ("attend", "decoder_attend")}
+    inner = {name: p.attend for name, p in predicates.items() if isinstance(p, _Shifted)}
+    return replace(mask, **cut, **inner)
 
 
 def shift_links(links: list[Links], grid: PatchGrid) -> list[Links]:
