@@ -7,7 +7,7 @@ from scipy.stats import chisquare, kstest
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, PrefixCausal, RandomShown, mask_rng
-from xtra_toolkit.masks.rng import CounterRNG, StepGenerator, signed
+from xtra_toolkit.masks.rng import CounterRNG, StepGenerator, head_rng, signed
 
 GRID = PatchGrid(4, 4)
 
@@ -43,6 +43,26 @@ def test_uniform(across):
     assert set(whole.tolist()) == set(range(-3, 8))
     both = torch.stack([numbers[:-1], numbers[1:]])  # nor do neighbours go together
     assert torch.corrcoef(both)[0, 1].abs() < 0.03
+
+
+@pytest.mark.parametrize("across", ["images", "numbers"])
+def test_normal(across):
+    """Apply Kolmogorov's test along one stream, of an odd number, and over neighbouring seeds."""
+    seeds, count = ([7], 19999) if across == "numbers" else (list(range(20000)), 1)
+    numbers = mask_rng(gen(seeds)).randn(len(seeds), count, 1)
+    assert numbers.dtype == torch.float32 and numbers.shape == (len(seeds), count, 1)
+    numbers = numbers.flatten()
+    assert kstest(numbers.double().numpy(), "norm").pvalue > 0.01
+    assert torch.corrcoef(torch.stack([numbers[:-1], numbers[1:]]))[0, 1].abs() < 0.03
+    assert numbers.abs().max() > 3.5
+
+
+def test_heads_draw_other_numbers_than_masks():
+    seeds = list(range(2000))
+    one, other = (rng(gen(seeds)).rand(2000, 4).flatten() for rng in (mask_rng, head_rng))
+    assert torch.corrcoef(torch.stack([one, other]))[0, 1].abs() < 0.04
+    assert kstest(other.double().numpy(), "uniform").pvalue > 0.01
+    assert torch.equal(head_rng(gen(seeds[5:7], step=9)).rand(2, 4).flatten(), other[20:28])
 
 
 def test_masks_are_uniform():

@@ -57,10 +57,11 @@ class SplitLoss(Hook):
         self.values: dict[str, list[float]] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Find the parts of the loss; skip other models, and sums of targets."""
+        """Find the parts of the loss; skip other models, sums of targets, and diffusion."""
         self.model = unwrap_model(runner.model)
         self.works = isinstance(self.model, MaskTargetPretrainer)
         self.works = self.works and len(self.model.target_generator.parts) == 1
+        self.works = self.works and not self.model.head.random
         if self.works:
             objective, target = self.model.objective, self.model.target_generator
             self.ranges = Ranges(objective)

@@ -1,4 +1,4 @@
-"""Draw the random numbers of masks, for each image or for all images of a step.
+"""Draw the random numbers of masks and heads, for each image or for all images of a step.
 
 A run may be resumed with other micro-batches, workers or processes, and this must not change the
 masks of the images. In training, therefore, the numbers of an image do not depend on other images:
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15
+SEPARATE = 0xD1B54A32D192ED03
 MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
@@ -28,6 +29,10 @@ class MaskRNG:
     def rand(self, *shape: int) -> Tensor:
         """Draw uniformly from 0 to 1, 1 excluded; the first dimension of the shape is the image."""
         return torch.rand(shape, generator=self._generator, device=self.device)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Draw from the standard normal; the first dimension of the shape is the image."""
+        return torch.randn(shape, generator=self._generator, device=self.device)
 
     def randint(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
         """Draw integers uniformly from ``low`` to ``high``, ``high`` excluded.
@@ -73,6 +78,23 @@ class CounterRNG(MaskRNG):
         """Draw as torch.rand, from the highest 24 bits, the precision of float32."""
         return _shift_right(self.bits(*shape), 40) * 2.0**-24
 
+    def randn(self, *shape: int) -> Tensor:
+        """Draw as torch.randn, by the transform of Box and Muller on two halves of 32 bits.
+
+        The largest number that can be drawn is 6.7.
+        """
+        images = len(self.seeds.shape)
+        count = math.prod(shape[images:])
+        bits = self.bits(*shape[:images], -(-count // 2))
+        first = (_shift_right(bits, 32) + 1) * 2.0**-32  # above 0
+        radius, angle = (-2 * first.log()).sqrt(), (bits & (2**32 - 1)) * (2 * math.pi * 2.0**-32)
+        pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+        return pairs.flatten(-2)[..., :count].reshape(shape)
+
+    def separate(self) -> "CounterRNG":
+        """Return numbers of the same images that are independent of these."""
+        return CounterRNG(CounterRNG(self.seeds ^ signed(SEPARATE)).bits(*self.seeds.shape))
+
     def randint(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
         """Draw as torch.randint, from the highest 32 bits."""
         return low + (_shift_right(self.bits(*shape), 32) * (high - low) >> 32)
@@ -110,6 +132,16 @@ def mask_rng(generator: torch.Generator | None) -> MaskRNG:
     """
     if isinstance(generator, StepGenerator):
         return generator.draws
+    return MaskRNG(fixed(generator))
+
+
+def head_rng(generator: torch.Generator | None) -> MaskRNG:
+    """Return the random numbers that the loss of a head draws from.
+
+    They are those of the images too, and independent of the numbers of the mask.
+    """
+    if isinstance(generator, StepGenerator):
+        return generator.draws.separate()
     return MaskRNG(fixed(generator))
 
 

@@ -2,6 +2,7 @@
 
 from xtra_toolkit.models.classifier import ImageClassifier
 from xtra_toolkit.models.cross_decoder import CrossDecoder
+from xtra_toolkit.models.diffusion_head import DiffusionHead
 from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.models.prediction_head import PredictionHead
@@ -11,6 +12,7 @@ from xtra_toolkit.models.vit_decoder import ViTDecoder
 
 __all__ = [
     "CrossDecoder",
+    "DiffusionHead",
     "ImageClassifier",
     "MaskTargetPretrainer",
     "MaskedViT",

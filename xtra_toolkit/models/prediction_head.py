@@ -13,6 +13,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
+from xtra_toolkit.masks.rng import MaskRNG
 from xtra_toolkit.models.layers import INIT, gather_tokens
 from xtra_toolkit.models.linear import WideLinear
 from xtra_toolkit.models.loading import refuse_other_shapes
@@ -89,6 +90,10 @@ class PredictionHead(BaseModule):
         shapes: (in, out) widths of each group. The pretrainer derives them from the plan.
     """
 
+    random: bool = False
+    """Set this to True in a subclass whose loss draws random numbers, by :meth:`draw`. Its
+    predictions are then no values that could be drawn as a picture."""
+
     def __init__(
         self,
         hidden: int | None = None,
@@ -140,6 +145,24 @@ class PredictionHead(BaseModule):
         losses = [self.reduce(p, target, g.loss_mask, g.count) for p, target, g in groups]
         return dict(loss=sum(losses) / len(losses))
 
+    def draw(
+        self, index: int, group: Group, images: int, masks_per_image: int, rng: MaskRNG
+    ) -> tuple[Tensor, ...] | None:
+        """Draw what the loss of a group needs; ``Group.draws`` holds it.
+
+        It is called before each training step, outside of the compiled graph.
+
+        Args:
+            index: Index of the group among those of this head.
+            group: The group.
+            images: Number of images.
+            masks_per_image: Masks of each image. The first mask of all images comes first in the
+                batch of the head.
+            rng: What to draw from. The first dimension of a draw is the image, so that what an
+                image draws depends on its seed alone.
+        """
+        return None
+
     def of_part(self, part: int) -> "PredictionHead":
         """Return the head of one part of the target, which is this one; see ``SumOfHeads``."""
         return self
@@ -175,12 +198,18 @@ class PredictionHead(BaseModule):
         prediction = prediction.to(target.dtype if target.is_floating_point() else dtype)
         if loss_mask is None:
             return self.distance(prediction, target)
+        losses = self.distance(prediction, target, reduction="none").mean(-1)
+        return self.average(losses, loss_mask, count)
+
+    def average(self, losses: Tensor, loss_mask: Tensor | None, count: Tensor | None) -> Tensor:
+        """Average the losses of links, (B, G); see :meth:`reduce`."""
+        if loss_mask is None:
+            return losses.mean()
         if count is None:
-            count = self.count(loss_mask, len(prediction))
+            count = self.count(loss_mask, len(losses))
             if self.training:  # gradients are averaged over the ranks
                 all_reduce(count)
                 count = count / get_world_size()
-        losses = self.distance(prediction, target, reduction="none").mean(-1)
         loss_mask = loss_mask.to(losses.dtype).expand_as(losses)
         if self.reduction == "image":
             total = ((losses * loss_mask).sum(1) / loss_mask.sum(1).clamp(min=1)).sum()

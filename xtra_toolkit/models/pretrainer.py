@@ -3,6 +3,7 @@
 images -> backbone (encoder) -> neck (decoder) -> head; all of them read one plan.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +17,13 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from xtra_toolkit.masks import build_mask
-from xtra_toolkit.masks.rng import StepGenerator
+from xtra_toolkit.masks.rng import MaskRNG, StepGenerator, head_rng
 from xtra_toolkit.models.layers import gather_tokens
 from xtra_toolkit.models.memory_checks import check_memory
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.objective.compiler import CompiledObjective, Outline, compile_objective
-from xtra_toolkit.objective.plan import Plan
+from xtra_toolkit.objective.plan import Group, Plan
 from xtra_toolkit.objective.target import Target
 from xtra_toolkit.registry import MODELS
 from xtra_toolkit.targets import build_target
@@ -184,15 +185,27 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
     @torch.compiler.disable  # a graph cannot hold a generator, and a fixed plan is kept
     def plan(self, inputs: Tensor, data_samples: list[DataSample] | None = None) -> Plan:
-        """Return the plan of a training batch; random masks follow the seeds of its samples."""
+        """Return the plan of a training batch; what is random follows the seeds of its samples."""
         generator = None
-        if self.objective.random:
+        if self.objective.random or self.head.random:
             generator = _generator(data_samples, "cpu" if inputs.is_meta else inputs.device)
         plan = self.objective(len(inputs), inputs.device, generator)
         if self._counts is not None and isinstance(generator, StepGenerator):
             groups = zip(plan.groups, self._counts, strict=True)
-            plan.groups = [replace(group, count=count) for group, count in groups]
+            plan = replace(plan, groups=[replace(g, count=count) for g, count in groups])
+        if self.head.random:
+            plan = replace(plan, groups=self._draw(plan, len(inputs), head_rng(generator)))
         return plan
+
+    def _draw(self, plan: Plan, images: int, rng: MaskRNG) -> list[Group]:
+        """Return the groups of a plan with what their heads draw."""
+        groups, number = [], Counter()
+        for group in plan.groups:
+            head, index = self.head.of_part(group.part), number[group.part]
+            draws = head.draw(index, group, images, plan.masks_per_image, rng)
+            groups.append(replace(group, draws=draws))
+            number[group.part] += 1
+        return groups
 
     @contextmanager
     def counting(self, micro_batches: Iterable[list[dict]]) -> Iterator[None]:

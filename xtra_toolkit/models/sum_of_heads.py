@@ -71,6 +71,11 @@ class SumOfHeads(BaseModule):
             total = total + weight * head.loss(x, _only(plan, i), values)["loss"]
         return dict(loss=total)
 
+    @property
+    def random(self) -> bool:
+        """Return whether the loss of a head draws random numbers."""
+        return any(head.random for head in self.heads)
+
     def of_part(self, part: int) -> PredictionHead:
         """Return the head of one target."""
         return self.heads[part]

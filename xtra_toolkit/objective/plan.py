@@ -28,6 +28,8 @@ class Group:
         count: () what the loss divides by, the mean over micro-batches, if it was counted over a
             whole step; None: it is counted in the batch.
         part: Index of the target whose values are predicted, in ``Target.parts``.
+        draws: What the loss of the head draws at random for the images of the batch, see
+            ``PredictionHead.draw``; None: nothing.
     """
 
     source_positions: Tensor
@@ -37,6 +39,7 @@ class Group:
     output_index: Tensor | None = None
     count: Tensor | None = None
     part: int = 0
+    draws: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

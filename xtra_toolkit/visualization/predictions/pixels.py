@@ -78,9 +78,15 @@ def true_pixels(model: nn.Module, images: Tensor) -> Tensor:
     """Return the images whose patches the target predicts: the input or its filtered version.
 
     Raises:
-        ValueError: If the target does not predict pixels.
+        ValueError: If the target does not predict pixels, or the head gives a distribution.
     """
     target, grid = model.target_generator, model.objective.grid
+    if model.head.random:
+        raise ValueError(
+            f"{type(model.head).__name__} learns a distribution of the values and does not sample "
+            "from it, so there is no prediction to draw or to feed back; PredictionHead predicts "
+            "values"
+        )
     truth = target.filter(images)
     if target.pixels and target.width(grid) == grid.values:
         values, patches = target.values(images, grid), grid.patchify(truth)
