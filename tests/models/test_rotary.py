@@ -7,9 +7,11 @@ import timm
 import torch
 from helpers.builds import AIM, MAE, MASKS, XTRA, arch, pretrainer, randomise
 from mmpretrain.registry import MODELS
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.models.rotary import RotaryPositions
+from xtra_toolkit.models.rotary import RotaryPositions, _tables
 from xtra_toolkit.objective.plan import Features
 from xtra_toolkit.visualization.predictions.continuation import Continuation
 
@@ -156,6 +158,30 @@ def test_another_size_of_the_images_turns_by_its_own_grid():
     resized.load_state_dict(vit.state_dict())
     images = torch.randn(1, 3, 64, 32)
     torch.testing.assert_close(vit(images)[0], resized(images)[0])
+
+
+def test_tables_of_fake_tensors_are_not_kept():
+    model = built(attention="sdpa", decoder=dict(attention="sdpa"))
+    expected = model.loss(IMAGES)["loss"]  # the plan is kept, with real tensors
+    _tables.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert type(model.loss(torch.empty(IMAGES.shape))["loss"]).__name__ == "FakeTensor"
+    assert torch.equal(model.loss(IMAGES)["loss"], expected)
+
+
+def test_a_compiled_loss_and_its_gradients_are_equal(one_thread):
+    """The graphs are made and run as they are (``backend="eager"``), which is exact."""
+    model, results = built(arch=arch(24, 1, 2), decoder=dict(depth=1)), []
+    torch._dynamo.reset()
+    counters.clear()
+    for loss_of in (model.loss, torch.compile(model.loss, backend="eager")):
+        _tables.cache_clear()
+        model.zero_grad()
+        loss = loss_of(IMAGES)["loss"]
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert all(map(torch.equal, *results))
+    assert counters["stats"]["unique_graphs"] == 1  # after the plan
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from mmpretrain.models.utils import RotaryEmbeddingFast
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 from xtra_toolkit.grid import PatchGrid
 
@@ -106,21 +107,31 @@ class RotaryPositions:
             dtype: Type of the queries. The tables are in float32 or better.
         """
         dtype = torch.promote_types(dtype, torch.float32)
-        cos, sin = (t[tokens][:, :, None] for t in _tables(self, grid, head, dtype, tokens.device))
+        tables = _constant_tables(self, grid, head, dtype, tokens.device)
+        cos, sin = (table[tokens][:, :, None] for table in tables.unbind(1))
         return Rotation(cos, sin, self.type == "dinov3")
+
+
+@torch.compiler.assume_constant_result  # a graph would compute them in each step
+def _constant_tables(
+    rope: RotaryPositions, grid: PatchGrid, head: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the kept tables. Those of fake tensors are not kept, since later passes are real."""
+    tables = _tables if detect_fake_mode() is None else _tables.__wrapped__
+    return tables(rope, grid, head, dtype, device)
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # training may use the cached tables later
 def _tables(
     rope: RotaryPositions, grid: PatchGrid, head: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines, (T + extra, d) each, by token number."""
+) -> Tensor:
+    """Return cosines and sines by token number, (T + extra, 2, d)."""
     with torch.device("cpu"):
         cos, sin = TABLES[rope.type](grid, head, rope.theta)
         cos = torch.cat([cos, cos.new_ones(grid.extra, head)])
         sin = torch.cat([sin, sin.new_zeros(grid.extra, head)])
-    return cos.to(device, dtype), sin.to(device, dtype)
+        return torch.stack([cos, sin], 1).to(device, dtype)
 
 
 def _dinov3(grid: PatchGrid, head: int, theta: float) -> tuple[Tensor, Tensor]:

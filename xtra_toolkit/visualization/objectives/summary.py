@@ -134,7 +134,8 @@ def dead(view: View) -> str:
             f"{rest} of {length} positions ({100 * rest / length:.1f} %) are read by no prediction "
             "and never computed, in encoder, decoder and head"
         )
-    hidden = int(view.hidden.sum())
     if view.mask_tokens:
-        return f"{text}; mask tokens stand for {hidden} hidden ones in the encoder"
+        masked = int((~view.mask.visible_or_all()).sum())
+        return f"{text}; mask tokens stand for {masked} hidden ones in the encoder"
+    hidden = int(view.hidden.sum())
     return text + (f"; {hidden} hidden ones never enter the encoder" if hidden else "")
