@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.models.rotary import RotaryPositions, _tables
+from xtra_toolkit.models.rotary import RotaryPositions, _kept_tables
 from xtra_toolkit.objective.plan import Features
 from xtra_toolkit.visualization.predictions.continuation import Continuation
 
@@ -163,24 +163,24 @@ def test_another_size_of_the_images_turns_by_its_own_grid():
 def test_tables_of_fake_tensors_are_not_kept():
     model = built(attention="sdpa", decoder=dict(attention="sdpa"))
     expected = model.loss(IMAGES)["loss"]  # the plan is kept, with real tensors
-    _tables.cache_clear()
+    _kept_tables.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert type(model.loss(torch.empty(IMAGES.shape))["loss"]).__name__ == "FakeTensor"
     assert torch.equal(model.loss(IMAGES)["loss"], expected)
 
 
 def test_a_compiled_loss_and_its_gradients_are_equal(one_thread):
-    """The graphs are made and run as they are (``backend="eager"``), which is exact."""
     model, results = built(arch=arch(24, 1, 2), decoder=dict(depth=1)), []
     torch._dynamo.reset()
     counters.clear()
-    for loss_of in (model.loss, torch.compile(model.loss, backend="eager")):
-        _tables.cache_clear()
+    for loss_of in (model.loss, torch.compile(model.loss, backend="aot_eager")):
+        _kept_tables.cache_clear()
         model.zero_grad()
         loss = loss_of(IMAGES)["loss"]
         loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
-    assert all(map(torch.equal, *results))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
     assert counters["stats"]["unique_graphs"] == 1  # after the plan
 
 

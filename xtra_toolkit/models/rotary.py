@@ -107,58 +107,65 @@ class RotaryPositions:
             dtype: Type of the queries. The tables are in float32 or better.
         """
         dtype = torch.promote_types(dtype, torch.float32)
-        tables = _constant_tables(self, grid, head, dtype, tokens.device)
-        cos, sin = (table[tokens][:, :, None] for table in tables.unbind(1))
+        # those of a graph or of fake tensors are not kept, since later passes are real
+        traced = torch.compiler.is_compiling() or detect_fake_mode() is not None
+        tables = _tables if traced else _kept_tables
+        made = tables(self, grid, head, dtype, tokens.device)
+        cos, sin = (table[tokens][:, :, None] for table in made)
         return Rotation(cos, sin, self.type == "dinov3")
 
 
-@torch.compiler.assume_constant_result  # a graph would compute them in each step
-def _constant_tables(
-    rope: RotaryPositions, grid: PatchGrid, head: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Return the kept tables. Those of fake tensors are not kept, since later passes are real."""
-    tables = _tables if detect_fake_mode() is None else _tables.__wrapped__
-    return tables(rope, grid, head, dtype, device)
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # training may use the cached tables later
 def _tables(
     rope: RotaryPositions, grid: PatchGrid, head: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Return cosines and sines by token number, (T + extra, 2, d)."""
-    with torch.device("cpu"):
-        cos, sin = TABLES[rope.type](grid, head, rope.theta)
-        cos = torch.cat([cos, cos.new_ones(grid.extra, head)])
-        sin = torch.cat([sin, sin.new_zeros(grid.extra, head)])
-        return torch.stack([cos, sin], 1).to(device, dtype)
+) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines, (T + extra, d) each, by token number."""
+    cos, sin = TABLES[rope.type](grid, head, rope.theta, device)
+    cos = torch.cat([cos, cos.new_ones(grid.extra, head)])
+    sin = torch.cat([sin, sin.new_zeros(grid.extra, head)])
+    return cos.to(dtype), sin.to(dtype)
 
 
-def _dinov3(grid: PatchGrid, head: int, theta: float) -> tuple[Tensor, Tensor]:
+# training may use tables later that were made in inference mode
+_kept_tables = lru_cache(maxsize=32)(torch.inference_mode(False)(_tables))
+
+
+def _dinov3(
+    grid: PatchGrid, head: int, theta: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Compute DINOv3's tables: centres of patches from -1 to 1 along each axis, times 2π."""
-    coordinates = [(torch.arange(n).double() + 0.5) / n * 2 - 1 for n in (grid.rows, grid.cols)]
+    coordinates = [(axis + 0.5) / len(axis) * 2 - 1 for axis in _axes(grid, device)]
     angles = 2 * math.pi * _angles(coordinates, head, theta)
     return angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
 
 
-def _eva02(grid: PatchGrid, head: int, theta: float) -> tuple[Tensor, Tensor]:
+def _eva02(grid: PatchGrid, head: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Compute EVA-02's tables: the row and the column, scaled to a grid of 16×16."""
-    coordinates = [torch.arange(n).double() / n * EVA02_SIDE for n in (grid.rows, grid.cols)]
+    coordinates = [axis / len(axis) * EVA02_SIDE for axis in _axes(grid, device)]
     angles = _angles(coordinates, head, theta).repeat_interleave(2, 1)
     return angles.cos(), angles.sin()
 
 
+def _axes(grid: PatchGrid, device: torch.device) -> list[Tensor]:
+    """Return the numbers of the rows, (rows,), and of the columns, (cols,)."""
+    return [torch.arange(n, dtype=torch.double, device=device) for n in (grid.rows, grid.cols)]
+
+
 def _angles(coordinates: list[Tensor], head: int, theta: float) -> Tensor:
     """Return (T, d/2) angles: those of the row, then those of the column."""
-    frequency = theta ** -(torch.arange(head // 4).double() / (head // 4))
+    channel = torch.arange(head // 4, dtype=torch.double, device=coordinates[0].device)
+    frequency = theta ** -(channel / (head // 4))
     row, col = torch.meshgrid(*coordinates, indexing="ij")
     return torch.cat([axis.flatten()[:, None] * frequency for axis in (row, col)], 1)
 
 
-def _mmpretrain(grid: PatchGrid, head: int, theta: float) -> tuple[Tensor, Tensor]:
-    module = RotaryEmbeddingFast(head, (grid.rows, grid.cols), theta)
+@torch.compiler.disable  # a graph cannot build a module on a given device
+def _mmpretrain(
+    grid: PatchGrid, head: int, theta: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with device:
+        module = RotaryEmbeddingFast(head, (grid.rows, grid.cols), theta)
     return module.freqs_cos, module.freqs_sin
 
 
-Tables = Callable[[PatchGrid, int, float], tuple[Tensor, Tensor]]
+Tables = Callable[[PatchGrid, int, float, torch.device], tuple[Tensor, Tensor]]
 TABLES: dict[str, Tables] = {"dinov3": _dinov3, "eva02": _eva02, "mmpretrain": _mmpretrain}
