@@ -164,6 +164,35 @@ def test_a_perfect_prediction_reconstructs_the_image_and_the_caption_names_the_s
     assert made.note == "target's own mean and std"
 
 
+@pytest.mark.parametrize(
+    "options", [{}, dict(positions="relative"), dict(rope="dinov3", positions="none")]
+)
+def test_an_encoder_with_mask_tokens_reconstructs(options):
+    images = torch.randn(2, 3, 64, 64)
+    model = randomise(pretrainer("shown", PIXELS, mask_tokens=True, **options))
+    shown, made, _ = panels(model, images)
+    hidden = shown.images.isnan()
+    assert hidden.float().mean() == 0.75 and torch.equal(made.images[~hidden], images[~hidden])
+    plan = model.objective(2, images.device)
+    (prediction,) = model.reconstruct(images, plan)
+    patches = model.backbone.grid.patchify(made.images)
+    tokens = plan.groups[0].tokens.flatten(1)[..., None].expand_as(prediction)
+    torch.testing.assert_close(patches.gather(1, tokens), prediction)
+
+
+def test_rotary_positions_and_gated_ffns_are_continued(digits, tmp_path):
+    config = Config.fromfile(digits / "raw.py")
+    parts = dict(rope="dinov3", positions="none", layer_cfgs=dict(ffn_type="swiglu", qk_norm=True))
+    config.model.backbone.update(parts)
+    config.model.neck.update(parts)
+    config.dump(tmp_path / "modern.py")
+    torch.save(built(tmp_path / "modern.py").state_dict(), tmp_path / "x.pth")
+    paths = tmp_path / "modern.py", tmp_path / "x.pth", digits / "0.png"
+    done = complete(*paths, "--out", tmp_path / "x.png")
+    assert done.exit_code == 0, done.output
+    assert len(errors(done.output, "free-running")) == 1
+
+
 @pytest.mark.parametrize("options", [dict(given=3), dict(stats="previous")])
 def test_a_reconstruction_refuses_the_options_of_a_continuation(options):
     model = pretrainer("shown", "masked")

@@ -76,12 +76,20 @@ def weights_of(model, hook, images):
 PAIRS = dict(XTRA=XTRA, AIM=AIM, MAE=MAE, orders=ORDERS, ahead=LOOK_AHEAD)
 CASES = [(pair, loss, "batch") for pair in PAIRS for loss in ("mse", "l1")]
 CASES += [("AIM", "mse", "image"), ("XTRA", "cosine", "batch")]
+CASES += [(pair, "mse", "batch") for pair in ("rotary", "relative", "mask tokens")]
+ROTARY = dict(rope="dinov3", positions="none")
+PARTS = {
+    "rotary": (XTRA, dict(ROTARY, decoder=ROTARY)),
+    "relative": (AIM, dict(positions="relative")),
+    "mask tokens": (MAE, dict(mask_tokens=True, positions="relative")),
+}
 
 
 @pytest.mark.parametrize(("pair", "loss", "reduction"), CASES)
 def test_steps_average_to_the_loss_and_bands_add_up_to_the_squares(pair, loss, reduction):
     head = dict(hidden=64, loss=loss, reduction=reduction)
-    model = randomise(pretrainer(*PAIRS[pair], head=head)).double()
+    pair, parts = PARTS[pair] if pair in PARTS else (PAIRS[pair], {})
+    model = randomise(pretrainer(*pair, head=head, **parts)).double()
     images = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     found, hook = measured(model, images)
     plan = model.plan(images, model.data_preprocessor(images)["data_samples"])

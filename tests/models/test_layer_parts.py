@@ -6,10 +6,12 @@ from functools import partial
 import pytest
 import timm
 import torch
-from helpers.builds import MASKS, arch, randomise
+from helpers.builds import MASKS, arch, pretrainer, randomise
 from mmpretrain.registry import MODELS
 
+from xtra_toolkit.attention import Pattern
 from xtra_toolkit.models.encoder_mask import KEY
+from xtra_toolkit.models.layers import run_layers
 from xtra_toolkit.weights import timm as timm_names
 from xtra_toolkit.weights.names import reverse, translate
 
@@ -31,6 +33,35 @@ def agree(ours, theirs, tolerance):
     mine, reference = ours.double()(images)[0], theirs(images)
     reference = reference[0] if isinstance(reference, tuple) else reference
     assert (mine - reference).abs().max() <= tolerance * reference.abs().max()
+
+
+@pytest.mark.parametrize(
+    "layer_cfgs",
+    [
+        dict(ffn_type="swiglu", sub_ln=True, qk_norm=True, feedforward_channels=64),
+        [dict(qk_norm=True), dict(ffn_type="swiglu_fused")],
+    ],
+)
+def test_the_layers_of_the_decoder_are_those_of_the_encoder(layer_cfgs):
+    """Give both the same weights, norms and input."""
+    parts = dict(layer_cfgs=layer_cfgs, norm_cfg=RMS)
+    vit = encoder(**parts)
+    model = pretrainer("token", "token", image=(64, 48), decoder=dict(width=48, heads=3, **parts))
+    layers = model.neck.layers
+    layers.load_state_dict(vit.layers.state_dict())
+    assert {type(m).__name__ for m in model.neck.modules() if "Norm" in type(m).__name__} == {
+        "RMSNorm"
+    }
+    x, pattern = torch.randn(2, 48, 48), Pattern("causal", 48)
+    assert torch.equal(*(run_layers(each, x, pattern, None) for each in (layers, vit.layers)))
+    model.loss(IMAGES)["loss"].backward()
+    assert all(p.grad is not None for p in model.neck.parameters())
+
+
+@pytest.mark.parametrize("depth", [-1, 0])
+def test_a_decoder_without_layers(depth):
+    with pytest.raises(ValueError, match="depth=-1 was given" if depth else "has no layer with at"):
+        pretrainer("shown", "masked", decoder=dict(depth=depth))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1])

@@ -8,10 +8,13 @@ from helpers.builds import MASKS, arch
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.hooks import split_loss_hook
 from xtra_toolkit.hooks.split_loss_hook import SplitLoss
 from xtra_toolkit.masks import BlockCausal
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches, SumOfTargets
+from xtra_toolkit.visualization.predictions.image_panels import panels
+from xtra_toolkit.weights.checkpoint import Checkpoint
 
 PIXELS = dict(type="xtra_toolkit.NextBlock", look_ahead=2)
 HISTOGRAMS = dict(
@@ -77,6 +80,24 @@ def test_the_loss_and_the_gradients_are_the_weighted_sum_of_the_parts(weights):
     assert len(model.objective.links) == 3 and "in 3 groups" in model.objective.certificate
 
 
+def test_a_sum_is_not_drawn():
+    with pytest.raises(ValueError, match="SumOfTargets adds up 2 targets, and a picture is of one"):
+        panels(summed(), torch.randn(1, 3, 32, 32).double())
+
+
+def test_the_checkpoint_of_a_sum_is_converted():
+    model = summed()
+    checkpoint = Checkpoint.of(model.state_dict())
+    summed().load_state_dict(checkpoint.layout("pretrainer")["state_dict"])
+    encoder = checkpoint.layout("encoder")["state_dict"]
+    assert all(name.startswith("backbone.") for name in encoder)
+    for name in ("mmpretrain", "timm"):
+        stock = checkpoint.layout(name, full_attention=True)["state_dict"]
+        assert not any("head" in key or "neck" in key for key in stock)
+    with pytest.raises(ValueError, match="holds no attentive probe"):
+        checkpoint.layout("classifier")
+
+
 def test_losses_are_counted_by_the_reduction_of_each_head():
     """Check a mask under which predictions count or not, over micro-batches of a step."""
     heads = [HEAD, HEAD | dict(reduction="image")]
@@ -116,9 +137,11 @@ def test_what_is_refused():
         certify_objective(BlockCausal(2), both, PatchGrid.of(32, 8))
 
 
-def test_the_split_loss_skips_a_sum():
+def test_the_split_loss_skips_a_sum(monkeypatch):
     """The hook splits one loss by steps or rows; a sum has a loss for each target."""
-    hook = SplitLoss()
+    hook, lines = SplitLoss(), []
+    monkeypatch.setattr(split_loss_hook, "print_log", lambda line, **_: lines.append(line))
     for model, works in ((summed(), False), (build(PIXELS, HEAD), True)):
         hook.before_train(SimpleNamespace(model=model, iter=0))
         assert hook.works == works
+    assert len(lines) == 1 and "SumOfTargets has a loss for each of its targets" in lines[0]

@@ -176,6 +176,31 @@ def test_a_masked_encoder_becomes_a_stock_vit_only_with_full_attention():
     assert (model(x) - OUT["encoder_out"]).abs().max() > 1e-2  # this is the reason for the refusal
 
 
+@pytest.mark.parametrize("layout", ["mmpretrain", "timm"])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(positions="relative"), "has relative positions, which a plain ViT of {} lacks"),
+        (dict(rope="dinov3"), r"has parts that a plain ViT of {} lacks \(rope\)"),
+        (dict(layer_cfgs=[{}, dict(qk_norm=True)]), r"does not record \(layer_cfgs\), so a plain"),
+    ],
+)
+def test_parts_that_a_stock_vit_lacks_are_refused(layout, options, sentence):
+    checkpoint, _ = ours("shown", "masked", **options)
+    with pytest.raises(ValueError, match=sentence.format(layout)):
+        checkpoint.layout(layout)
+
+
+def test_a_stock_vit_gets_no_mask_token():
+    checkpoint, model = ours("shown", "masked", mask_tokens=True)
+    assert "backbone.mask_token" in checkpoint.state
+    stock = timm_vit()
+    stock.load_state_dict(checkpoint.layout("timm")["state_dict"], strict=True)
+    features = model.extract_feat(OUT["images"])[0]
+    torch.testing.assert_close(stock(OUT["images"]), features, atol=1e-5, rtol=0)
+    assert not any("mask" in name for name in checkpoint.layout("mmpretrain")["state_dict"])
+
+
 def test_files_for_stock_vits_record_the_mask_of_the_encoder(tmp_path, caplog):
     content = Checkpoint.of(ORIGINAL).layout("encoder")
     path, logger = saved(tmp_path / "encoder.pth", content), logging.getLogger("stock")

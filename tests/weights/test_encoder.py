@@ -190,6 +190,7 @@ RMS = dict(type="xtra_toolkit.RMSNorm", eps=1e-5)
         dict(layer_cfgs=dict(ffn_type="swiglu", sub_ln=True, qk_norm=True), rope="eva02"),
         dict(norm_cfg=RMS, patch_cfg=dict(norm_cfg=RMS), image=(32, 64)),
         dict(rope=dict(type="dinov3", theta=50.0), positions="none"),
+        dict(layer_cfgs=[dict(qk_norm=True)] * 2),
     ],
 )
 def test_encoders_with_modern_parts(options, tmp_path):
@@ -225,6 +226,22 @@ def test_a_record_of_parts_is_checked(saved, tmp_path, parts):
     path = tampered(saved, tmp_path, lambda r: r["encoder"].update(parts=parts))
     with pytest.raises(ValueError, match="record of its encoder has no valid"):
         xtra_toolkit.load(path)
+
+
+def test_options_that_differ_between_layers_must_be_given_again(tmp_path):
+    """A checkpoint records what all layers share. MMEngine would load the others without a word."""
+    layer_cfgs = [dict(act_cfg=dict(type="mmpretrain.QuickGELU")), {}]
+    model = write_checkpoint(tmp_path / "x.pth", layer_cfgs=layer_cfgs)
+    with pytest.raises(ValueError, match="does not record all of its encoder: layer_cfgs"):
+        xtra_toolkit.load(tmp_path / "x.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "x.pth"), prefix="backbone.")
+    config = dict(type="xtra_toolkit.MaskedViT", init_cfg=init, out_type="raw")
+    with pytest.raises(ValueError, match=r"layer_cfgs; give them .* model\.backbone\.layer_cfgs"):
+        MODELS.build(config)
+    again = MODELS.build(dict(config, layer_cfgs=layer_cfgs)).eval()
+    again.init_weights()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(images)[0], model.backbone(images)[0])
 
 
 def test_a_checkpoint_of_other_rotary_positions_is_refused(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from xtra_toolkit.evaluation.loss_parts import Bands, Ranges, link_weights
@@ -60,8 +61,9 @@ class SplitLoss(Hook):
         """Find the parts of the loss; skip other models, sums of targets, and diffusion."""
         self.model = unwrap_model(runner.model)
         self.works = isinstance(self.model, MaskTargetPretrainer)
-        self.works = self.works and len(self.model.target_generator.parts) == 1
-        self.works = self.works and not self.model.head.random
+        if self.works and (reason := self._obstacle()):
+            self.works = False
+            print_log(f"SplitLoss measures nothing: {reason}.", logger="current")
         if self.works:
             objective, target = self.model.objective, self.model.target_generator
             self.ranges = Ranges(objective)
@@ -69,6 +71,15 @@ class SplitLoss(Hook):
             self.names = self.ranges.names + self._band_names
             if not runner.iter or list(self.values) != self.names:  # not resumed, or another grid
                 self.steps, self.values = [], {name: [] for name in self.names}
+
+    def _obstacle(self) -> str | None:
+        """Return why the loss of this model has no parts to measure; None if it has."""
+        if len(self.model.target_generator.parts) > 1:
+            name = type(self.model.target_generator).__name__
+            return f"{name} has a loss for each of its targets, and the parts are those of one loss"
+        if self.model.head.random:
+            return f"the loss of {type(self.model.head).__name__} is drawn at random"
+        return None
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: dict | None = None

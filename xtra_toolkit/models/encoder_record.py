@@ -69,6 +69,8 @@ def describe_encoder(grid: PatchGrid, arch: Mapping, options: Mapping) -> dict:
     if set(options.get("patch_cfg") or {}) - {"norm_cfg"}:
         unrecorded.add("patch_cfg")
     layer_cfgs = options.get("layer_cfgs") or {}
+    if isinstance(layer_cfgs, list | tuple) and all(cfg == layer_cfgs[0] for cfg in layer_cfgs):
+        layer_cfgs = layer_cfgs[0]  # the same for all layers
     if not isinstance(layer_cfgs, Mapping) or set(layer_cfgs) - set(KEYS):
         unrecorded.add("layer_cfgs")
         layer_cfgs = {}

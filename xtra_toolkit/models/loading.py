@@ -56,6 +56,7 @@ def add_recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
         state = state.get("state_dict", state)
         record = unpack(state.get(f"{prefix}.{KEY}.json".lstrip(".")))
         if record and record.get("encoder"):
+            _refuse_unrecorded(record["encoder"]["unrecorded"], given, checkpoint)
             return recorded_options(record["encoder"]) | given
     if "arch" in given:
         return given
@@ -68,6 +69,17 @@ def add_recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
         f"{checkpoint} does not record the sizes of an encoder under {prefix!r}, and the config "
         "does not give them; set model.backbone.arch, img_size and patch_size"
     )
+
+
+def _refuse_unrecorded(names: list[str], given: Mapping[str, Any], checkpoint: str) -> None:
+    """Refuse to fill in the options of a checkpoint that does not record all of them."""
+    absent = [name for name in names if name.partition(".")[0] not in given]
+    if absent:
+        raise ValueError(
+            f"{checkpoint} does not record all options of its encoder: {', '.join(absent)}; give "
+            "them in the config as in the pretraining, for instance "
+            f"model.backbone.{absent[0].partition('.')[0]}"
+        )
 
 
 @contextmanager

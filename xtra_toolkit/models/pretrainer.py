@@ -125,8 +125,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             raise ValueError(f"{name} {NO_DECODER}")
         if hides and not neck.num_layers:
             raise ValueError(
-                f"{name} hides tokens, and the decoder has no attention (heads=None), so nothing "
-                "would reach a hidden position; set heads to a number"
+                f"{name} hides tokens, and the decoder has no layer with attention (heads=None or "
+                "depth=0), so nothing would reach a hidden position; set both to a number"
             )
         check_memory(neck, backbone, outline)
         return neck

@@ -56,7 +56,7 @@ class ViTDecoder(BaseModule):
             table of embeddings for that.
 
     Raises:
-        ValueError: ``heads`` does not divide ``width``.
+        ValueError: ``heads`` does not divide ``width``, or ``depth`` is below 0.
     """
 
     cross, memory_layers = False, ()
@@ -87,6 +87,10 @@ class ViTDecoder(BaseModule):
             raise ValueError(
                 f"heads={heads} was given; it must divide the width {width}, or be None for layers "
                 "without attention"
+            )
+        if depth < 0:
+            raise ValueError(
+                f"depth={depth} was given; it is the number of layers of the decoder, 0 or more"
             )
         self.width, self.grid = width, grid
         self.num_layers = depth if heads else 0  # layers that mix tokens

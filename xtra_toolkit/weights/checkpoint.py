@@ -29,9 +29,12 @@ MASK = RECORD
 LAYOUTS = ("pretrainer", "encoder", "classifier", "mmpretrain", "timm")
 STOCK = LAYOUTS[3:]
 REQUIRED_PARTS = {  # the parameters that a layout requires, and what to do if there are none
-    "pretrainer": ("head.predictors.", "holds an encoder and no head; take layout 'encoder'"),
+    "pretrainer": (
+        ("head.predictors.", "head.heads."),  # of one target, and of a sum
+        "holds an encoder and no head; take layout 'encoder'",
+    ),
     "classifier": (
-        "head.probes.",
+        ("head.probes.",),
         "holds no attentive probe; AIM's is published in a separate file, name it with --head",
     ),
 }
@@ -139,8 +142,8 @@ class Checkpoint:
             state = to_timm(self.encoder) if timm else with_prefix(to_mmpretrain(self.encoder))
             meta |= dict(attention="full", normalisation=self.images)
             return dict(state_dict=state, meta=meta)
-        part, hint = REQUIRED_PARTS.get(name, (ENCODER, ""))
-        if not any(n.startswith(part) for n in self.state):
+        parts, hint = REQUIRED_PARTS.get(name, ((ENCODER,), ""))
+        if not any(n.startswith(parts) for n in self.state):
             raise ValueError(f"the checkpoint {hint}")
         state = with_prefix(self.encoder) if name == "encoder" else dict(self.state)
         if name == "classifier":
@@ -149,7 +152,19 @@ class Checkpoint:
         return dict(state_dict={**state, MASK: packed}, meta=meta)
 
     def _allow_stock(self, name: str, full_attention: bool) -> None:
-        parts = dict((self.encoder_record or {}).get("parts", {}))
+        record = self.encoder_record or {}
+        if names := record.get("unrecorded"):
+            raise ValueError(
+                f"the encoder was built with options that its checkpoint does not record "
+                f"({', '.join(names)}), so a plain ViT of {name} may give other features; take "
+                "layout 'encoder'"
+            )
+        if record.get("positions") == "relative":
+            raise ValueError(
+                f"the encoder has relative positions, which a plain ViT of {name} lacks; take "
+                "layout 'encoder'"
+            )
+        parts = dict(record.get("parts", {}))
         if name == "timm":  # its ViT has registers
             parts.pop("registers", None)
         if parts:

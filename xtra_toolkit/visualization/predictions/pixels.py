@@ -78,7 +78,8 @@ def true_pixels(model: nn.Module, images: Tensor) -> Tensor:
     """Return the images whose patches the target predicts: the input or its filtered version.
 
     Raises:
-        ValueError: If the target does not predict pixels, or the head gives a distribution.
+        ValueError: If the target does not predict pixels or is a sum of targets, or the head gives
+            a distribution.
     """
     target, grid = model.target_generator, model.objective.grid
     if model.head.random:
@@ -86,6 +87,11 @@ def true_pixels(model: nn.Module, images: Tensor) -> Tensor:
             f"{type(model.head).__name__} learns a distribution of the values and does not sample "
             "from it, so there is no prediction to draw or to feed back; PredictionHead predicts "
             "values"
+        )
+    if len(target.parts) > 1:
+        raise ValueError(
+            f"{type(target).__name__} adds up {len(target.parts)} targets, and a picture is of "
+            "one; a model of one target of pixels, such as NextBlock or MaskedPatches, can be drawn"
         )
     truth = target.filter(images)
     if target.pixels and target.width(grid) == grid.values:
