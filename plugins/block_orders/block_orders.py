@@ -120,8 +120,9 @@ class AnnealedOrder(RandomOrder):
 
     The probability of a random order is 1 until the share ``start`` of the training, and falls
     linearly to 0 at the share ``end`` (RAR, arXiv 2411.00776; bytedance/1d-tokenizer at 70f17bb).
-    The share is that of the step of which MMEngine's MessageHub knows, so an interrupted run goes
-    on as it would have. Evaluation is in raster order. Without a training the probability is 1.
+    The step comes from MMEngine's MessageHub, so an interrupted run goes on as it would have. If
+    ``train_cfg.max_iters`` shortens the training, it shortens the annealing too. Evaluation is in
+    raster order. Without a training the probability is 1.
 
     The target must tell the model which position it predicts: ``NextToken(positioned=True)``.
 

@@ -8,15 +8,17 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from parallel_sets import ParallelSets, with_queries
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, Reordered, TokenCausal
+from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, Reordered, TokenCausal, build_mask
 from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches
 from xtra_toolkit.testing import check_mask
 from xtra_toolkit.testing.gradients import moved_tokens, small_model
 from xtra_toolkit.visualization.objectives.view import View, row_of
+from xtra_toolkit.visualization.predictions.image_columns import columns
 from xtra_toolkit.visualization.predictions.image_panels import reconstruction
 
 HERE = Path(__file__).parent
@@ -137,6 +139,22 @@ def test_a_prediction_depends_on_all_earlier_sets_and_on_nothing_else(case, mask
         assert found == expected
 
 
+class NoReads(TorchDispatchMode):
+    """Refuse to read a number from the device, for which a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", ["drawn", "RandomOrder"])
+def test_a_step_reads_nothing_back_to_the_host(case):
+    objective = certify_objective(build_mask(CASES[case]), MaskedPatches(), GRID)
+    objective(3, torch.device("cpu"), gen())  # the first keeps what a grid has once
+    with NoReads():
+        objective(3, torch.device("cpu"), gen(1))
+
+
 @pytest.mark.parametrize("mask_tokens", [False, True])
 def test_the_mask_keeps_the_contract(mask_tokens):
     """Draw a few thousand masks; each is held to the certificate."""
@@ -183,6 +201,9 @@ def test_a_picture_shows_the_first_set_and_the_predictions():
         seen = ~GRID.patchify(shown.images)[row].isnan().any(-1)
         assert {*seen.nonzero().flatten().tolist()} == known
     assert made.images.isfinite().all()
+    *_, prediction, _, _ = columns(model, images, "random images")  # of ReconstructionHook
+    drawn = (prediction.pixels[:, ::8, ::8, 3] > 0).reshape(3, 16).sum(1)
+    assert drawn.tolist() == (16 - (mask.step == 1).sum(1)).tolist()
 
 
 def test_the_view_of_a_mask_knows_the_context():

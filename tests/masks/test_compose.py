@@ -91,6 +91,21 @@ def test_an_order_of_blocks_is_block_causals_own():
     assert same(again, listed)
 
 
+def test_an_order_may_have_another_one_in_evaluation():
+    class RasterInEvaluation(PerImage):
+        def in_evaluation(self, rows, cols, batch):
+            return torch.arange(rows * cols)
+
+    for order, raster in ((RasterInEvaluation(), True), (PerImage(), False)):
+        mask = Reordered(TokenCausal(), order)
+        evaluated = mask(GRID, 2).order
+        assert torch.equal(evaluated, mask(GRID, 2).order)
+        assert torch.equal(
+            evaluated.expand(2, -1), torch.arange(len(mask(GRID))).expand(2, -1)
+        ) == (raster)
+        assert mask(GRID, 2, gen()).order.shape == (2, len(mask(GRID)))
+
+
 def test_ragged_blocks_can_be_reordered_for_all_images_alike():
     grid = PatchGrid(3, 3)
     mask = Reordered(BlockCausal(2, ragged=True), backwards)(grid).check(grid)
