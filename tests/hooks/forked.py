@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from xtra_toolkit.data import SeededSamples
 
 STEPS = 20
+LIMIT = 180  # seconds after which a process hangs, on a busy core too
 
 
 class Plain(Dataset):
@@ -139,9 +140,17 @@ def fork(function, *args, **kwargs):
         os._exit(code)
 
 
-def ends(child, within=60):
+def until(condition):
+    """Wait until a condition holds; fail after ``LIMIT`` seconds."""
+    stop = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < stop, "waited in vain"
+        time.sleep(0.005)
+
+
+def ends(child):
     """Return the exit code of a process, or minus its signal; kill a process that hangs."""
-    stop = time.monotonic() + within
+    stop = time.monotonic() + LIMIT
     while time.monotonic() < stop:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:

@@ -10,7 +10,7 @@ from pathlib import Path
 import mmpretrain
 import pytest
 import torch
-from forked import STEPS, ends, fork, last, losses, train
+from forked import LIMIT, STEPS, ends, fork, last, losses, train, until
 from helpers import photographs
 from mmengine.hooks import Hook
 
@@ -21,10 +21,7 @@ BY_EPOCH = dict(by_epoch=True)
 
 def reaches(folder, lines):
     """Wait until so many iterations have been recorded."""
-    stop = time.monotonic() + 60
-    while len(losses(folder)) < lines:
-        assert time.monotonic() < stop, "the training makes no steps"
-        time.sleep(0.005)
+    until(lambda: len(losses(folder)) >= lines)
 
 
 def signalled(folder, number, *, send, after=3, **options):
@@ -65,7 +62,7 @@ def test_all_processes_save_and_exit_at_the_same_iteration(tmp_path, fault):
         children = [fork(of_two, rank, tmp_path / "run", tmp_path / "place") for rank in (0, 1)]
         reaches(tmp_path / "run", 6)  # both processes write there
         os.kill(children[1], signal.SIGTERM)
-        assert [ends(child, within=15) for child in children] == [75, 75]
+        assert [ends(child) for child in children] == [75, 75]
         made = [number for number, _ in losses(tmp_path / "run")]
         assert last(tmp_path / "run")["meta"]["iter"] == max(made)
         assert sorted(made) == sorted([*range(1, max(made) + 1)] * 2) and max(made) < STEPS
@@ -79,13 +76,6 @@ def leaves_slowly(folder):
         (folder / "leaving").touch()
         time.sleep(0.6)
         raise
-
-
-def until(condition):
-    stop = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < stop, "waited in vain"
-        time.sleep(0.005)
 
 
 @pytest.mark.faults
@@ -105,7 +95,7 @@ def test_a_second_signal_changes_nothing(tmp_path, seconds, fault):
 class Waits(Hook):
     def before_run(self, runner):
         Path(runner.work_dir, "waiting").touch()
-        time.sleep(30)
+        time.sleep(10 * LIMIT)  # the signal ends it
 
 
 @pytest.mark.faults
@@ -114,7 +104,7 @@ def test_a_signal_before_training_ends_with_75(tmp_path, fault):
         child = fork(train, tmp_path, hooks=[Waits()])
         until((tmp_path / "waiting").exists)
         os.kill(child, signal.SIGTERM)
-        assert ends(child, within=20) == 75
+        assert ends(child) == 75
 
 
 def catches(process, number):
@@ -132,7 +122,7 @@ def test_a_signal_before_the_launcher_has_imported_torch_ends_with_75(tmp_path, 
         process = subprocess.Popen(list(map(str, command)), cwd=tmp_path)
         until(lambda: catches(process, signal.SIGTERM))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 75
+        assert process.wait(timeout=LIMIT) == 75
 
 
 class Counts(Hook):

@@ -100,7 +100,7 @@ def opened(html, tmp_path, *options):
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0"]
     command += ["--virtual-time-budget=3000", *options, (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     found = re.search(r'data-found="\{([^"]*)\}"', done.stdout)[1]
     numbers = {k: v for k, v in re.findall(r"'(\w+)':([-\w]+)", found)}
     return numbers, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
