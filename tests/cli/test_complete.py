@@ -1,6 +1,7 @@
 """Test ``xtra complete``: draw a picture from a config, a checkpoint and image files."""
 
 import functools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ complete = functools.partial(xtra, "complete", columns=200)
 
 
 def errors(output, name):
-    return [float(line.split()[-2]) for line in output.splitlines() if f"  {name}" in line]
+    return [float(error) for error in re.findall(rf"^  {name}  (\S+)  ", output, re.MULTILINE)]
 
 
 def test_a_short_training_improves_the_predictions(digits, checkpoint):
