@@ -40,7 +40,7 @@ def trains_and_resumes(config, photos, work_dir):
         "--cfg-options",
         f"train_dataloader.dataset.data_root={photos}",
         "train_dataloader.batch_size=4",
-        "train_dataloader.num_workers=2",
+        "train_dataloader.num_workers=1",  # torch warns of more workers than cores
         "train_cfg.global_batch=8",
     ]
     output = mim(config, *options, "train_cfg.max_epochs=1", work_dir=work_dir)
