@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.builds import MASKS, arch, pretrainer, randomise
+from helpers.folders import write_checkpoint
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_checkpoint
@@ -81,8 +82,7 @@ def test_the_last_of_several_layers_is_used():
 
 def test_a_pretraining_checkpoint_loads_unchanged_with_its_mask(tmp_path):
     """Use a small version of the shipped config's model; keys are those of `mim test -C`."""
-    pretrained = randomise(pretrainer("block", "block"))
-    torch.save({"state_dict": pretrained.state_dict()}, tmp_path / "epoch_1.pth")
+    pretrained = write_checkpoint(tmp_path / "epoch_1.pth")
     config = Config.fromfile(CONFIGS / "benchmarks" / "knn" / "imagenet.py").model
     config.backbone.update(arch=arch(), img_size=64, patch_size=8)
     probed = MODELS.build(config).eval()

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.builds import MASKS, arch, randomise
-from helpers.folders import write_checkpoint
+from helpers.folders import PREPROCESSOR, write_checkpoint
 from mmengine.config import Config
+from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
@@ -21,12 +22,12 @@ def saved(tmp_path_factory):
     return str(path), write_checkpoint(path)
 
 
-def probe(checkpoint, head=None, neck=None, **backbone):
+def probe(checkpoint, head=None, neck=None, images=None, **backbone):
     init = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
     neck = dict(type="mmpretrain.ClsBatchNormNeck") | (neck or {})
     head = dict(type="mmpretrain.LinearClsHead", num_classes=3) | (head or {})
     backbone = dict(type=VIT, out_type="avg_featmap", init_cfg=init) | backbone
-    config = dict(backbone=backbone, neck=neck, head=head)
+    config = dict(backbone=backbone, neck=neck, head=head, data_preprocessor=images)
     return MODELS.build(dict(type="xtra_toolkit.ImageClassifier", **config))
 
 
@@ -107,6 +108,52 @@ def test_no_sizes_and_nothing_that_tells_them(tmp_path):
         probe(str(tmp_path / "x.pth"))
 
 
+MEAN, STD = PREPROCESSOR["mean"], PREPROCESSOR["std"]
+
+
+@pytest.mark.parametrize("images", [None, dict(num_classes=3), dict(mean=MEAN, std=STD)])
+def test_images_are_normalised_as_the_checkpoint_records(images, saved):
+    model = probe(saved[0], images=images)
+    model.init_weights()
+    sample = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    own, other = (
+        part(dict(inputs=sample, data_samples=None))["inputs"]
+        for part in (model.data_preprocessor, saved[1].data_preprocessor)
+    )
+    torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (dict(mean=[128.0] * 3), r"mean is \[128.0, 128.0, 128.0\] in the config and \[123.675"),
+        (dict(std=[1.0] * 3), r"std is \[1.0, 1.0, 1.0\] in the config and \[58.395"),
+        (dict(to_rgb=False), r"to_rgb is False \(BGR\) in the config and True \(RGB\) in the ch"),
+    ],
+)
+@pytest.mark.parametrize("way", ["init_cfg", "load_from", "sizes in the config"])
+def test_images_normalised_otherwise_are_refused(changes, sentence, way, saved):
+    images = dict(mean=MEAN, std=STD, to_rgb=True) | changes
+    sizes = dict(arch=arch(), img_size=64, patch_size=8) if way == "sizes in the config" else {}
+    model = probe(saved[0], images=images, **sizes)
+    with pytest.raises(ValueError, match=rf"model\.data_preprocessor\.{sentence}.*=None takes"):
+        if way == "load_from":
+            load_checkpoint(model, saved[0])
+        else:
+            model.init_weights()
+
+
+def test_a_segmentor_is_normalised_as_the_checkpoint_records(saved):
+    init = dict(type="Pretrained", checkpoint=saved[0], prefix="backbone.")
+    backbone = dict(type=VIT, out_type="featmap", init_cfg=init)
+    config = dict(type="xtra_toolkit.LinearSegmentor", num_classes=2, backbone=backbone)
+    model = MODELS.build(config)
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(MEAN)
+    other = MODELS.build(dict(config, data_preprocessor=dict(mean=[0.0] * 3, std=STD)))
+    with pytest.raises(ValueError, match=r"data_preprocessor\.mean is \[0.0, 0.0, 0.0\]"):
+        other.init_weights()
+
+
 def test_images_of_another_size(saved):
     vit = probe(saved[0]).backbone
     sentence = (
@@ -135,7 +182,7 @@ def test_too_few_classes_for_mmpretrains_head(saved):
         ("benchmarks/segmentation", {"model.backbone.out_indices": [0, 1]}),
         ("benchmarks/mmpretrain/linear", {}),
         ("benchmarks/mmpretrain/finetune", {}),
-        ("demo/probe_digits", {}),
+        ("demo/probe_digits", {"model.data_preprocessor": None}),  # of grey images
     ],
 )
 def test_shipped_probes_name_no_size(name, options, saved):

@@ -13,6 +13,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from xtra_toolkit.evaluation.segmentation_dataset import IGNORED
+from xtra_toolkit.models.loading import with_recorded_images
+from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.registry import MODELS
 
 
@@ -28,7 +30,8 @@ class LinearSegmentor(BaseModel):
         backbone: Config of the encoder with ``out_type='featmap'``. Its ``out_indices`` choose the
             layers, and its ``frozen_stages`` whether it is trained.
         num_classes: Number of classes in the segmentation maps. Pixels of value 255 have no class.
-        data_preprocessor: Config as in MMPretrain.
+        data_preprocessor: Config as in MMPretrain. Normalisation that it does not name is that of
+            the encoder's checkpoint; one that differs is refused when weights are loaded.
 
     Raises:
         ValueError: If ``out_type`` of the backbone is not ``'featmap'``. ``loss`` raises it if a
@@ -42,8 +45,8 @@ class LinearSegmentor(BaseModel):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
-        data_preprocessor = data_preprocessor or dict(type="mmpretrain.ClsDataPreprocessor")
-        super().__init__(data_preprocessor, init_cfg)
+        default = dict(type="mmpretrain.ClsDataPreprocessor")
+        super().__init__(default | with_recorded_images(data_preprocessor, backbone), init_cfg)
         self.backbone = MMPRETRAIN.build(backbone)
         out_type = getattr(self.backbone, "out_type", None)
         if out_type != "featmap":
@@ -52,6 +55,8 @@ class LinearSegmentor(BaseModel):
                 f"{type(self.backbone).__name__} has out_type={out_type!r}: set "
                 "model.backbone.out_type='featmap'."
             )
+        if isinstance(self.backbone, MaskedViT):
+            self.backbone.encoder_mask.compare_images(self.data_preprocessor)
         self.num_classes = num_classes
         width = self.backbone.embed_dims * len(self.backbone.out_indices)
         self.head = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, num_classes, 1))

@@ -1,4 +1,4 @@
-"""Extend MMPretrain's ImageClassifier: neck and head take their width from the encoder."""
+"""Extend MMPretrain's ImageClassifier: take widths and normalisation from the encoder."""
 
 import inspect
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from xtra_toolkit.data.classes import classes_of, names_of
+from xtra_toolkit.models.loading import with_recorded_images
+from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.registry import MODELS
 
 WIDTHS = ("in_channels", "input_features")  # arguments of necks and heads
@@ -20,10 +22,11 @@ KEEP_WIDTH = ("ClsBatchNormNeck", "GlobalAveragePooling", "AverageLayers")  # ne
 
 @MODELS.register_module()
 class ImageClassifier(MMPretrainImageClassifier):
-    """A classifier whose neck and head take their width from the encoder.
+    """A classifier that takes widths and normalisation from the encoder.
 
     It is MMPretrain's ImageClassifier in all else. With an encoder that takes its sizes from a
-    checkpoint, no size of it stands in the config.
+    checkpoint, no size of it stands in the config. Images are normalised as the checkpoint records,
+    by what ``data_preprocessor`` does not name of ``mean``, ``std`` and ``to_rgb``.
 
     Args:
         backbone: Config of the encoder.
@@ -32,7 +35,8 @@ class ImageClassifier(MMPretrainImageClassifier):
         **options: All other arguments of MMPretrain's ImageClassifier.
 
     Raises:
-        ValueError: A neck or a head is given another width than the encoder has; in ``loss``, if a
+        ValueError: A neck or a head is given another width than the encoder has; when weights are
+            loaded, if the checkpoint's images were normalised in another way; in ``loss``, if a
             label is not one of the head's classes.
     """
 
@@ -43,7 +47,10 @@ class ImageClassifier(MMPretrainImageClassifier):
         head: dict | None = None,
         **options: Any,
     ):
+        preprocessor = options.get("data_preprocessor")
         if isinstance(backbone, dict):
+            if not isinstance(preprocessor, nn.Module):
+                options["data_preprocessor"] = with_recorded_images(preprocessor, backbone)
             backbone = MMPRETRAIN.build(backbone)
         width = getattr(backbone, "embed_dims", None)
         if isinstance(neck, dict):
@@ -51,6 +58,8 @@ class ImageClassifier(MMPretrainImageClassifier):
         if isinstance(head, dict) and (neck is None or _name(neck) in KEEP_WIDTH):
             head = _with_width("head", head, width)
         super().__init__(backbone=backbone, neck=neck, head=head, **options)
+        if isinstance(backbone, MaskedViT):
+            backbone.encoder_mask.compare_images(self.data_preprocessor)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Return the losses of the head."""

@@ -37,6 +37,7 @@ class EncoderMask(nn.Module):
     ):
         super().__init__()
         self.change, self.grid, self.encoder, self.images = change, grid, encoder, None
+        self.given_images = None
         self.set(mask)
 
     def set(self, mask: dict | None) -> None:
@@ -57,6 +58,10 @@ class EncoderMask(nn.Module):
         """Record how images enter the encoder, from the data preprocessor in front of it."""
         self.images = describe_images(preprocessor, self.grid.channels)
         self._pack()
+
+    def compare_images(self, preprocessor: nn.Module) -> None:
+        """Refuse from now on a checkpoint whose images were normalised in another way."""
+        self.given_images = describe_images(preprocessor, self.grid.channels)
 
     def for_features(self, grid: PatchGrid):  # noqa: ANN201
         """Return the mask of features on a grid.

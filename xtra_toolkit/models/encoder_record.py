@@ -137,6 +137,8 @@ def describe_images(preprocessor: nn.Module, channels: int) -> dict | None:
     if getattr(preprocessor, "_enable_normalize", False):
         if preprocessor.mean.is_meta:  # tensors on the meta device hold no numbers
             return None
+        if preprocessor.mean.numel() not in (1, channels):
+            return None
         mean, std = (
             [round(float(v), 6) for v in buffer.flatten().expand(channels)]
             for buffer in (preprocessor.mean, preprocessor.std)
@@ -326,6 +328,34 @@ def differences(own: dict, stored: dict, any_size: bool = False) -> list[str]:
         for key, mine, other in found
         if mine != other
     ]
+
+
+def image_differences(own: dict | None, stored: dict | None) -> list[str]:
+    """Return in what two records of images differ: the key of the config and both values.
+
+    Args:
+        own: Record of the config's data preprocessor, see :func:`describe_images`; None if there
+            is none.
+        stored: Record of the checkpoint's images; None if it has none.
+    """
+    if own is None or stored is None or len(own["mean"]) != len(stored["mean"]):
+        return []
+    found = [
+        (name, *([float(f"{v:.6g}") for v in record[name]] for record in (own, stored)))
+        for name in ("mean", "std")
+        if not all(map(_close, own[name], stored[name]))
+    ]
+    if own["order"] != stored["order"]:
+        orders = (f"{record['order'] == 'RGB'} ({record['order']})" for record in (own, stored))
+        found.append(("to_rgb", *orders))
+    return [
+        f"model.data_preprocessor.{key} is {mine} in the config and {other} in the checkpoint"
+        for key, mine, other in found
+    ]
+
+
+def _close(mine: float, other: float) -> bool:
+    return math.isclose(mine, other, rel_tol=1e-3, abs_tol=0.05)
 
 
 def _short(size: int | list[int]) -> int | tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.fsdp._common_utils import clean_tensor_name
 
 from xtra_toolkit.models.encoder_mask import KEY, unpack
-from xtra_toolkit.models.encoder_record import differences, recorded_options
+from xtra_toolkit.models.encoder_record import differences, image_differences, recorded_options
 
 NO_CHECKPOINT = (
     "no checkpoint was given for the encoder; add "
@@ -50,14 +50,11 @@ def add_recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
     pretrained = isinstance(init, Mapping) and str(init.get("type")).endswith("Pretrained")
     if not pretrained or {"arch", "img_size", "patch_size"} <= given.keys():
         return given
-    checkpoint, prefix = init.get("checkpoint"), (init.get("prefix") or "").rstrip(".")
-    if checkpoint:
-        state = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-        state = state.get("state_dict", state)
-        record = unpack(state.get(f"{prefix}.{KEY}.json".lstrip(".")))
-        if record and record.get("encoder"):
-            _refuse_unrecorded(record["encoder"]["unrecorded"], given, checkpoint)
-            return recorded_options(record["encoder"]) | given
+    checkpoint, prefix = init.get("checkpoint"), init.get("prefix")
+    record = _read_record(init)
+    if record and record.get("encoder"):
+        _refuse_unrecorded(record["encoder"]["unrecorded"], given, checkpoint)
+        return recorded_options(record["encoder"]) | given
     if "arch" in given:
         return given
     if not checkpoint:
@@ -80,6 +77,37 @@ def _refuse_unrecorded(names: list[str], given: Mapping[str, Any], checkpoint: s
             "them in the config as in the pretraining, for instance "
             f"model.backbone.{absent[0].partition('.')[0]}"
         )
+
+
+def _read_record(init_cfg: Mapping[str, Any]) -> dict | None:
+    """Read the record of the encoder in the checkpoint that ``init_cfg`` names; None without one.
+
+    Args:
+        init_cfg: A config of the type 'Pretrained'.
+    """
+    checkpoint, prefix = init_cfg.get("checkpoint"), (init_cfg.get("prefix") or "").rstrip(".")
+    if not checkpoint:
+        return None
+    state = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+    return unpack(state.get("state_dict", state).get(f"{prefix}.{KEY}.json".lstrip(".")))
+
+
+def with_recorded_images(preprocessor: dict | None, backbone: Mapping[str, Any]) -> dict:
+    """Add to the config of a data preprocessor what it does not name, from the checkpoint.
+
+    Args:
+        preprocessor: The config. ``mean``, ``std`` and ``to_rgb`` are added.
+        backbone: Config of the encoder, whose ``init_cfg`` may name a checkpoint.
+    """
+    given, init = dict(preprocessor or {}), backbone.get("init_cfg")
+    pretrained = isinstance(init, Mapping) and str(init.get("type")).endswith("Pretrained")
+    if not pretrained or {"mean", "std", "to_rgb"} <= given.keys():
+        return given
+    images = (_read_record(init) or {}).get("images")
+    if images is None:
+        return given
+    recorded = dict(mean=images["mean"], std=images["std"], to_rgb=images["order"] == "RGB")
+    return recorded | given
 
 
 @contextmanager
@@ -111,7 +139,9 @@ def drop_mask_token(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -
 
 
 def refuse_other_record(vit: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
-    """Check before loading that the checkpoint records the sizes that the config gives.
+    """Check before loading that the checkpoint records what the config gives.
+
+    Sizes are compared and, in a classifier, how images are normalised.
 
     Raises:
         ValueError: It records others; the message gives the key of the config and both values.
@@ -124,10 +154,16 @@ def refuse_other_record(vit: nn.Module, state_dict: dict, prefix: str, *_: objec
         own, img_size=[n * side for n, side in zip(stored["grid"], grid.patch, strict=True)]
     )
     different = differences(own, stored_encoder, vit.dynamic_img_size)
+    different += image_differences(vit.encoder_mask.given_images, stored.get("images"))
     if different:
         raise ValueError(
             f"the checkpoint has another encoder than the config: {'; '.join(different)}. Leave "
             "the keys out of the config, or set the checkpoint's values"
+            + (
+                "; model.data_preprocessor=None takes its normalisation"
+                if any("data_preprocessor" in text for text in different)
+                else ""
+            )
             + (
                 ". If another size of the images is intended, set "
                 "model.backbone.dynamic_img_size=True"

@@ -20,7 +20,7 @@ optim_wrapper = None  # there is no training
 images = dict(type="xtra_toolkit.ImageFolder", with_label=True, pipeline=_base_.val_pipeline)
 
 model = dict(
-    type="mmpretrain.ImageClassifier",
+    type="xtra_toolkit.ImageClassifier",
     data_preprocessor=dict(
         type="mmpretrain.ClsDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
