@@ -7,6 +7,7 @@ from helpers.folders import write_checkpoint, write_images
 
 from xtra_toolkit.data.datasets.listing import stratified
 from xtra_toolkit.evaluation.probing import Result
+from xtra_toolkit.training import fine_tuning
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,12 @@ def test_fine_tuning(folder, tmp_path, capfd):
     assert "step" not in capfd.readouterr().out
     other = xtra(folder, "flat", "--k", 3, "--fine-tune", "--out", tmp_path / "run")
     assert other.exit_code == 1 and "holds a fine-tuning of another" in other.output
+
+
+def test_the_rate_of_fine_tuning_is_printed_as_those_of_the_probes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "RATE", 0.0005)
+    monkeypatch.setattr(fine_tuning, "fine_tune", lambda config, out: 80.0)
+    result = xtra(folder, "split", "--rate", 0.0005, "--fine-tune", "--out", tmp_path / "run")
+    lines = [line.split() for line in result.output.splitlines()]
+    rates = [line[1] for line in lines if line[:1] in (["linear"], ["fine-tuned"])]
+    assert rates == ["5e-4", "5e-4"], result.output

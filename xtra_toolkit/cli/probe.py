@@ -130,13 +130,14 @@ def fine_tuned(
 ) -> str:
     """Fine-tune the encoder, and return the line with its accuracy."""
     with quiet_imports():
+        from xtra_toolkit.evaluation.probe_sweep import label
         from xtra_toolkit.training import fine_tuning
 
     config = fine_tuning.config_of(checkpoint, folder, listing, train, out, epochs, workers)
     epochs = config.train_cfg.max_epochs
     click.echo(f"fine-tuning the encoder for {epochs} epochs in {out}")
     accuracy = fine_tuning.fine_tune(config, out)
-    return f"{'fine-tuned':<11} {'1e-3':>13}  {accuracy:5.1f} %"
+    return f"{'fine-tuned':<11} {label(config.optim_wrapper.optimizer.lr):>13}  {accuracy:5.1f} %"
 
 
 def features_of(
