@@ -38,7 +38,8 @@ class Next(PixelTarget):
         if len(units) <= self.look_ahead:
             raise ValueError(
                 f"{type(self).__name__}: this mask makes {len(units)} unit(s) on {grid}; "
-                f"look_ahead={self.look_ahead} needs at least {self.look_ahead + 1}"
+                f"look_ahead={self.look_ahead} needs at least {self.look_ahead + 1}: "
+                "give the mask smaller units, or the encoder larger images"
             )
         groups = []
         for distance in range(1, self.look_ahead + 1):
