@@ -1,6 +1,8 @@
 # All targets run in .venv, which is made when a target first needs it.
 PYTHON ?= python3
 BIN := .venv/bin
+# in this mode Python finds the package also from the folder above the clone, whose name hides it
+EDITABLE := --config-settings editable_mode=compat -e
 
 .PHONY: demo compare test test-slow test-gpu test-faults test-onedl lint format bench bench-gpu docs site clean
 
@@ -8,7 +10,7 @@ BIN := .venv/bin
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is required; name one with PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ctypes; [ctypes.CDLL(n) for n in ("libGL.so.1", "libgthread-2.0.so.0")]' 2>/dev/null || { echo "OpenCV needs two system libraries: apt-get install libgl1 libglib2.0-0"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[test]'
+	$(BIN)/pip install -q $(EDITABLE) '.[test]'
 	@touch $@
 
 demo: .venv/.installed
@@ -42,7 +44,7 @@ test-onedl: .venv-onedl/.installed
 
 .venv-onedl/.installed: pyproject.toml docs/onedl.txt
 	$(PYTHON) -m venv .venv-onedl
-	.venv-onedl/bin/pip install -q -e '.[test]'
+	.venv-onedl/bin/pip install -q $(EDITABLE) '.[test]'
 	.venv-onedl/bin/pip uninstall -q -y mmengine mmpretrain openmim
 	.venv-onedl/bin/pip install -q --no-deps -r docs/onedl.txt
 	@touch $@
@@ -66,7 +68,7 @@ docs: .venv/.installed
 
 # the pages and an API reference of the docstrings; open build/site/index.html
 site: .venv/.installed
-	$(BIN)/pip install -q -e '.[docs]'
+	$(BIN)/pip install -q $(EDITABLE) '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 
 clean:

@@ -153,7 +153,12 @@ def test_a_used_folder_is_refused_unless_it_is_overwritten_or_resumed(photos, tm
     assert not (out / "epoch_1.pth").exists()
 
 
-def test_three_steps_print_three_losses_and_the_paths_of_the_results(photos, tmp_path, capfd):
+def test_three_steps_print_three_losses_and_the_paths_of_the_results(
+    photos, tmp_path, capfd, monkeypatch
+):
+    if sys.version_info >= (3, 11):  # PYTHONSAFEPATH is new in it
+        (tmp_path / "above" / "xtra_toolkit").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "above")  # as in the folder above a clone
     args = ["--data", photos, "--size", 128, "--batch", 8, "--out", tmp_path / "run"]
     result = xtra("xtra_vit-ti16", *args, "-o", "train_cfg.max_iters=3")
     assert result.exit_code == 0, result.output

@@ -1,10 +1,12 @@
 """Test that MMPretrain's model zoo lists the models."""
 
+import pytest
 import torch
 from helpers import builds  # noqa: F401, quiet logging
 from mmpretrain import get_model, list_models
 
-import xtra_toolkit.models  # noqa: F401, registers them
+import xtra_toolkit
+from xtra_toolkit.models.hub import configs
 
 
 def test_list_models_and_get_model():
@@ -14,3 +16,11 @@ def test_list_models_and_get_model():
     with torch.device("meta"):
         model = get_model("xtra_vit-b16")
     assert type(model).__name__ == "MaskTargetPretrainer"
+
+
+def test_a_folder_that_hides_the_package(monkeypatch):
+    """Python takes a folder above the clone for a package without a file."""
+    monkeypatch.setattr(xtra_toolkit, "__file__", None)
+    monkeypatch.setattr(xtra_toolkit, "__path__", ["/above/xtra_toolkit"])
+    with pytest.raises(ValueError, match=r"'/above/xtra_toolkit' for the package .* another fold"):
+        configs()

@@ -136,9 +136,10 @@ def measure_seconds(path: Path) -> Iterator[None]:
 
 def _call(command: list[str], log: Path) -> int:
     """Run a command and return its exit code. On an interrupt, let it save and wait for it."""
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # as in xtra_toolkit.training.start
     with open(log, "a") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
         try:
             return process.wait()

@@ -8,7 +8,17 @@ import xtra_toolkit
 
 
 def configs() -> Path:
-    """Return the folder of the shipped configs: inside the package in a wheel, else beside it."""
+    """Return the folder of the shipped configs: inside the package in a wheel, else beside it.
+
+    Raises:
+        ValueError: Python took a folder of the same name, without an ``__init__.py``, for the
+            package. An editable install is hidden in this way by the clone in the current folder.
+    """
+    if xtra_toolkit.__file__ is None:
+        raise ValueError(
+            f"Python took the folder {next(iter(xtra_toolkit.__path__))!r} for the package "
+            "xtra_toolkit and did not find the installed one: run the command from another folder."
+        )
     package = Path(xtra_toolkit.__file__).parent
     inside = package / "mmconfigs"
     return inside if inside.is_dir() else package.parent / "mmconfigs"

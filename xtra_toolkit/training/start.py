@@ -212,7 +212,8 @@ def train(run: Run, goes_on: str = "--resume goes on from") -> None:
         ValueError: The run failed.
     """
     command = [sys.executable, "-m", "xtra_toolkit.train", *run.arguments]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    # -m would also look for the package in the current folder, which may be above a clone
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": "1"}
     child = subprocess.Popen(command, env=environment)
     while True:
         try:
