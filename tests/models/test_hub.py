@@ -11,7 +11,7 @@ from xtra_toolkit.models.hub import configs
 
 def test_list_models_and_get_model():
     ours = {"xtra_vit-b16", "xtra_vit-h14", "aim_vit-b16", "aim_vit-600m-p14", "mae_vit-h14"}
-    ours |= {"maskfeat_vit-b16", "simmim_vit-b16"}
+    ours |= {"maskfeat_vit-b16", "simmim_vit-b16", "nepa_vit-b14", "pixio_vit-h16"}
     assert ours <= set(list_models())
     with torch.device("meta"):
         model = get_model("xtra_vit-b16")

@@ -20,6 +20,7 @@ SHOWN = dict(type="xtra_toolkit.RandomShown")
 SMALL = PatchGrid(3, 4, (2, 2))
 OURS = {
     "NextToken": [(dict(), PREFIX, SMALL), (dict(look_ahead=2), TOKENS, SMALL)],
+    "NextEmbedding": [(dict(), TOKENS, SMALL)],
     "NextBlock": [(dict(look_ahead=2, normalise=False), BLOCKS, PatchGrid(4, 4, (2, 2)))],
     "MaskedPatches": [(dict(), SHOWN, SMALL)],
     "SumOfTargets": [

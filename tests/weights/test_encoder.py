@@ -220,6 +220,8 @@ def test_encoders_with_modern_parts(options, tmp_path):
         dict(norm="os.system"),
         dict(ffn_type=["swiglu"]),
         dict(qk_norm=1),
+        dict(registers=0),
+        dict(registers=1 << 40),
     ],
 )
 def test_a_record_of_parts_is_checked(saved, tmp_path, parts):

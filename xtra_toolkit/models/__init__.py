@@ -4,6 +4,7 @@ from xtra_toolkit.models.classifier import ImageClassifier
 from xtra_toolkit.models.cross_decoder import CrossDecoder
 from xtra_toolkit.models.diffusion_head import DiffusionHead
 from xtra_toolkit.models.hub import register
+from xtra_toolkit.models.identity_head import IdentityHead
 from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
@@ -13,6 +14,7 @@ from xtra_toolkit.models.vit_decoder import ViTDecoder
 __all__ = [
     "CrossDecoder",
     "DiffusionHead",
+    "IdentityHead",
     "ImageClassifier",
     "MaskTargetPretrainer",
     "MaskedViT",

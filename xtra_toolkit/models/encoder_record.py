@@ -29,7 +29,7 @@ NORM_EPS = 1e-6  # default of MMPretrain's VisionTransformer
 FREE = {"arch", "img_size", "patch_size", "in_channels", "out_indices", "drop_rate"}
 FREE |= {"drop_path_rate", "final_norm", "frozen_stages", "init_cfg", "norm_cfg", "patch_cfg"}
 FREE |= {"layer_scale_init_value", "layer_cfgs", "rope", *FLAGS, *CHOICES}
-NORMS = {"LN": "LN", "RMSNorm": "RMSNorm", "xtra_toolkit.RMSNorm": "RMSNorm"}
+NORMS = {"LN": "LN", "mmengine.LN": "LN", "RMSNorm": "RMSNorm", "xtra_toolkit.RMSNorm": "RMSNorm"}
 NORM_CONFIGS = {"LN": "LN", "RMSNorm": "xtra_toolkit.RMSNorm"}
 
 

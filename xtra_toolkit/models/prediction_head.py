@@ -58,11 +58,18 @@ def cosine(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tenso
     return distance.mean() if reduction == "mean" else distance
 
 
+def negative_cosine(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute -cos of the vectors of each link, (B, G, 1), or the mean (NEPA, arXiv 2512.16922)."""
+    distance = -F.cosine_similarity(prediction, target, dim=-1)[..., None]
+    return distance.mean() if reduction == "mean" else distance
+
+
 LOSSES = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
     "smooth_l1": F.smooth_l1_loss,
     "cosine": cosine,
+    "negative_cosine": negative_cosine,
     "cross_entropy": cross_entropy,
     "soft_cross_entropy": soft_cross_entropy,
 }
@@ -79,10 +86,10 @@ class PredictionHead(BaseModule):
 
     Args:
         hidden: Width of the hidden layer. None: a single Linear layer (MAE).
-        loss: 'mse', 'l1', 'smooth_l1' or 'cosine'; 'cross_entropy' if the values of the target are
-            class ids (NextColour), for which the head then predicts logits; 'soft_cross_entropy' if
-            they are probabilities of classes. A dict adds arguments of the loss:
-            ``dict(type='smooth_l1', beta=2.0)``.
+        loss: 'mse', 'l1', 'smooth_l1', 'cosine' (2 - 2 cos) or 'negative_cosine'; 'cross_entropy'
+            if the values of the target are class ids (NextColour), for which the head then predicts
+            logits; 'soft_cross_entropy' if they are probabilities of classes. A dict adds arguments
+            of the loss: ``dict(type='smooth_l1', beta=2.0)``.
         reduction: How the losses of the links of a group are averaged. 'batch': their sum is
             divided by their number (AIM). 'image': the mean per image is averaged over the images
             that predict anything. The number is counted over all ranks, and with GlobalBatchLoop

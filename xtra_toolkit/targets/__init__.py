@@ -3,6 +3,7 @@
 from xtra_toolkit.objective.target import Target
 from xtra_toolkit.targets.build import build_target
 from xtra_toolkit.targets.colour import NextColour
+from xtra_toolkit.targets.embedding import NextEmbedding
 from xtra_toolkit.targets.hog import HOG
 from xtra_toolkit.targets.masked import MaskedPatches
 from xtra_toolkit.targets.next import NextBlock, NextToken
@@ -15,6 +16,7 @@ __all__ = [
     "MaskedPatches",
     "NextBlock",
     "NextColour",
+    "NextEmbedding",
     "NextToken",
     "PixelTarget",
     "SumOfTargets",
