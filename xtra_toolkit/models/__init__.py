@@ -8,6 +8,7 @@ from xtra_toolkit.models.identity_head import IdentityHead
 from xtra_toolkit.models.masked_vit import MaskedViT
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
+from xtra_toolkit.models.prompt_decoder import PromptDecoder
 from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.models.vit_decoder import ViTDecoder
 
@@ -19,6 +20,7 @@ __all__ = [
     "MaskTargetPretrainer",
     "MaskedViT",
     "PredictionHead",
+    "PromptDecoder",
     "SumOfHeads",
     "ViTDecoder",
 ]

@@ -1,7 +1,7 @@
 """ViTDecoder: the neck. It has a projection, position embeddings of its own and masked layers.
 
-Shape legend: B images, E encoded positions, R output positions, D width of the encoder, W width of
-the decoder.
+Shape legend: B images, C computed positions, E encoded ones, R output positions, D width of the
+encoder, W width of the decoder.
 """
 
 import torch
@@ -24,7 +24,7 @@ from xtra_toolkit.models.layers import (
 )
 from xtra_toolkit.models.loading import refuse_other_shapes
 from xtra_toolkit.models.positions import by_token, check_positions, position_table
-from xtra_toolkit.models.rotary import RotaryPositions
+from xtra_toolkit.models.rotary import RotaryPositions, Rotation
 from xtra_toolkit.objective.plan import Plan
 from xtra_toolkit.registry import MODELS
 
@@ -143,6 +143,12 @@ class ViTDecoder(BaseModule):
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
         """Map encoder outputs (B, E, D) to (B, R, W) at the positions that the head reads."""
+        x, rotation = self.embed(x, plan), self.turn(plan)
+        x = run_layers(self.layers, x, plan.decoder, plan.output_positions, rotation)
+        return self.ln1(x)
+
+    def embed(self, x: Tensor, plan: Plan) -> Tensor:
+        """Project encoder outputs (B, E, D), add mask tokens and positions: (B, C, W)."""
         x = self.projection(x)
         if self.mask_token is not None:
             positions = plan.encoded_positions[..., None].expand(len(x), -1, self.width)
@@ -154,9 +160,11 @@ class ViTDecoder(BaseModule):
         if plan.query_tokens is not None:
             table = by_token(self.query_embed, self.grid)
             x = x + gather_tokens(nn.functional.pad(table, (0, 0, 0, 1)), plan.query_tokens)
-        rotation = None
-        if self.rope is not None and self.num_layers:
-            head, dtype = self.layers[0].attn.head_dims, self.ln1.weight.dtype
-            rotation = self.rope.rotate(plan.order, self.grid, head, dtype)
-        x = run_layers(self.layers, x, plan.decoder, plan.output_positions, rotation)
-        return self.ln1(x)
+        return x
+
+    def turn(self, plan: Plan) -> Rotation | None:
+        """Return the rotary positions of the C computed positions; None if there are none."""
+        if self.rope is None or not self.num_layers:
+            return None
+        head, dtype = self.layers[0].attn.head_dims, self.ln1.weight.dtype
+        return self.rope.rotate(plan.order, self.grid, head, dtype)

@@ -110,6 +110,13 @@ class Plan:
         """Return the number of positions that are computed."""
         return self.order.shape[-1]
 
+    @property
+    def hidden_positions(self) -> Tensor:
+        """Return (B or 1, C - E), the computed positions that do not enter the encoder."""
+        encoded = self.encoded_positions
+        seen = encoded.new_zeros(len(encoded), self.num_computed).scatter(1, encoded, 1)
+        return seen.argsort(dim=1, stable=True)[:, : self.num_computed - encoded.shape[1]]
+
     def cross(self) -> Pattern:
         """Return the attention of the R output positions over the E encoded positions.
 
