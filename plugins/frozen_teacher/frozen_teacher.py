@@ -14,8 +14,45 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid, pair
-from xtra_toolkit.registry import MODELS
+from xtra_toolkit.masks import Mask, RandomShown, mask_rng
+from xtra_toolkit.masks.random_shown import visible_first
+from xtra_toolkit.objective.links import Links
+from xtra_toolkit.registry import MASKS, MODELS
 from xtra_toolkit.targets import WrappedTarget
+
+
+@MASKS.register_module()
+class AttentionShown(RandomShown):
+    """Draw the visible patches by the attention of a teacher's class token (MILAN).
+
+    A patch is drawn with a probability in proportion to its weight, without replacement, so that
+    visible patches are more often those that the teacher finds important (arXiv 2208.06049).
+    Without images, as in ``xtra show``, all weights are equal.
+
+    Args:
+        mask_ratio: Share of the tokens that is hidden.
+    """
+
+    weighted = True
+
+    def __init__(self, mask_ratio: float = 0.75):
+        super().__init__(mask_ratio)
+
+    def __call__(
+        self,
+        grid: PatchGrid,
+        batch: int = 1,
+        generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
+    ) -> Mask:
+        if weights is None:
+            return super().__call__(grid, batch, generator)
+        # the first of independent exponential times comes with a probability as its rate
+        rng = mask_rng(generator)
+        uniform = rng.rand(batch, grid.tokens).to(weights.device)
+        times = -torch.log1p(-uniform) / weights.to(uniform.dtype).clamp(min=1e-30)
+        num_visible = self._num_visible(grid, grid.tokens)
+        return visible_first(grid, times.argsort(dim=1, stable=True), num_visible)
 
 
 @MODELS.register_module()
@@ -40,6 +77,8 @@ class FrozenTeacher(WrappedTarget):
         weights: File or URL of the weights of a named model. Default: MMPretrain's.
         mean, std: Mean and standard deviation by which the teacher's input is normalised, in pixel
             values of 0 to 255, one number or one for each channel. Default: the student's.
+        everywhere: Whether every token predicts its own features, visible ones and the class token
+            too (MILAN), in place of the links of ``target``. Only for CLIPGenerator.
 
     Raises:
         ValueError: The teacher lacks weights, or has no feature map that fits the grid.
@@ -57,8 +96,10 @@ class FrozenTeacher(WrappedTarget):
         weights: str | None = None,
         mean: float | list[float] | None = None,
         std: float | list[float] | None = None,
+        everywhere: bool = False,
     ):
         super().__init__(target)
+        self.everywhere = everywhere
         if (mean is None) != (std is None):
             raise ValueError("mean and std of the teacher's input come together; give both")
         self.statistics = None if mean is None else (mean, std)
@@ -95,6 +136,38 @@ class FrozenTeacher(WrappedTarget):
         mean, std, own_mean, own_std = (torch.tensor(n).view(-1, 1, 1) for n in numbers)
         self.factor, self.offset = std / own_std, (mean - own_mean) / own_std
 
+    def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
+        """Return the inner target's predictions, or one of each token from its own position."""
+        if not self.everywhere:
+            return super().links(mask, grid)
+        if grid.placed != 1 or not hasattr(self.frozen, "tokenizer"):
+            raise ValueError(
+                "everywhere=True predicts the features of the class token, too; set "
+                "backbone.with_cls_token=True, and take mmpretrain.CLIPGenerator as the teacher"
+            )
+        position = torch.arange(len(mask)).view(1, -1, 1)
+        return [Links(position, position, sees_target=True)]
+
+    @torch.no_grad()
+    def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
+        """Return the attention of CLIP's class token to each patch, (B, tokens), of (B, C, H, W).
+
+        Raises:
+            ValueError: The teacher is another than CLIPGenerator, or does not fit the grid.
+        """
+        if not hasattr(self.frozen, "tokenizer"):
+            raise ValueError(
+                f"the teacher {self.name} gives no attention to draw a mask by; take "
+                "mmpretrain.CLIPGenerator, or the mask RandomShown"
+            )
+        attention = self.frozen(self.inputs(images))[1][:, 0, 1:]
+        if attention.shape[1] != grid.tokens:
+            raise ValueError(
+                f"the teacher {self.name} has {attention.shape[1]} patches, and {grid} has "
+                f"{grid.tokens}; choose img_size as the teacher's patch times {grid.rows}"
+            )
+        return attention
+
     def inputs(self, images: Tensor) -> Tensor:
         """Return the teacher's input, resized and normalised for it, from the student's."""
         if self.img_size is not None:
@@ -112,6 +185,8 @@ class FrozenTeacher(WrappedTarget):
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Return the features of images (B, C, height, width), as (B, N, D) in raster order."""
         images = self.inputs(images)
+        if self.everywhere:  # patches first, as tokens are numbered
+            return self.frozen(images)[0].to(images.dtype).roll(-1, 1)
         features = feature_map(self.frozen, images)
         shape = tuple(features.shape)
         if len(shape) != 4 or shape[2] % grid.rows or shape[3] % grid.cols:

@@ -32,7 +32,7 @@ class WithDecoderMask(MaskFactory):
 
     def __init__(self, mask: dict | MaskFactory, decoder: dict | MaskFactory):
         self.mask, self.decoder = build_mask(mask), build_mask(decoder)
-        self.random = self.mask.random
+        self.random, self.weighted = self.mask.random, self.mask.weighted
         if self.decoder.random:
             raise ValueError(
                 f"{type(self.decoder).__name__} draws at random, but the decoder's own mask must "
@@ -40,9 +40,13 @@ class WithDecoderMask(MaskFactory):
             )
 
     def __call__(
-        self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
+        self,
+        grid: PatchGrid,
+        batch: int = 1,
+        generator: torch.Generator | None = None,
+        *weights: Tensor,
     ) -> Mask:
-        return self.with_decoder(self.mask(grid, batch, generator), grid)
+        return self.with_decoder(self.mask(grid, batch, generator, *weights), grid)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """Return the features' mask of the encoder's mask."""

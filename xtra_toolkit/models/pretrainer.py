@@ -142,7 +142,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
         It is computed under the masks of evaluation.
         """
-        loss = self._loss(inputs, self.objective(len(inputs), inputs.device))["loss"]
+        plan = self.objective(len(inputs), inputs.device, weights=self._weights(inputs))
+        loss = self._loss(inputs, plan)["loss"]
         samples = data_samples or [DataSample() for _ in inputs]
         return [sample.set_field(loss, "pretrain_loss") or sample for sample in samples]
 
@@ -189,13 +190,20 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         generator = None
         if self.objective.random or self.head.random:
             generator = _generator(data_samples, "cpu" if inputs.is_meta else inputs.device)
-        plan = self.objective(len(inputs), inputs.device, generator)
+        plan = self.objective(len(inputs), inputs.device, generator, self._weights(inputs))
         if self._counts is not None and isinstance(generator, StepGenerator):
             groups = zip(plan.groups, self._counts, strict=True)
             plan = replace(plan, groups=[replace(g, count=count) for g, count in groups])
         if self.head.random:
             plan = replace(plan, groups=self._draw(plan, len(inputs), head_rng(generator)))
         return plan
+
+    @torch.no_grad()
+    def _weights(self, inputs: Tensor) -> Tensor | None:
+        """Return the weights by which the mask draws, if it is weighted."""
+        if not self.objective.weighted or inputs.is_meta:
+            return None
+        return self.target_generator.weights(inputs, self.backbone.grid)
 
     def _draw(self, plan: Plan, images: int, rng: MaskRNG) -> list[Group]:
         """Return the groups of a plan with what their heads draw."""

@@ -1,6 +1,7 @@
 """Make the plan of a batch from a certified pair, and say what was certified."""
 
 import torch
+from torch import Tensor
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.draw import check_structure, compile_plan
@@ -36,6 +37,7 @@ class CompiledObjective:
     ):
         self.mask, self.grid, self.structure, self.links = mask, grid, structure, links
         self.bounds, self.order_is_hidden = bounds, order_is_hidden
+        self.weighted = mask.weighted
         self.name, self.random, self.local = pair_name(mask, target), mask.random, target.local
         self.values_per_token = [part.width(grid) for part in target.parts]
         self.length, self.has_masked_tokens = len(structure), structure.visible is not None
@@ -62,7 +64,11 @@ class CompiledObjective:
 
     @torch.inference_mode(False)  # training may use the cached plan later
     def __call__(
-        self, batch: int, device: torch.device, generator: torch.Generator | None = None
+        self,
+        batch: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
     ) -> Plan:
         """Return the plan of a batch.
 
@@ -70,10 +76,12 @@ class CompiledObjective:
             batch: Number of images.
             device: Where the plan is needed.
             generator: What a random mask draws from. None: the draw of evaluation.
+            weights: (batch, tokens) by which the mask draws, if it is weighted.
         """
         mask = with_registers(self.mask, self.grid)
         if self.random:
-            return self.compile(mask(self.grid, batch, generator), device)
+            given = () if weights is None else (weights,)
+            return self.compile(mask(self.grid, batch, generator, *given), device)
         if device not in self._plans:
             self._plans[device] = self.compile(mask(self.grid), device)
         return self._plans[device]

@@ -144,6 +144,12 @@ def compile_objective(
     """
     samples: list[Mask] = []
     try:
+        if mask.weighted and type(target).weights is Target.weights:
+            raise ValueError(
+                f"{type(mask).__name__} draws by weights that the target computes of the images, "
+                f"and {type(target).__name__} gives none; take a target that has `weights`, or "
+                "RandomShown"
+            )
         with torch.device("cpu"):
             samples = draw_samples(mask, grid, mask_tokens)
             if mask_tokens and samples[0].masks_per_image > 1:

@@ -68,7 +68,7 @@ def check_positioned(links: list[Links]) -> None:
 
 def _check_targets(mask: Mask, links: Links, grid: PatchGrid) -> None:
     tokens = gather_positions(torch.atleast_2d(mask.order), links.target_positions)
-    if (tokens >= grid.tokens).any():
+    if (tokens >= grid.tokens).any() and not links.sees_target:
         token = int(tokens[tokens >= grid.tokens][0])
         raise ValueError(f"{grid.name(token)} is a target, but it has no pixels to predict")
     if mask.order.ndim == 2 and not (links.at_own_position or links.positioned):

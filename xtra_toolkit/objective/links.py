@@ -63,8 +63,11 @@ def gather_positions(values: Tensor, index: Tensor) -> Tensor:
 
 
 def compute_loss_mask(mask: Mask, links: Links) -> Tensor:
-    """Return (B or 1, G) bool: False where all tokens of a prediction are context."""
-    if mask.context is None:
+    """Return (B or 1, G) bool: False where all tokens of a prediction are context.
+
+    A target that predicts what it sees predicts context, too.
+    """
+    if mask.context is None or links.sees_target:
         return torch.ones_like(links.target_positions[..., 0], dtype=torch.bool)
     return ~gather_positions(torch.atleast_2d(mask.context), links.target_positions).all(-1)
 

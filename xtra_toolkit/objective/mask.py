@@ -27,7 +27,8 @@ class Mask:
             They are left out of the encoder, and then equally many must be visible in each image,
             or mask tokens stand for them, ``MaskedViT(mask_tokens=True)``. Default: all.
         context: (N,) or (B, N) bool, tokens that are never predicted. A prediction is left out of
-            the loss where all its tokens are context. Default: none.
+            the loss where all its tokens are context, unless its target declares that it predicts
+            what it sees (``Links.sees_target``). Default: none.
         attend: ``(query position, key position) -> bool`` on broadcast tensors, for a mask that is
             no ordered partition. It replaces the rule of the steps.
         decoder_step: (N,) or (B, N) integers, never decreasing along the sequence: the steps that
@@ -185,6 +186,11 @@ class MaskFactory:
     random: bool = True
     """Set this to False if the mask never draws: it is then compiled once, and its ``for_features``
     and order are kept."""
+
+    weighted: bool = False
+    """Set this to True if the mask draws by numbers that the target computes of the images. Its
+    ``__call__`` then takes them as a fourth argument, ``weights`` (batch, tokens), which is None
+    where there are no images; see ``Target.weights``."""
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None

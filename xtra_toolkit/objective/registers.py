@@ -19,12 +19,16 @@ class WithRegisters(MaskFactory):
     """Add the registers of a grid to each mask of a factory; see :func:`add_registers`."""
 
     def __init__(self, mask: MaskFactory):
-        self.mask, self.random = mask, mask.random
+        self.mask, self.random, self.weighted = mask, mask.random, mask.weighted
 
     def __call__(
-        self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None
+        self,
+        grid: PatchGrid,
+        batch: int = 1,
+        generator: torch.Generator | None = None,
+        *weights: Tensor,
     ) -> Mask:
-        return add_registers(self.mask(grid.without_registers(), batch, generator), grid)
+        return add_registers(self.mask(grid.without_registers(), batch, generator, *weights), grid)
 
     def for_features(self, grid: PatchGrid) -> Mask:
         """Return the mask of the features."""

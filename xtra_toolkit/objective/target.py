@@ -73,6 +73,13 @@ class Target(nn.Module):
         """
         raise NotImplementedError
 
+    def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
+        """Return (B, tokens) weights of the patches, not below 0, by which a mask draws (MILAN).
+
+        It is called in each step, without gradients, if the mask sets ``MaskFactory.weighted``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no weights")
+
     def normalise(self, values: Tensor) -> Tensor:
         """Return the values of links, (B, G, T * V), as the loss compares them."""
         return values
