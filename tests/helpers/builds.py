@@ -67,7 +67,7 @@ def pretrainer(
             target_generator=target,
             backbone=dict(type="xtra_toolkit.MaskedViT", **backbone),
             neck=dict(type="xtra_toolkit.ViTDecoder", **decoder),
-            head=dict(type="xtra_toolkit.PredictionHead", **(head or dict(hidden=64))),
+            head=dict(type="xtra_toolkit.PredictionHead") | (head or dict(hidden=64)),
             data_preprocessor=data_preprocessor,
         )
     )
