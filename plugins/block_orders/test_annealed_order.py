@@ -18,8 +18,10 @@ from xtra_toolkit.masks import Reordered, TokenCausal
 from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import NextToken
+from xtra_toolkit.visualization.predictions.continuation import Continuation
 
 CONFIG = Path(__file__).parent / "rar_vit-b16.py"
+GRID = PatchGrid(4, 4, (4, 4))
 RASTER = torch.arange(16)
 
 
@@ -117,6 +119,19 @@ def test_two_steps_of_the_config(training):
         assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         optimizer.step()
     assert loss.isfinite() and "none sees its target" in model.objective.certificate
+
+
+def test_images_are_continued_in_raster_order():
+    """Check the outputs that are kept against a whole pass over the continued images."""
+    config = small()
+    config.target_generator.normalise = False
+    model = MODELS.build(config).eval()
+    model.init_weights()
+    task, images = Continuation(model, given=5), torch.randn(2, 3, 16, 16)
+    known = ~GRID.patchify(task.shown(images)).isnan().any(-1)
+    assert known.tolist() == [[True] * 5 + [False] * 11] * 2
+    free = task.free_running(images)
+    torch.testing.assert_close(task.teacher_forced(free), free, rtol=0, atol=1e-5)
 
 
 def run(folder, **changes):

@@ -16,7 +16,13 @@ from xtra_toolkit.objective.reach import compute_kv_lengths
 from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.visualization.predictions.key_value_cache import cached
 from xtra_toolkit.visualization.predictions.pixels import filled, predicted
-from xtra_toolkit.visualization.predictions.unit_sequence import chain, only, refuse_mask, step_plan
+from xtra_toolkit.visualization.predictions.unit_sequence import (
+    chain,
+    only,
+    refuse_mask,
+    share_order,
+    step_plan,
+)
 
 
 class Continuation:
@@ -35,17 +41,20 @@ class Continuation:
         objective, device = model.objective, next(model.parameters()).device
         self.model, self.grid, self.target = model, objective.grid, model.target_generator
         self.name = objective.name
-        refuse_mask(objective.structure, self.name)
+        structure = objective.structure
+        if structure.order.ndim > 1:  # evaluation may have one order for all images
+            structure = share_order(objective.mask(self.grid, 2, None))
+        refuse_mask(structure, self.name)
         if model.backbone.rel_pos_bias is not None:
             raise ValueError(
                 f"{self.name}: the encoder has relative positions, with which outputs cannot be "
                 "cached; xtra complete needs positions='learned' or 'sincos'"
             )
         self.units = chain(objective.links, self.name)
-        self._count(objective.structure, given)
+        self._count(structure, given)
         try:
             mask = with_registers(objective.mask, self.grid)
-            mask = mask.with_context(self.grid, self.given).to(device)
+            mask = share_order(mask.with_context(self.grid, self.given)).to(device)
         except ValueError as error:
             raise ValueError(f"--given {self.given}: {self.name}: {error}") from error
         self.links = [link.to(device) for link in objective.links]

@@ -67,6 +67,13 @@ def chain(links: list[Links], name: str) -> list[Unit]:
     return units
 
 
+def share_order(mask: Mask) -> Mask:
+    """Return the mask with an order of shape (N,) if that of all images is the same."""
+    if mask.order.ndim > 1 and (mask.order == mask.order[:1]).all():
+        return replace(mask, order=mask.order[0])
+    return mask
+
+
 def refuse_mask(mask: Mask, name: str) -> None:
     """Raise a ValueError unless the mask is a staircase in one order without hidden tokens."""
     reason = None
