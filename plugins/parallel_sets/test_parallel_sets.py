@@ -1,16 +1,20 @@
 """Sets in parallel: the mask by hand, what reaches each prediction, every draw, and the configs."""
 
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from parallel_sets import ParallelSets, with_queries
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.hooks import SplitLoss
 from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, Reordered, TokenCausal, build_mask
 from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.objective.compiler import certify_objective
@@ -200,7 +204,7 @@ def test_a_picture_shows_the_first_set_and_the_predictions():
         known = {*mask.order[row][mask.step[row] == 1].tolist()}
         seen = ~GRID.patchify(shown.images)[row].isnan().any(-1)
         assert {*seen.nonzero().flatten().tolist()} == known
-    assert made.images.isfinite().all()
+    assert made.images.isfinite().all() and made.name == "teacher-forced, shown pasted"
     *_, prediction, _, _ = columns(model, images, "random images")  # of ReconstructionHook
     drawn = (prediction.pixels[:, ::8, ::8, 3] > 0).reshape(3, 16).sum(1)
     assert drawn.tolist() == (16 - (mask.step == 1).sum(1)).tolist()
@@ -210,6 +214,33 @@ def test_the_view_of_a_mask_knows_the_context():
     mask = with_queries(TokenCausal()(GRID), torch.arange(16) // 4)
     view = View.of(mask, GRID)
     assert view.context.tolist() == [True] * 4 + [False] * 12 and not view.hidden.any()
+
+
+def test_the_mask_of_the_readme():
+    (code,) = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    space = {}
+    exec(code, space)
+    objective = certify_objective(build_mask(space["mask"]), MaskedPatches(), PatchGrid(14, 14))
+    assert "392 of 392 positions computed, 196 in the encoder" in objective.certificate
+
+
+def test_the_parts_of_the_loss_add_up():
+    """Check SplitLoss, which splits the loss by positions of the sequence."""
+    model = small_model(CASES["drawn"], MASKED, GRID).double()
+    images, samples = torch.randn(3, 3, 32, 32).double(), [DataSample() for _ in range(3)]
+    for seed, sample in enumerate(samples):
+        sample.set_metainfo(dict(draw_seed=seed, step_seed=7))
+    runner = SimpleNamespace(model=model, iter=0, optim_wrapper=SimpleNamespace())
+    runner.optim_wrapper.optim_context = lambda model: torch.no_grad()
+    model.data_preprocessor = torch.nn.Identity()
+    model.data_preprocessor.forward = lambda *_: dict(inputs=images, data_samples=samples)
+    hook = SplitLoss()
+    hook.before_train(runner)
+    found = hook.measure(runner, images)
+    loss = model.loss(images, samples)["loss"].item()
+    bands = [value for name, value in found.items() if "band" in name]
+    assert sum(bands) == pytest.approx(loss, rel=1e-6)
+    assert sum("step" in name for name in found) > 8
 
 
 def small(config):

@@ -92,11 +92,13 @@ def reconstruction(model: nn.Module, images: Tensor) -> list[Panel]:
     """Make the panels of a reconstruction: visible patches, all patches, and truth.
 
     In the second panel the visible patches are the true ones. A patch that is predicted and also
-    seen, by later predictions, counts as hidden.
+    seen, by later predictions, counts as hidden; the panel is then named teacher-forced.
     """
     grid, plan = model.objective.grid, model.objective(len(images), images.device)
     prediction = predicted(model, images, plan)
-    seen = encoded(plan, grid, len(images)) & prediction.isnan().all(-1)
+    encoder = encoded(plan, grid, len(images))
+    seen = encoder & prediction.isnan().all(-1)
+    kind = "reconstruction" if torch.equal(seen, encoder) else "teacher-forced"
     shown = grid.patchify(images).where(seen[..., None], torch.nan)
     made = filled(shown, prediction)
     normalised = model.target_generator.normalises
@@ -104,6 +106,6 @@ def reconstruction(model: nn.Module, images: Tensor) -> list[Panel]:
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     return [
         Panel("input", grid.unpatchify(shown), f"{number} of {grid.tokens} patches"),
-        Panel("reconstruction, shown pasted", grid.unpatchify(made), OWN if normalised else ""),
+        Panel(f"{kind}, shown pasted", grid.unpatchify(made), OWN if normalised else ""),
         Panel("truth", images),
     ]
