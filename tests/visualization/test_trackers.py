@@ -84,9 +84,12 @@ class Notes(Hook):
             runner.visualizer.add_scalars(NOTED, step=4)
 
 
-def train(folder, tracker, resume=False):
-    """Train a tiny model for 15 steps, or resume it after the seventh."""
-    config = Config(dict(work_dir=str(folder), resume=resume, widths=[3] * 5000))
+def train(folder, tracker, resume=False, widths=5000):
+    """Train a tiny model for 15 steps, or resume it after the seventh.
+
+    The config has a list of ``widths`` numbers, which takes MMEngine long to format.
+    """
+    config = Config(dict(work_dir=str(folder), resume=resume, widths=[3] * widths))
     hooks = dict(
         timer=dict(type="xtra_toolkit.Throughput"),
         logger=dict(type="LoggerHook", interval=1),
@@ -113,10 +116,10 @@ def written(folder):
 
 def test_tensorboard_has_curves_and_pictures_and_a_resumed_run_continues_them(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(tmp_path, "tensorboard")
+    train(tmp_path, "tensorboard", widths=5)
     (first,) = (path.parent for path in tmp_path.glob("*/vis_data"))
     first = first.rename(tmp_path / "19990101_000000") / "vis_data"
-    train(tmp_path, "tensorboard", resume=True)
+    train(tmp_path, "tensorboard", resume=True, widths=5)
     assert {p.parent for p in tmp_path.rglob("events.out.*")} == {first}  # TensorBoard sees one run
     assert len(list(tmp_path.glob("*/vis_data/scalars.json"))) == 2
     events = accumulator.EventAccumulator(str(first)).Reload()
