@@ -41,7 +41,8 @@ def test_an_installed_new_plugin_pretrains_through_mim(folder, monkeypatch):
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--target", "site", "./strips_of_columns"], check=True)
     monkeypatch.setenv("PYTHONPATH", str(folder / "site"))
-    options = ["train_dataloader.batch_size=600", "train_cfg.global_batch=600"]
+    options = ["train_dataloader.batch_size=32", "train_cfg.global_batch=32"]
+    options += ["train_dataloader.dataset.indices=64"]
     options += ["train_cfg.max_epochs=1", "default_hooks.logger.interval=1"]
     config = folder / "strips_of_columns" / "config.py"
     output = mim(config, "--cfg-options", *options, work_dir=folder / "run")
