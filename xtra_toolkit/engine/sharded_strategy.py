@@ -61,12 +61,13 @@ class ShardedStrategy(FSDPStrategy):
         gpu = torch.cuda.is_available()
         device = {} if gpu else dict(device_id=torch.device("cpu"))
         wrapper = dict(auto_wrap_policy=WRAP_POLICY, **device) | (model_wrapper or {})
-        # on a CPU, torch 2.14 offloads without a copy and overwrites exp_avg by exp_avg_sq
-        optim_config = FullOptimStateDictConfig(offload_to_cpu=gpu, rank0_only=True)
+        # On a CPU, torch offloads without a copy: 2.10 reads freed weights, 2.14 overwrites
+        # exp_avg by exp_avg_sq.
+        once = dict(offload_to_cpu=gpu, rank0_only=True)
         state_dict_cfg = dict(
             state_dict_type="FULL_STATE_DICT",
-            state_dict_config=FullStateDictConfig(offload_to_cpu=True, rank0_only=True),
-            optim_state_dict_config=optim_config,
+            state_dict_config=FullStateDictConfig(**once),
+            optim_state_dict_config=FullOptimStateDictConfig(**once),
         )
         super().__init__(model_wrapper=wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
 
