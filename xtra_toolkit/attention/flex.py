@@ -38,10 +38,11 @@ def block_mask(pattern: Pattern, device: torch.device) -> BlockMask | None:
         table = torch.arange(1, pattern.length + 1, device=device)[None]
     else:
         table = pattern.kv_lengths.to(device)
+    table = table[0] if shared else table
 
     def may_attend(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        image = 0 if shared else b
-        return table[image, q, k] if pattern.kind == "dense" else k < table[image, q]
+        row = (q,) if shared else (b, q)  # torch 2.10 refuses a number beside the tensors
+        return table[(*row, k)] if pattern.kind == "dense" else k < table[row]
 
     images, queries = None if shared else len(table), pattern.queries or pattern.length
     return create_block_mask(may_attend, images, None, queries, pattern.length, device=device)

@@ -93,8 +93,9 @@ def _split(kv_lengths: tuple[int, ...], leaf: int, top: int, end: int, base: int
         inner = tuple(length - base for length in kv_lengths[rows])
         yield Tile(rows, slice(base, kv_lengths[end - 1]), inner)
     else:
-        steps = (row for row in range(top + 1, end) if kv_lengths[row] > kv_lengths[row - 1])
-        half = min(steps, key=lambda row: abs(2 * row - top - end))
+        steps = [row for row in range(top + 1, end) if kv_lengths[row] > kv_lengths[row - 1]]
+        # torch 2.10 cannot compile min with a key
+        half = sorted(steps, key=lambda row: abs(2 * row - top - end))[0]
         yield Tile(slice(half, end), slice(base, kv_lengths[half]), None)
         yield from _split(kv_lengths, leaf, top, half, base)
         yield from _split(kv_lengths, leaf, half, end, kv_lengths[half])
