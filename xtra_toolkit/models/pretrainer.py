@@ -173,8 +173,8 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
 
         Their shape is (B, G, T * V), or (B, G, T, V) if they are probabilities of V classes.
         """
-        parts, groups = self.target_generator.parts, []
-        values = [_repeat_images(part.values(inputs, self.backbone.grid), plan) for part in parts]
+        parts, groups, grid = self.target_generator.parts, [], self.backbone.grid
+        values = [_repeat_images(part.values_in_plan(inputs, grid, plan), plan) for part in parts]
         for group in plan.groups:
             of_group = gather_tokens(values[group.part], group.tokens.flatten(1))
             of_group = of_group.view(len(of_group), group.tokens.shape[1], -1)

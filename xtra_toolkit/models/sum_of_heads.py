@@ -22,6 +22,8 @@ class SumOfHeads(BaseModule):
     Args:
         heads: Configs of the heads, one for each target, in the order of the targets.
         weights: What each loss is multiplied by. Default: 1.
+        reads: For each head the index of the output that it reads, of a decoder that returns a
+            list of outputs (CAE). Default: the decoder returns one.
         shapes: (in, out) widths of each group of predictions. The pretrainer derives them.
         parts: The target that each group predicts. The pretrainer derives them.
 
@@ -33,6 +35,7 @@ class SumOfHeads(BaseModule):
         self,
         heads: list[dict],
         weights: list[float] | None = None,
+        reads: list[int] | None = None,
         *,
         shapes: list[tuple[int, int]],
         parts: list[int],
@@ -44,6 +47,9 @@ class SumOfHeads(BaseModule):
             raise ValueError(f"weights={self.weights} was given; each must be finite and above 0")
         if len(self.weights) != len(heads):
             raise ValueError(f"{len(self.weights)} weights were given for {len(heads)} heads")
+        if reads is not None and len(reads) != len(heads):
+            raise ValueError(f"reads={list(reads)} was given for {len(heads)} heads")
+        self.reads = reads
         of_heads = [
             [shape for shape, part in zip(shapes, parts, strict=True) if part == i]
             for i in range(len(heads))
@@ -54,13 +60,27 @@ class SumOfHeads(BaseModule):
 
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
         """Return the predictions of each group, (B, G, T * V), from outputs (B, R, W)."""
-        return [made for i, head in enumerate(self.heads) for made in head(x, _only(plan, i))]
+        return [
+            made
+            for i, head in enumerate(self.heads)
+            for made in head(self._read(x, i), _only(plan, i))
+        ]
+
+    def _read(self, x: Tensor | list[Tensor], head: int) -> Tensor:
+        """Return the output that a head reads."""
+        if isinstance(x, Tensor) == (self.reads is None):
+            return x if self.reads is None else x[self.reads[head]]
+        given = "one output" if isinstance(x, Tensor) else f"{len(x)} outputs"
+        raise ValueError(
+            f"the decoder returns {given}, and the head has reads={self.reads}; give the index of "
+            "an output for each head, or leave reads out if there is one"
+        )
 
     def loss(self, x: Tensor, plan: Plan, target_values: list[Tensor]) -> dict[str, Tensor]:
         """Compute the weighted sum of the losses, ``dict(loss=scalar)``.
 
         Args:
-            x: (B, R, W) outputs.
+            x: (B, R, W) outputs, or a list of them if the heads have ``reads``.
             plan: The plan of the batch.
             target_values: (B, G, T * V) values of each group, as the loss compares them.
         """
@@ -68,7 +88,7 @@ class SumOfHeads(BaseModule):
         for i, (head, weight) in enumerate(zip(self.heads, self.weights, strict=True)):
             groups = zip(plan.groups, target_values, strict=True)
             values = [v for group, v in groups if group.part == i]
-            total = total + weight * head.loss(x, _only(plan, i), values)["loss"]
+            total = total + weight * head.loss(self._read(x, i), _only(plan, i), values)["loss"]
         return dict(loss=total)
 
     @property

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.links import Links
 from xtra_toolkit.objective.mask import Mask
+from xtra_toolkit.objective.plan import Plan
 
 
 class Target(nn.Module):
@@ -72,6 +73,13 @@ class Target(nn.Module):
             (B, tokens, V) in raster order; (B, tokens, 1) class ids if :attr:`classes` is set.
         """
         raise NotImplementedError
+
+    def values_in_plan(self, images: Tensor, grid: PatchGrid, plan: Plan) -> Tensor:
+        """Compute what is predicted under a plan, if it depends on what the plan hides (CAE).
+
+        The shape is that of :meth:`values`, which this calls by default.
+        """
+        return self.values(images, grid)
 
     def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Return (B, tokens) weights of the patches, not below 0, by which a mask draws (MILAN).
