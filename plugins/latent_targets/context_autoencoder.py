@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.models import MaskedViT, PredictionHead
+from xtra_toolkit.models import Decoder, MaskedViT, PredictionHead
 from xtra_toolkit.models.layers import INIT, MaskedLayer, gather_tokens, run_layers
 from xtra_toolkit.models.positions import by_token, position_table
 from xtra_toolkit.objective.plan import Plan
@@ -67,7 +67,7 @@ class RegressorLayer(BaseModule):
 
 
 @MODELS.register_module()
-class LatentRegressor(BaseModule):
+class LatentRegressor(Decoder):
     """Regress the latents of hidden patches, and decode them without the visible ones (CAE).
 
     It returns two outputs, which the heads read by ``SumOfHeads(reads=[...])``: 0, the regressed
@@ -89,7 +89,7 @@ class LatentRegressor(BaseModule):
             the width.
     """
 
-    cross, memory_layers = False, ()
+    outputs = 2
 
     def __init__(
         self,

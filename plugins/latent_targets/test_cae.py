@@ -199,9 +199,8 @@ def test_what_is_refused(dalle):
         our_model(dalle, neck=dict(heads=5))
     with pytest.raises(ValueError, match=r"reads=\[0\] was given for 2 heads"):
         our_model(dalle, head=dict(reads=[0]))
-    with pytest.raises(
-        ValueError, match="the decoder returns 2 outputs, and the head has reads=No"
-    ):
-        our_model(dalle, head=dict(reads=None)).loss(torch.randn(2, 3, 64, 64))
+    for reads in (None, [0, 2]):
+        with pytest.raises(ValueError, match=r"returns 2 output\(s\); take a SumOfHeads"):
+            our_model(dalle, head=dict(reads=reads))
     with pytest.raises(ValueError, match="an OutputHead compares them as they are"):
         context_autoencoder.OutputHead(shapes=[(4, 5)])

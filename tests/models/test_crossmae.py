@@ -228,6 +228,18 @@ def test_what_cannot_be_served(arguments, message):
         build("token", positioned)
 
 
+def test_a_decoder_is_a_subclass_of_the_contract():
+    with pytest.raises(ValueError, match="neck.type is Linear; a decoder must be a subclass of"):
+        build(type=NotADecoder)
+
+
+class NotADecoder:
+    """It builds another module, whatever it is given."""
+
+    def __new__(cls, **arguments):
+        return torch.nn.Linear(1, 1)
+
+
 @pytest.mark.parametrize("share", [0, -1, 1.5])
 def test_shares_that_cannot_be_predicted(share):
     with pytest.raises(ValueError, match="must be above 0 and at most 1"):

@@ -124,6 +124,8 @@ def test_what_is_refused():
         build(PIXELS, dict(type="xtra_toolkit.SumOfHeads", heads=[HEAD]))
     with pytest.raises(ValueError, match="3 weights were given for 2 heads"):
         summed(weights=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"reads=\[0, 1\] was given, .* returns 1 output"):
+        summed(reads=[0, 1])
     with pytest.raises(ValueError, match="each must be finite and above 0"):
         summed(weights=[1, float("nan")])
     with pytest.raises(ValueError, match=r"HOG gives values, but .*to 'mse'"):

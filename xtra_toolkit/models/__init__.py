@@ -2,6 +2,7 @@
 
 from xtra_toolkit.models.classifier import ImageClassifier
 from xtra_toolkit.models.cross_decoder import CrossDecoder
+from xtra_toolkit.models.decoder import Decoder
 from xtra_toolkit.models.diffusion_head import DiffusionHead
 from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.identity_head import IdentityHead
@@ -14,6 +15,7 @@ from xtra_toolkit.models.vit_decoder import ViTDecoder
 
 __all__ = [
     "CrossDecoder",
+    "Decoder",
     "DiffusionHead",
     "IdentityHead",
     "ImageClassifier",

@@ -7,7 +7,7 @@ the decoder.
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models.cross_layers import CrossLayer
+from xtra_toolkit.models.decoder import Decoder
 from xtra_toolkit.models.layer_fusion import LayerWeights
 from xtra_toolkit.models.layers import INIT, gather_tokens
 from xtra_toolkit.models.loading import refuse_other_shapes
@@ -25,7 +26,7 @@ from xtra_toolkit.registry import MODELS
 
 
 @MODELS.register_module()
-class CrossDecoder(BaseModule):
+class CrossDecoder(Decoder):
     """Decode as CrossMAE does (arXiv 2401.14391).
 
     A mask token with its position stands at each position that the head reads. It attends to the

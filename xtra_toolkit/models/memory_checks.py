@@ -1,17 +1,18 @@
-"""Check that a decoder can read what it is to read of the encoder."""
+"""Check what a decoder reads of the encoder, and what the heads read of the decoder."""
 
 import torch
 from torch import nn
 
+from xtra_toolkit.models.decoder import Decoder
 from xtra_toolkit.objective.compiler import Outline
 from xtra_toolkit.objective.links import drop_context, gather_positions
 
 
-def check_memory(neck: nn.Module, backbone: nn.Module, outline: Outline) -> None:
+def check_memory(neck: Decoder, backbone: nn.Module, outline: Outline) -> None:
     """Check the layers that a decoder reads, and that each of its mask tokens sees something.
 
     Args:
-        neck: The decoder; only a :class:`CrossDecoder` is checked.
+        neck: The decoder.
         backbone: The encoder.
         outline: The mask and the links of the target.
 
@@ -45,3 +46,17 @@ def check_memory(neck: nn.Module, backbone: nn.Module, outline: Outline) -> None
                     f"{type(outline.mask).__name__}, so a mask token of a CrossDecoder would read "
                     "nothing; take a ViTDecoder, or a mask that shows a token before it"
                 )
+
+
+def check_reads(neck: Decoder | None, head: nn.Module) -> None:
+    """Check that each head reads an output that the decoder returns; raise a ValueError if not."""
+    outputs, reads = 1 if neck is None else neck.outputs, getattr(head, "reads", None)
+    if (reads is None) != (outputs == 1) or not set(reads or ()) <= set(range(outputs)):
+        raise ValueError(
+            f"head.reads={reads} was given, and the decoder returns {outputs} output(s); "
+            + (
+                "leave reads out"
+                if outputs == 1
+                else f"take a SumOfHeads, and give each head an index from 0 to {outputs - 1}"
+            )
+        )

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from xtra_toolkit.masks import build_mask
 from xtra_toolkit.masks.rng import MaskRNG, StepGenerator, head_rng
+from xtra_toolkit.models.decoder import Decoder
 from xtra_toolkit.models.layers import gather_tokens
-from xtra_toolkit.models.memory_checks import check_memory
+from xtra_toolkit.models.memory_checks import check_memory, check_reads
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.objective.compiler import CompiledObjective, Outline, compile_objective
@@ -85,6 +86,7 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             width, layers = neck.width, neck.num_layers
         objective = outline.certify((backbone.num_layers, layers)).or_raise()
         head = _build_head(head, target, objective, width)
+        check_reads(neck, head)
         super().__init__(
             backbone, neck, head, target, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
@@ -121,6 +123,11 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
             positioned=positioned,
         )
         neck = MMPRETRAIN.build(dict(neck, **derived, **recompute))
+        if not isinstance(neck, Decoder):
+            raise ValueError(
+                f"neck.type is {type(neck).__name__}; a decoder must be a subclass of "
+                "xtra_toolkit.models.Decoder, which declares what the pretrainer reads of it"
+            )
         if own and not neck.num_layers:
             raise ValueError(f"{name} {NO_DECODER}")
         if hides and not neck.num_layers:

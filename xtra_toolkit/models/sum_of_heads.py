@@ -68,13 +68,7 @@ class SumOfHeads(BaseModule):
 
     def _read(self, x: Tensor | list[Tensor], head: int) -> Tensor:
         """Return the output that a head reads."""
-        if isinstance(x, Tensor) == (self.reads is None):
-            return x if self.reads is None else x[self.reads[head]]
-        given = "one output" if isinstance(x, Tensor) else f"{len(x)} outputs"
-        raise ValueError(
-            f"the decoder returns {given}, and the head has reads={self.reads}; give the index of "
-            "an output for each head, or leave reads out if there is one"
-        )
+        return x if self.reads is None else x[self.reads[head]]
 
     def loss(self, x: Tensor, plan: Plan, target_values: list[Tensor]) -> dict[str, Tensor]:
         """Compute the weighted sum of the losses, ``dict(loss=scalar)``.

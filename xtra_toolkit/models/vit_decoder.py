@@ -5,14 +5,15 @@ encoder, W width of the decoder.
 """
 
 import torch
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor, nn
 
-from xtra_toolkit.attention import Pattern, get_attention
+from xtra_toolkit.attention import get_attention
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.models.decoder import Decoder
 from xtra_toolkit.models.layer_parts import split_layer_cfgs
 from xtra_toolkit.models.layers import (
     INIT,
@@ -30,7 +31,7 @@ from xtra_toolkit.registry import MODELS
 
 
 @MODELS.register_module()
-class ViTDecoder(BaseModule):
+class ViTDecoder(Decoder):
     """Decode as XTRA and MAE do, or as the head of AIM.
 
     Args:
@@ -58,8 +59,6 @@ class ViTDecoder(BaseModule):
     Raises:
         ValueError: ``heads`` does not divide ``width``, or ``depth`` is below 0.
     """
-
-    cross, memory_layers = False, ()
 
     def __init__(
         self,
@@ -136,10 +135,6 @@ class ViTDecoder(BaseModule):
         for parameter in (learned, self.mask_token, self.query_embed):
             if parameter is not None:
                 trunc_normal_(parameter, std=0.02)
-
-    def pattern(self, plan: Plan) -> Pattern:
-        """Return the attention of a plan, over all computed positions."""
-        return plan.decoder
 
     def forward(self, x: Tensor, plan: Plan) -> Tensor:
         """Map encoder outputs (B, E, D) to (B, R, W) at the positions that the head reads."""
