@@ -41,9 +41,9 @@ class Continuation:
         objective, device = model.objective, next(model.parameters()).device
         self.model, self.grid, self.target = model, objective.grid, model.target_generator
         self.name = objective.name
-        structure = objective.structure
+        factory, structure = with_registers(objective.mask, self.grid), objective.structure
         if structure.order.ndim > 1:  # evaluation may have one order for all images
-            structure = share_order(objective.mask(self.grid, 2, None))
+            structure = share_order(factory(self.grid, 2, None))
         refuse_mask(structure, self.name)
         if model.backbone.rel_pos_bias is not None:
             raise ValueError(
@@ -53,8 +53,7 @@ class Continuation:
         self.units = chain(objective.links, self.name)
         self._count(structure, given)
         try:
-            mask = with_registers(objective.mask, self.grid)
-            mask = share_order(mask.with_context(self.grid, self.given)).to(device)
+            mask = share_order(factory.with_context(self.grid, self.given)).to(device)
         except ValueError as error:
             raise ValueError(f"--given {self.given}: {self.name}: {error}") from error
         self.links = [link.to(device) for link in objective.links]
