@@ -18,13 +18,14 @@ class ParallelSets(MaskFactory):
     """Predict the tokens of a set in parallel, each from a query that sees all earlier sets.
 
     The steps of another mask are the sets, or several of them are joined to a set of drawn size.
-    The sequence holds each token twice: the queries of set 1, set 1, the queries of set 2, set 2,
+    The sequence holds each token twice: the queries of set 2, set 2, the queries of set 3, set 3,
     and so on. A query is a hidden token: a mask token with the position of its token stands for it,
-    in the decoder or (``MaskedViT(mask_tokens=True)``) in the encoder. Query q of a set attends to
-    the queries of its set and to all before them; a token attends to its set and to all before it.
+    in the decoder or (``MaskedViT(mask_tokens=True)``) in the encoder. A query attends to the
+    queries of its set and to all before them, a token to the tokens of its set and to all before
+    them. Nothing can predict the first set, so it is context, and comes before its queries.
 
     The links are the same in every draw, since a query is read at the position of its own target
-    (``MaskedPatches``). Nothing comes before the first set, so it is context.
+    (``MaskedPatches``).
 
     Args:
         mask: Config of a mask, or a factory. Its order is kept, and its steps are the sets. All
@@ -104,7 +105,7 @@ class ParallelSets(MaskFactory):
 
 
 def with_queries(mask: Mask, sets: Tensor) -> Mask:
-    """Put a query of each token in front of the set that the token belongs to.
+    """Put a query of each token in front of its set, or behind it if that is the first set.
 
     Args:
         mask: A mask whose tokens are all visible.
@@ -113,7 +114,8 @@ def with_queries(mask: Mask, sets: Tensor) -> Mask:
     Returns:
         A mask of 2N positions.
     """
-    step = torch.cat([2 * sets, 2 * sets + 1], -1)  # the queries, then the tokens
+    queries, tokens = (2 * sets).clamp(min=1), (2 * sets + 1) * (sets > 0)
+    step = torch.cat([queries, tokens], -1)
     step, position = step.sort(dim=-1, stable=True)
     visible, position = position >= len(mask), position % len(mask)
     if sets.ndim == 1:

@@ -17,6 +17,7 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.hooks import SplitLoss
 from xtra_toolkit.masks import BlockCausal, Mask, RandomShown, Reordered, TokenCausal, build_mask
 from xtra_toolkit.masks.rng import StepGenerator
+from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches
 from xtra_toolkit.testing import check_mask
@@ -73,7 +74,7 @@ def test_a_sequence_by_hand():
     )
     assert made.order.tolist() == [2, 2, 0, 3, 0, 3, 1, 1]
     assert made.step.tolist() == [0, 1, 2, 2, 3, 3, 4, 5]
-    assert made.visible.int().tolist() == [0, 1, 0, 0, 1, 1, 0, 1]
+    assert made.visible.int().tolist() == [1, 0, 0, 0, 1, 1, 0, 1]
     assert made.context.int().tolist() == [1, 1, 0, 0, 1, 1, 0, 1]  # the first set is known
 
 
@@ -83,7 +84,7 @@ def test_the_sequence_of_randar():
     mask = ParallelSets(Reordered(TokenCausal(), lambda *_: order))(GRID, 3, gen())
     assert torch.equal(mask.order, torch.stack([order, order], 2).flatten(1))
     assert torch.equal(mask.attention_mask()[0], torch.ones(32, 32).tril().bool())
-    assert mask.visible.tolist() == [False, True] * 16
+    assert mask.visible.tolist() == [True, False] + [False, True] * 15  # the first is known
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -100,10 +101,11 @@ def test_the_set_causal_mask_of_sar(seed):
         rows = {is_token: (row.visible == is_token).nonzero()[:, 0] for is_token in (False, True)}
         at = {k: v[row.order[v].argsort()] for k, v in rows.items()}  # by token
         attends = row.attention_mask()[0]
-        for q in (False, True):  # tokens and queries see the queries of their own set
-            assert torch.equal(attends[at[q]][:, at[False]], key <= query)
+        first = query == 0  # is known, and comes before its queries
         assert torch.equal(attends[at[True]][:, at[True]], key <= query)
-        assert torch.equal(attends[at[False]][:, at[True]], key < query)
+        assert torch.equal(attends[at[False]][:, at[True]], (key < query) | (first & (key == 0)))
+        assert torch.equal(attends[at[False]][:, at[False]], key <= query)
+        assert torch.equal(attends[at[True]][:, at[False]], (key <= query) & ~first)
 
 
 def test_each_number_and_each_cut_is_drawn():
@@ -125,11 +127,26 @@ def test_the_draw_of_an_image_is_its_own():
     assert torch.equal(together.step[2:], alone.step)
 
 
-@pytest.mark.parametrize("mask_tokens", [False, True])
+def cross_model(mask):
+    """Build a model whose queries attend to the encoder alone."""
+    arch = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=48)
+    return MaskTargetPretrainer(
+        mask=mask,
+        target_generator=MASKED,
+        backbone=dict(type="xtra_toolkit.MaskedViT", arch=arch, img_size=32, patch_size=8),
+        neck=dict(type="xtra_toolkit.CrossDecoder", width=24, depth=2, heads=2),
+        head=dict(type="xtra_toolkit.PredictionHead"),
+    )
+
+
+@pytest.mark.parametrize("read_out", ["decoder", "encoder", "cross-attention"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_prediction_depends_on_all_earlier_sets_and_on_nothing_else(case, mask_tokens):
-    """Measure by gradients, on a model of 2 + 2 layers, what moves each prediction."""
-    model = small_model(CASES[case], MASKED, GRID, mask_tokens)
+def test_a_prediction_depends_on_all_earlier_sets_and_on_nothing_else(case, read_out):
+    """Measure by gradients, on models of 2 + 2 layers, what moves each prediction."""
+    if read_out == "cross-attention":
+        model = cross_model(CASES[case])
+    else:
+        model = small_model(CASES[case], MASKED, GRID, read_out == "encoder")
     for seed in range(2):
         drawn = model.objective.mask(GRID, 1, gen(seed))
         sets = sets_of(row_of(drawn, 0))
@@ -201,7 +218,7 @@ def test_a_picture_shows_the_first_set_and_the_predictions():
     mask = model.objective.mask(GRID, 3, None)
     shown, made, _ = reconstruction(model.eval(), images)
     for row in range(3):
-        known = {*mask.order[row][mask.step[row] == 1].tolist()}
+        known = {*mask.order[row][mask.step[row] == 0].tolist()}
         seen = ~GRID.patchify(shown.images)[row].isnan().any(-1)
         assert {*seen.nonzero().flatten().tolist()} == known
     assert made.images.isfinite().all() and made.name == "teacher-forced, shown pasted"
