@@ -5,12 +5,12 @@ Paper: arXiv 2410.10511; code poppuppy/SAR.
     pip install ./plugins/block_orders ./plugins/parallel_sets
     mim train mmpretrain plugins/parallel_sets/sar_vit-b16.py
 
-The encoder holds the tokens under a set-causal mask, the decoder holds them and the queries. SAR
-predicts ids of a tokenizer for a class of image, by a decoder with cross-attention; this config
-predicts pixels, without a class, and its decoder attends to tokens and queries together. The
-schedules of the sizes are not SAR's: each cut into 2 to 64 sets is as likely. The recipe is that of
-mae_vit-b16.py. Cost: 800 epochs of 1.28 M images at batch 4096, 250,000 steps, each with 196 tokens
-in the encoder and 392 in the decoder. Nothing was measured with it yet.
+The encoder holds the tokens under a set-causal mask. The queries, in the decoder, attend to what
+the encoder makes of earlier sets, and not to each other. SAR predicts ids of a tokenizer for a
+class of image; this config predicts pixels, without a class. The schedules of the sizes are not
+SAR's: each cut into 2 to 64 sets is as likely. The recipe is that of mae_vit-b16.py. Cost: 800
+epochs of 1.28 M images at batch 4096, 250,000 steps, each with 196 tokens in the encoder and 392
+in the decoder. Nothing was measured with it yet.
 """
 
 _base_ = ["../../mmconfigs/mae_vit-b16.py"]
@@ -29,4 +29,5 @@ model = dict(
         ),
     ),
     backbone=dict(with_cls_token=False),
+    neck=dict(type="xtra_toolkit.CrossDecoder"),
 )

@@ -266,7 +266,9 @@ def small(config):
     arch = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=48)
     model.backbone.update(arch=arch, img_size=32, patch_size=8)
     if model.neck is not None:
-        model.neck.update(width=24, depth=1, heads=2)
+        model.neck.update(width=24, depth=2, heads=2)
+        if "memory_layers" in model.neck:
+            model.neck.memory_layers = [0, 1, 2]
     if model.mask.get("num_sets"):
         model.mask.num_sets = (2, 8)
     return MODELS.build(model)
