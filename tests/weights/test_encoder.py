@@ -101,10 +101,31 @@ def test_an_encoder_can_be_exported_by_torch(saved):
     assert moved[6:, 6:].all() and moved.sum() == 4
 
 
-def test_an_encoder_can_be_exported_to_onnx(saved, tmp_path):
+PARTS = [
+    ("block", "block", {}),
+    ("block", "block", dict(positions="relative")),
+    ("shown", "masked", dict(positions="relative", with_cls_token=True)),
+    ("block", "block", dict(positions="none", rope="dinov3")),
+    ("shown", "masked", dict(mask_tokens=True)),
+]
+
+
+@pytest.mark.parametrize(("mask", "target", "options"), PARTS)
+def test_an_encoder_with_other_parts_can_be_exported_by_torch(mask, target, options, tmp_path):
+    write_checkpoint(tmp_path / "x.pth", mask, target, **options)
+    encoder, _ = xtra_toolkit.load(tmp_path / "x.pth")
+    images = torch.randn(1, 3, 64, 64)
+    program = torch.export.export(encoder, (images,))
+    assert len(program.run_decompositions().graph.nodes)  # the first step of torch.onnx.export
+    torch.testing.assert_close(program.module()(images), encoder(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mask", "target", "options"), PARTS)
+def test_an_encoder_can_be_exported_to_onnx(mask, target, options, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    encoder, _ = xtra_toolkit.load(saved[0])
+    write_checkpoint(tmp_path / "x.pth", mask, target, **options)
+    encoder, _ = xtra_toolkit.load(tmp_path / "x.pth")
     images = torch.randn(1, 3, 64, 64)
     torch.onnx.export(encoder, (images,), tmp_path / "x.onnx", dynamo=True, verbose=False)
     session = runtime.InferenceSession(tmp_path / "x.onnx")

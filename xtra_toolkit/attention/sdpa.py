@@ -1,5 +1,6 @@
 """Attend by PyTorch's scaled_dot_product_attention, which runs on every device."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         if pattern.kind != "full":
             bias = bias + pattern.bias(q.dtype, q.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if torch.compiler.is_exporting():  # the ONNX exporter expects another memory layout here
+            return out.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     elif pattern.kind in ("full", "causal"):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=pattern.kind == "causal")
     else:
