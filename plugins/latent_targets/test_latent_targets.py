@@ -42,7 +42,7 @@ def ours(name):
     return name
 
 
-def ijepa(mask=None, layers=1):
+def ijepa(mask=None, layers=1, registers=0):
     arch = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=192)
     mask = mask or dict(type="xtra_toolkit.MultiBlock", block_size=3, context=21)
     return MODELS.build(
@@ -56,6 +56,7 @@ def ijepa(mask=None, layers=1):
                 img_size=64,
                 patch_size=8,
                 positions="sincos",
+                registers=registers,
             ),
             neck=dict(
                 type="xtra_toolkit.ViTDecoder", width=24, depth=2, heads=3, positions="sincos"
@@ -141,13 +142,15 @@ def test_the_encoder_runs_once_for_all_blocks():
     assert rows == [(2, 21), (8, 30)]
 
 
-def test_no_pixel_of_a_target_reaches_its_prediction():
-    model, images = ijepa(), torch.randn(1, 3, 64, 64, requires_grad=True)
+@pytest.mark.parametrize("registers", [0, 3])
+def test_no_pixel_of_a_target_reaches_its_prediction(registers):
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    model = ijepa(registers=registers)
     plan = model.plan(images)
     (predictions,) = model.reconstruct(images, plan)
     (grad,) = torch.autograd.grad(predictions[2].sum(), images)  # the third block of the image
     seen = model.backbone.grid.patchify(grad).abs().sum(-1)[0].nonzero().flatten().tolist()
-    assert seen == plan.order[0, :21].tolist()
+    assert seen == plan.order[0, registers : registers + 21].tolist()
 
 
 def test_the_teacher_is_an_average_and_takes_no_gradient():

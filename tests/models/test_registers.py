@@ -14,8 +14,10 @@ from xtra_toolkit.masks import BlockCausal, HiddenBlocks, Mask, PrefixCausal, To
 from xtra_toolkit.objective import compiler, registers
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.objective.registers import add_registers, remove_registers, with_registers
+from xtra_toolkit.registry import MASKS as REGISTRY
 from xtra_toolkit.targets import NextBlock, NextToken
 from xtra_toolkit.testing import moved_tokens, small_model
+from xtra_toolkit.visualization.predictions.continuation import Continuation
 from xtra_toolkit.weights.checkpoint import Checkpoint
 
 GRID = PatchGrid.of(32, 8, extra=2, registers=2)
@@ -61,6 +63,36 @@ def test_exactly_the_allowed_tokens_move_a_prediction(pair, mask_tokens):
             assert torch.equal(moved.tokens, seen[:16])
             assert not moved.tokens[moved.targets].any()
             assert (moved.source_positions >= 2).all()
+
+
+class Window(TokenCausal):
+    """Let each token attend to itself and to the two before it: a mask with a predicate."""
+
+    def __call__(self, grid, batch=1, generator=None):
+        near = lambda q, k: (k <= q) & (q - k <= 2)  # noqa: E731
+        return replace(super().__call__(grid), attend=near)
+
+
+def test_a_predicate_is_followed_through_the_registers():
+    """Position 0 reaches all by them, which is 4 layers × 2 tokens and the registers away."""
+    REGISTRY.register_module(module=Window)
+    try:
+        model = small_model(dict(type="Window"), TARGETS["token"], GRID)
+    finally:
+        REGISTRY.module_dict.pop("Window")
+    for moved in moved_tokens(model, 0):
+        target = int(moved.targets)
+        expected = {0, *range(max(0, target - 9), target)}
+        assert moved.tokens.nonzero().flatten().tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("pair", ["token", "block", "prefix"])
+def test_continuation_with_the_cache_equals_whole_passes(pair):
+    mask, target = PAIRS[pair]
+    model = randomise(pretrainer(mask, dict(target, normalise=False), registers=3))
+    task, images = Continuation(model, given=3), torch.randn(2, 3, 64, 64)
+    free = task.free_running(images)
+    torch.testing.assert_close(task.teacher_forced(free), free, rtol=0, atol=1e-5)
 
 
 def rows(mask):
