@@ -46,7 +46,7 @@ test-onedl: .venv-onedl/.installed
 	$(PYTHON) -m venv .venv-onedl
 	.venv-onedl/bin/pip install -q $(EDITABLE) '.[test]'
 	.venv-onedl/bin/pip uninstall -q -y mmengine mmpretrain openmim
-	.venv-onedl/bin/pip install -q --no-deps -r docs/onedl.txt
+	.venv-onedl/bin/pip install -q --no-deps --force-reinstall -r docs/onedl.txt
 	@touch $@
 
 lint: .venv/.installed

@@ -114,7 +114,8 @@ class ShardedStrategy(FSDPStrategy):
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the state of an unsharded optimizer.
 
-        MMEngine 0.10.7 passes (state, model, optim) where torch expects (model, optim, state).
+        MMEngine 0.10.7 and onedl-mmengine 0.10.12 pass (state, model, optim), where torch expects
+        (model, optim, state).
         """
         optimizer = self.optim_wrapper.optimizer
         named = FSDP.rekey_optim_state_dict(
