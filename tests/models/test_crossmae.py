@@ -229,7 +229,7 @@ def test_what_cannot_be_served(arguments, message):
 
 
 def test_a_decoder_is_a_subclass_of_the_contract():
-    with pytest.raises(ValueError, match="neck.type is Linear; a decoder must be a subclass of"):
+    with pytest.raises(ValueError, match=r"neck.type is Linear; a decoder must be a subclass of"):
         build(type=NotADecoder)
 
 
