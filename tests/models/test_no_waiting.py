@@ -3,7 +3,8 @@
 import pytest
 import torch
 from helpers.accelerator import META, NoCopies, NoLists, NoReads
-from helpers.builds import AIM, MAE, XTRA, pretrainer
+from helpers.builds import AIM, MAE, MASKS, TARGETS, XTRA, arch, pretrainer
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from xtra_toolkit.masks.rng import CounterRNG, StepGenerator
@@ -13,7 +14,9 @@ MAR = (
     dict(type="xtra_toolkit.RandomShown", mask_ratio=dict(low=0.7, high=1.0, mean=1.0, std=0.25)),
     dict(type="xtra_toolkit.MaskedPatches", normalise=False),
 )
+AIMV2 = dict(type="xtra_toolkit.WithDecoderMask", mask=MASKS["prefix"], decoder=MASKS["token"])
 PAIRS = dict(XTRA=XTRA, AIM=AIM, MAE=MAE, MAR=MAR, block_orders=("block_orders", "block"))
+PAIRS |= dict(AIMv2=(AIMV2, "token"), CrossDecoder=AIM, PromptDecoder=MAE)
 
 
 @pytest.fixture(params=PAIRS)
@@ -25,7 +28,19 @@ def model(request):
     if request.param == "MAR":
         vit |= dict(with_cls_token=True, mask_tokens=True)
         vit |= dict(head=dict(type="xtra_toolkit.DiffusionHead", width=16, depth=1))
-    return pretrainer(*PAIRS[request.param], **vit).train()
+    if not request.param.endswith("Decoder"):
+        return pretrainer(*PAIRS[request.param], **vit).train()
+    mask, target = PAIRS[request.param]
+    vit |= dict(type="xtra_toolkit.MaskedViT", arch=arch(), img_size=64, patch_size=8)
+    config = dict(
+        type="xtra_toolkit.MaskTargetPretrainer",
+        mask=MASKS[mask],
+        target_generator=TARGETS[target],
+        backbone=vit,
+        neck=dict(type=f"xtra_toolkit.{request.param}", width=32, depth=2, heads=2),
+        head=dict(type="xtra_toolkit.PredictionHead"),
+    )
+    return MODELS.build(config).train()
 
 
 def batch(device):
