@@ -7,9 +7,11 @@ from xtra_toolkit.models.diffusion_head import DiffusionHead
 from xtra_toolkit.models.hub import register
 from xtra_toolkit.models.identity_head import IdentityHead
 from xtra_toolkit.models.masked_vit import MaskedViT
+from xtra_toolkit.models.patch_aggregation import PatchAggregation
 from xtra_toolkit.models.prediction_head import PredictionHead
 from xtra_toolkit.models.pretrainer import MaskTargetPretrainer
 from xtra_toolkit.models.prompt_decoder import PromptDecoder
+from xtra_toolkit.models.shared_head import SharedHead
 from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.models.vit_decoder import ViTDecoder
 
@@ -21,8 +23,10 @@ __all__ = [
     "ImageClassifier",
     "MaskTargetPretrainer",
     "MaskedViT",
+    "PatchAggregation",
     "PredictionHead",
     "PromptDecoder",
+    "SharedHead",
     "SumOfHeads",
     "ViTDecoder",
 ]

@@ -171,7 +171,9 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         if not self.with_neck:
             return self.backbone.encode(inputs, plan, plan.output_positions)
         if self.neck.memory_layers:
-            outputs = self.backbone.encode_layers(inputs, plan)
+            outputs, vit = self.backbone.encode_layers(inputs, plan), self.backbone
+            pattern = vit.with_positions(plan.encoder, plan.encoded_tokens, vit.grid)
+            plan = replace(plan, encoder=pattern)  # a neck may share the relative positions
             return self.neck([_repeat_images(x, plan) for x in outputs], plan)
         return self.neck(_repeat_images(self.backbone.encode(inputs, plan), plan), plan)
 
