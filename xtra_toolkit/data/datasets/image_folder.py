@@ -89,7 +89,8 @@ class ImageFolder(SeededSamples, SkipsBadImages, CustomDataset):
         except (OSError, RuntimeError) as error:  # absent, or empty
             raise ValueError(
                 f"{self._nothing_found()} Name your folder with --cfg-options "
-                "train_dataloader.dataset.data_root=/path/to/images."
+                "train_dataloader.dataset.data_root=/path/to/images. MMEngine removes spaces from "
+                "--cfg-options; write a path with spaces into the config."
             ) from error
 
     def _nothing_found(self) -> str:
