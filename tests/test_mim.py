@@ -1,6 +1,7 @@
 """Test the real command line, with one process for each way to launch it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def mim(config, *options, work_dir, ok=True):
-    """Run ``mim train mmpretrain CONFIG``; check for success or failure, and return the output."""
+    """Run ``mim train mmpretrain CONFIG``; check for success or failure, and return the output.
+
+    It runs beside ``work_dir``. Name paths in options from there: MMEngine removes their spaces.
+    """
     command = [Path(sys.executable).parent / "mim", "train", "mmpretrain", ROOT / config]
     command += ["--work-dir", work_dir, *options]
     done = subprocess.run(
@@ -38,7 +42,7 @@ def photos(tmp_path_factory):
 def trains_and_resumes(config, photos, work_dir):
     options = [
         "--cfg-options",
-        f"train_dataloader.dataset.data_root={photos}",
+        f"train_dataloader.dataset.data_root={os.path.relpath(photos, work_dir.parent)}",
         "train_dataloader.batch_size=4",
         "train_dataloader.num_workers=1",  # torch warns of more workers than cores
         "train_cfg.global_batch=8",

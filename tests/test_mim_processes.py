@@ -13,7 +13,7 @@ def losses(work_dir):
 def test_a_run_on_two_processes_resumed_on_one_equals_a_run_on_one(tmp_path):
     """Train with drop path and random crops, and compare the logged losses of each step."""
     photos = photographs.write(tmp_path / "photos", 18)
-    options = ["--cfg-options", f"train_dataloader.dataset.data_root={photos}"]
+    options = ["--cfg-options", f"train_dataloader.dataset.data_root={photos.name}"]
     options += ["train_dataloader.batch_size=4", "train_dataloader.num_workers=1"]
     options += ["train_cfg.global_batch=8", "model.backbone.drop_path_rate=0.1"]
     options += ["param_scheduler.0.end=3", "param_scheduler.1.begin=3", "param_scheduler.1.end=4"]

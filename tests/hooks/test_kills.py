@@ -126,8 +126,9 @@ def test_a_run_of_mim_killed_three_times_ends_bit_identical(tmp_path, fault):
     photos = photographs.write(tmp_path / "photos", 24)
     command = [Path(sys.executable).parent / "mim", "train", "mmpretrain"]
     command += [ROOT / "tests/configs/xtra_tiny.py", "--resume", "--cfg-options"]
-    command += [f"train_dataloader.dataset.data_root={photos}", "train_dataloader.batch_size=4"]
-    command += ["train_dataloader.num_workers=1", "train_cfg.global_batch=4"]
+    command += [f"train_dataloader.dataset.data_root={photos.name}"]
+    command += ["train_dataloader.batch_size=4", "train_dataloader.num_workers=1"]
+    command += ["train_cfg.global_batch=4"]
     command += ["train_cfg.max_epochs=8", "model.backbone.drop_path_rate=0.0"]
 
     def start(folder, log):

@@ -175,7 +175,7 @@ COMMANDS = {
 def test_the_real_command_exits_with_75(tmp_path, name, fault):
     """mim itself exits with 1, whatever the exit code of its training process is."""
     photos = photographs.write(tmp_path / "photos", 24)
-    options = [f"train_dataloader.dataset.data_root={photos}", "train_dataloader.batch_size=2"]
+    options = [f"train_dataloader.dataset.data_root={photos.name}", "train_dataloader.batch_size=2"]
     options += ["train_dataloader.num_workers=2", "train_cfg.global_batch=4"]
     command = [sys.executable, *COMMANDS[name]]
     command += ["--resume", "--work-dir", tmp_path / "run", "--cfg-options", *options]
