@@ -6,13 +6,14 @@ Shape legend: B images, E encoded positions, R output positions, D width of the 
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor
 
 from xtra_toolkit.attention import Pattern, get_attention
 from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.models.decoder import Decoder
 from xtra_toolkit.models.layer_parts import split_layer_cfgs
 from xtra_toolkit.models.layers import INIT, MaskedLayer, gather_tokens, run_layers
 from xtra_toolkit.models.loading import refuse_other_shapes
@@ -21,7 +22,7 @@ from xtra_toolkit.registry import MODELS
 
 
 @MODELS.register_module()
-class PatchAggregation(BaseModule):
+class PatchAggregation(Decoder):
     """Join the last layer's class token to an earlier layer's patches, and run a few more layers.
 
     The class token must then hold what the patches lack (BEiT v2, arXiv 2208.06366). The output at
@@ -47,8 +48,6 @@ class PatchAggregation(BaseModule):
     Raises:
         ValueError: The arguments fit no encoder, or hidden tokens are left out of it.
     """
-
-    cross = False
 
     def __init__(
         self,
