@@ -56,6 +56,10 @@ def built(config):
     config["backbone"]["arch"] = dict(arch, num_layers=2)
     if config.get("neck") and config["neck"].get("depth"):
         config["neck"]["depth"] = min(2, config["neck"]["depth"])
+    if config["backbone"].get("fused_layers"):
+        config["backbone"]["fused_layers"] = [0]
+    if config.get("neck") and config["neck"].get("memory_layers"):
+        config["neck"]["memory_layers"] = [0, 1, 2]
     with torch.device("meta"):
         return MODELS.build(config).train()
 
