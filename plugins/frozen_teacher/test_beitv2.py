@@ -10,6 +10,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from test_beit import MEAN_STD, ours_of
 
+from xtra_toolkit.visualization.objectives import cost
+
 CONFIG = Path(__file__).parent / "beitv2_vit-b16.py"
 ARCH = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=96)
 SIZE = dict(img_size=64, patch_size=8)
@@ -120,6 +122,12 @@ def test_it_is_shown_without_memory(vqkd):
     with torch.device("meta"):
         model = our_model(absent)
     assert model.loss(torch.empty(2, 3, 64, 64, device="meta"))["loss"].is_meta
+
+
+def test_the_cost_of_the_head_is_that_of_both_predictions(vqkd):
+    with torch.device("meta"):
+        found = {part.name: part for part in cost.parts(our_model(vqkd), "cpu")}
+    assert found["head"].flops == 2 * (2 * 24 * 24 * 12)  # 24 hidden patches, 24 wide, 12 ids
 
 
 def test_no_prediction_sees_a_hidden_patch(vqkd):

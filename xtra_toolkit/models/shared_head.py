@@ -40,14 +40,20 @@ class SharedHead(PredictionHead):
     def forward(self, x: Tensor, plan: Plan) -> list[Tensor]:
         """Return the predictions of each group from the first part, (B, G, T * V).
 
-        The outputs are (B, R, copies * W).
+        The outputs are (B, R, copies * W). The other parts are predicted from too, so that their
+        cost is counted.
         """
-        return super().forward(x.chunk(self.copies, dim=-1)[0], plan)
+        first, *_ = [super(SharedHead, self).forward(part, plan) for part in self.parts(x)]
+        return first
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Divide outputs (B, R, copies * W) into parts (B, R, W)."""
+        return x.chunk(self.copies, dim=-1)
 
     def loss(self, x: Tensor, plan: Plan, target_values: list[Tensor]) -> dict[str, Tensor]:
         """Compute the sum of the losses of all parts, ``dict(loss=scalar)``."""
         total = 0
-        for part in x.chunk(self.copies, dim=-1):
+        for part in self.parts(x):
             groups = zip(super().forward(part, plan), target_values, plan.groups, strict=True)
             losses = [self.reduce(p, target, g.loss_mask, g.count) for p, target, g in groups]
             total = total + sum(losses) / len(losses)
