@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from xtra_toolkit.cli.show import show
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, build_mask
+from xtra_toolkit.models import MaskedViT
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.registry import MASKS, MODELS
 from xtra_toolkit.targets import NextBlock, build_target
@@ -37,6 +38,7 @@ LITERATURE = {
     ("TokenCausal", "NextToken"): "AIM without a prefix; the paper's AIM",
     ("TokenCausal", "NextBlock"): "the same: every token is a block",
     ("BlockCausal", "NextBlock"): "XTRA",
+    ("TokenCausal", "NextEmbedding"): "NEPA, which begins with a class token",
     ("TokenCausal", "NextColour"): "iGPT, which begins with a token of its own",
     ("PrefixCausal", "NextToken"): "AIM",
     ("PrefixCausal", "NextBlock"): "the same: every token is a block",
@@ -112,7 +114,12 @@ def targets() -> dict[str, torch.nn.Module]:
     with TemporaryDirectory() as folder:
         np.save(f"{folder}/colours.npy", np.eye(3))
         given = dict(NextColour=dict(clusters=f"{folder}/colours.npy"), HOG=dict(cell=1, window=0))
-        return {name: build_target(dict(type=name, **given.get(name, {}))) for name in found}
+        built = {name: build_target(dict(type=name, **given.get(name, {}))) for name in found}
+    arch = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=24)
+    encoder = MaskedViT(arch=arch, img_size=GRID.img_size, patch_size=GRID.patch)
+    for target in built.values():
+        target.bind(encoder)  # NextEmbedding predicts its width
+    return built
 
 
 def matrix() -> str:

@@ -12,6 +12,10 @@ from mmpretrain.registry import MODELS
 from safetensors.torch import load_file
 
 import xtra_toolkit
+from xtra_toolkit.grid import PatchGrid
+from xtra_toolkit.masks import TokenCausal
+from xtra_toolkit.objective.compiler import certify_objective
+from xtra_toolkit.targets import NextEmbedding
 from xtra_toolkit.testing import moved_tokens
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +134,8 @@ def test_refusals():
     config.neck = dict(type="xtra_toolkit.ViTDecoder", width=12, depth=1, heads=2)
     with pytest.raises(ValueError, match=r"outputs themselves, 12 values .* target's 16"):
         MODELS.build(config)
+    with pytest.raises(ValueError, match="none was bound; call"):
+        certify_objective(TokenCausal(), NextEmbedding(), PatchGrid(4, 4))
     config = nepa(arch=arch(), with_cls_token=False)
     config.mask = MASKS["block"]
     with pytest.raises(ValueError, match="can see patch"):

@@ -19,7 +19,8 @@ def test_a_checkpoint_of_another_shape(tmp_path):
 def test_an_unknown_target_lists_the_known_and_the_failed_plugins(monkeypatch):
     monkeypatch.setattr(plugins, "FAILED", {"dreams": "ImportError: no module named sleep"})
     with pytest.raises(
-        ValueError, match=r"unknown target .*NextColour, NextEmbedding, NextToken.*; plugin 'dreams'"
+        ValueError,
+        match=r"unknown target .*NextColour, NextEmbedding, NextToken.*; plugin 'dreams'",
     ):
         pretrainer("block", dict(type="xtra_toolkit.NextDream"))
     with pytest.raises(ValueError, match="unknown target"):

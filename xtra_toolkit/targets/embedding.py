@@ -40,7 +40,16 @@ class NextEmbedding(NextToken):
         self.__dict__["encoder"] = backbone
 
     def width(self, grid: PatchGrid) -> int:
-        """Return the width of the encoder."""
+        """Return the width of the encoder.
+
+        Raises:
+            ValueError: No encoder was bound.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                "NextEmbedding predicts the embeddings of an encoder, and none was bound; call "
+                "target.bind(encoder) first, as MaskTargetPretrainer does"
+            )
         return self.encoder.embed_dims
 
     @torch.no_grad()
