@@ -107,8 +107,9 @@ def test_every_composition(config, monkeypatch):
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_every_plugin(plugin, monkeypatch):
-    monkeypatch.syspath_prepend(plugin)
-    __import__(plugin.name)
+    for folder in PLUGINS:  # one may use the orders of another
+        monkeypatch.syspath_prepend(folder)
+        __import__(folder.name)
     blocks = re.findall(r"```python\n(.*?)```", (plugin / "README.md").read_text(), re.DOTALL)
     space = {}
     exec(next(block for block in blocks if "model = dict(" in block), space)

@@ -237,7 +237,9 @@ def test_the_mask_of_the_readme():
     (code,) = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     space = {}
     exec(code, space)
-    objective = certify_objective(build_mask(space["mask"]), MaskedPatches(), PatchGrid(14, 14))
+    objective = certify_objective(
+        build_mask(space["model"]["mask"]), MaskedPatches(), PatchGrid(14, 14)
+    )
     assert "392 of 392 positions computed, 196 in the encoder" in objective.certificate
 
 
