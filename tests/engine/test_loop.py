@@ -282,6 +282,27 @@ def test_a_schedule_whose_parts_all_begin_is_left_alone():
     assert in_shares(LONG, 4)[1]["begin"] == 3 and LONG[0]["end"] == 15
 
 
+@pytest.mark.parametrize("run", [1, 2, 3, 5])
+def test_a_run_of_a_few_steps_shrinks_the_schedule_without_an_error(run):
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    from xtra_toolkit.engine.schedule import in_shares
+
+    parts = [LONG[0] | dict(end=2), LONG[1] | dict(begin=2)]
+    for steps in range(run, 200):  # of an epoch; 1 / 49 * 49 is less than 1 in floating point
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        schedule, rates = [], []
+        for part in in_shares(parts, run / steps, steps):
+            default = dict(optimizer=optimizer, epoch_length=steps)
+            schedule.append(PARAM_SCHEDULERS.build(part, default_args=default))
+        for _ in range(run):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            for scheduler in schedule:
+                scheduler.step()
+        assert max(rates) == 1, f"the rate stays low in {run} of {steps} steps: {rates}"
+
+
 def test_a_misspelt_section_is_refused_and_other_names_are_accepted():
     from xtra_toolkit.engine.loop_checks import refuse_misspelt_sections
 

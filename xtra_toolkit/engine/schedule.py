@@ -1,5 +1,6 @@
 """Shrink a learning-rate schedule that is longer than the run."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,8 @@ def in_shares(parts: Any, max_epochs: float, steps: int = 1_000_000) -> list[dic
     """Shrink a learning-rate schedule if the run would end within its warm-up.
 
     That is the case if a part that begins later than another one would never begin. All parts then
-    keep their share of the schedule, and the schedule becomes as long as the run. Each part is at
-    least one step long; a part for which no step is left is dropped.
+    keep their share of the schedule, and the schedule becomes as long as the run. A part that would
+    last less than two steps is left out: MMEngine's warm-up of one step would never end.
 
     Args:
         parts: ``param_scheduler`` of a config; anything but a list of dictionaries is left alone.
@@ -32,8 +33,20 @@ def in_shares(parts: Any, max_epochs: float, steps: int = 1_000_000) -> list[dic
         if part.get("by_epoch", True):
             for key in ("begin", "end", "T_max"):
                 if part.get(key):
-                    new[key] = max(part[key] * max_epochs / length, 1 / steps)
-            if new.get("begin", 0) >= new.get("end", max_epochs):
+                    new[key] = _at_step(max(part[key] * max_epochs / length, 1 / steps), steps)
+            end = new.get("end", _at_step(max_epochs, steps))
+            if int(end * steps) - int(new.get("begin", 0) * steps) < 2:
                 continue
         found.append(new)
     return found
+
+
+def _at_step(epochs: float, steps: int) -> float:
+    """Return epochs such that MMEngine, which truncates epochs times steps, finds their step.
+
+    For example ``1 / 49 * 49`` is less than one in floating point, and would become step 0.
+    """
+    step = int(round(epochs * steps, 6))
+    while int(epochs * steps) < step:
+        epochs = math.nextafter(epochs, math.inf)
+    return epochs
