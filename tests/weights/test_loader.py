@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -120,6 +121,17 @@ def test_a_safe_file_is_downloaded(tmp_path, monkeypatch):
     torch.save(dict(state_dict={"a": torch.ones(2)}), cache / "x.pth")
     state = CheckpointLoader.load_checkpoint("https://example.org/x.pth", "cpu")["state_dict"]
     assert state["a"].tolist() == [1, 1]
+
+
+def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    sentence = rf"x\.pth cannot be downloaded.*not known.*copy it into {tmp_path}/hub/checkpoints"
+    with pytest.raises(ValueError, match=sentence):
+        CheckpointLoader.load_checkpoint("https://example.org/x.pth", "cpu")
 
 
 @pytest.mark.parametrize("resume", [False, True])

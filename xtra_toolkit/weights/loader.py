@@ -47,10 +47,17 @@ def load_url(url: str, *args: Any, **kwargs: Any) -> dict:
     """Download and load a checkpoint; MMEngine calls this in place of torch's function.
 
     Raises:
-        ValueError: See :func:`load_from_local`.
+        ValueError: The file cannot be downloaded, or see :func:`load_from_local`.
     """
-    with refusing(url, ADVICE):
-        return _download(url, *args, **kwargs, weights_only=True)
+    try:
+        with refusing(url, ADVICE):
+            return _download(url, *args, **kwargs, weights_only=True)
+    except OSError as error:  # no network, no such page, a full disk
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(
+            f"{url} cannot be downloaded ({error}). Download it on a machine with a network and "
+            f"copy it into {folder}, where it is found, or give a local file in place of the URL."
+        ) from error
 
 
 class TensorsOnly:
