@@ -1,6 +1,7 @@
 """Test a whole comparison: it fills every cell, and measures nothing twice."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,10 @@ def test_every_row_has_its_figures_and_no_figure_is_measured_twice(
     arguments, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(compare, "pretrain", untrained)
+    handler = signal.getsignal(signal.SIGTERM)
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
+    assert signal.getsignal(signal.SIGTERM) is handler
     results = Results(tmp_path / "out" / "compare.json")
     probes = {"linear", "nearest", "attentive"}
     measured = {run["name"]: run.keys() & (probes | {"tuned"}) for run in results.state["runs"]}

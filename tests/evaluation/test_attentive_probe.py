@@ -316,9 +316,10 @@ def digits(kind, work_dir):
 
 @pytest.mark.parametrize("kind", ["attentive", "linear"])
 def test_a_run_on_digits(kind, tmp_path):
-    encoder = randomise(pretrainer(*XTRA, image=8, patch=1, in_channels=1)).state_dict()
-    torch.save(encoder, tmp_path / "encoder.pth")
     settings = digits(kind, tmp_path)
+    grey = dict(in_channels=1, data_preprocessor=settings.model.data_preprocessor.to_dict())
+    encoder = randomise(pretrainer(*XTRA, image=8, patch=1, **grey)).state_dict()
+    torch.save(encoder, tmp_path / "encoder.pth")
     # not from_cfg, because printing and saving a config takes seconds
     runner = Runner(**{k: v for k, v in settings.items() if k in signature(Runner).parameters})
     model = runner.train()

@@ -65,7 +65,17 @@ class Comparison:
     overrides: Sequence[str] = field(default_factory=tuple)
 
     def run(self) -> None:
-        """Measure the references, then all objectives with one seed after the other."""
+        """Measure the references, then all objectives with one seed after the other.
+
+        SIGTERM is an interrupt meanwhile, on which a run saves.
+        """
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            self._measure()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _measure(self) -> None:
         self.raw_pixels()
         for seed in range(self.plan.seeds):
             self.random_encoder(seed)
@@ -205,7 +215,6 @@ def start(
         ValueError: ``out`` holds another comparison; a config, the data or the budget is invalid;
             or fine-tuning needs more labels than there are packed images.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run then saves, as on Ctrl-C
     MMLogger.get_instance("compare", log_level="ERROR")
     configs = planning.read_configs(names, overrides)
     seconds = planning.parse_duration(budget)
