@@ -1,0 +1,11 @@
+"""AIM without a prefix, which is XTRA with blocks of one token, beside tiny_imagenet_xtra.py.
+
+760 MFLOP an image forward. Nothing was measured with it yet.
+"""
+
+_base_ = ["tiny_imagenet_xtra.py"]
+
+model = dict(
+    mask=dict(_delete_=True, type="xtra_toolkit.TokenCausal"),
+    target_generator=dict(type="xtra_toolkit.NextToken"),
+)
