@@ -19,6 +19,7 @@ import context_autoencoder  # noqa: E402
 import frozen_teacher  # noqa: E402, F401, registers
 
 from xtra_toolkit.testing.gradients import moved_tokens  # noqa: E402
+from xtra_toolkit.visualization.objectives.cost import flops  # noqa: E402
 
 ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=192)
 SIZE = dict(img_size=64, patch_size=8)
@@ -189,6 +190,9 @@ def test_it_is_shown_without_memory(dalle):
     absent = dalle | dict(init_cfg=dict(type="Pretrained", checkpoint="absent.pth"))
     with torch.device("meta"):
         model = our_model(absent)
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    assert all(part > 0 for part in flops(model))
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
     assert model.loss(torch.empty(2, 3, 64, 64, device="meta"))["loss"].is_meta
 
 

@@ -86,7 +86,7 @@ def count(module: nn.Module) -> int:
 def values_flops(model: MaskTargetPretrainer) -> int:
     """Count the FLOPs of the target values of one image, for example a teacher's features."""
     grid = model.backbone.grid
-    with FlopCounterMode(display=False) as counter, on_sdpa(model), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, on_sdpa(model), frozen(model):
         for target in model.target_generator.parts:
             target.values(_meta_image(grid), grid)
     return counter.get_total_flops()
@@ -103,6 +103,24 @@ def on_sdpa(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Take no gradients within this context, and let no parameter require one.
+
+    Under ``torch.no_grad`` a view of a parameter still says that it requires a gradient, and
+    FlopCounterMode fails on a layer whose input is one.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
+
+
 def flops(model: MaskTargetPretrainer) -> tuple[int, int, int]:
     """Count the FLOPs of encoder, decoder and head for one image, see :data:`FLOPS`."""
     plan = model.objective(1, torch.device("meta"), torch.Generator().manual_seed(0))
@@ -114,7 +132,7 @@ def flops(model: MaskTargetPretrainer) -> tuple[int, int, int]:
                 lambda part, _: before.update({part: counter.get_total_flops()})
             )
             stack.callback(hook.remove)
-        with counter, on_sdpa(model), torch.no_grad():
+        with counter, on_sdpa(model), frozen(model):
             model.reconstruct(_meta_image(model.backbone.grid), plan)
     encoder, head = before[later[0]], before[model.head]
     return encoder, head - encoder, counter.get_total_flops() - head
