@@ -57,7 +57,7 @@ def test_the_probability_is_that_of_the_original(training):
         assert order.probability() == pytest.approx(original(step, 500, 750), abs=1e-12)
 
 
-def test_so_many_images_have_a_random_order(training):
+def test_the_share_of_images_in_random_order_is_the_probability(training):
     shares = []
     for step in (0, 500, 625, 750, 999):
         training(step)
@@ -67,7 +67,7 @@ def test_so_many_images_have_a_random_order(training):
     assert shares[:2] == [1, 1] and shares[3:] == [0, 0] and 0.4 < shares[2] < 0.6
 
 
-def test_an_image_turns_to_raster_order_once_and_whatever_its_batch_is(training):
+def test_an_image_changes_to_raster_order_once_in_any_batch(training):
     training(600)
     early, alone = draw(), draw([5])
     training(700)
@@ -84,7 +84,7 @@ def test_evaluation_is_in_raster_order(training):
     assert mask(PatchGrid(4, 4), 3).order.tolist() == [RASTER.tolist()] * 3
 
 
-def test_the_model_must_be_told_the_position():
+def test_target_positions_are_required():
     mask = Reordered(TokenCausal(), block_orders.AnnealedOrder())
     with pytest.raises(ValueError, match="nothing tells the model where its target lies"):
         certify_objective(mask, NextToken(), PatchGrid(4, 4))
@@ -107,7 +107,7 @@ def small(size=16, patch=4, **backbone):
     return model
 
 
-def test_two_steps_of_the_config(training):
+def test_the_config_trains_for_two_steps(training):
     model = MODELS.build(small())
     model.init_weights()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

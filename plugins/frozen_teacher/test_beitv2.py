@@ -68,7 +68,7 @@ def renamed(values):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_loss_and_every_gradient(seed, vqkd):
+def test_loss_and_every_gradient_equal_those_of_mmpretrain(seed, vqkd):
     theirs, ours = mmpretrains(vqkd).double(), our_model(vqkd).double()
     theirs.target_generator.float().eval()
     trained = {n: p for n, p in theirs.named_parameters() if "target_generator" not in n}
@@ -104,7 +104,7 @@ def test_loss_and_every_gradient(seed, vqkd):
         assert (found[name] - grad).abs().max() <= 1e-10 * grad.abs().max(), name
 
 
-def test_two_steps_of_the_config(vqkd):
+def test_the_config_trains_for_two_steps(vqkd):
     model = our_model(vqkd)
     model.init_weights()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -117,7 +117,7 @@ def test_two_steps_of_the_config(vqkd):
     assert loss.isfinite() and "as mask tokens" in model.objective.certificate
 
 
-def test_it_is_shown_without_memory(vqkd):
+def test_the_model_is_built_on_the_meta_device(vqkd):
     absent = vqkd | dict(init_cfg=dict(type="Pretrained", checkpoint="absent.pth"))
     with torch.device("meta"):
         model = our_model(absent)
@@ -156,7 +156,7 @@ def test_no_prediction_sees_a_hidden_patch(vqkd):
         ("head", dict(copies=5), r"SharedHead\(copies=5\) was given outputs of 48 values"),
     ],
 )
-def test_what_is_refused(part, changes, sentence, vqkd):
+def test_unsupported_settings_are_refused(part, changes, sentence, vqkd):
     config = Config.fromfile(CONFIG).model
     config.target_generator.teacher = vqkd
     config.backbone.update(arch=ARCH, **SIZE)

@@ -78,7 +78,7 @@ def converted(tensors):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_loss_and_every_gradient(seed, clip):
+def test_loss_and_every_gradient_equal_those_of_mmpretrain(seed, clip):
     """CLIP itself runs in float32, since its LayerNorms of MMPretrain know nothing else."""
     theirs, ours = mmpretrains(clip).double(), our_model(clip).double()
     teacher = theirs.target_generator.float()
@@ -142,7 +142,7 @@ def test_a_patch_without_attention_comes_last_and_without_images_all_are_equal()
     assert torch.equal(plain.order, other.order)
 
 
-def test_two_steps_of_the_config_draw_by_the_attention(clip):
+def test_the_config_trains_for_two_steps_and_draws_by_the_attention(clip):
     model = our_model(clip)
     model.init_weights()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -163,7 +163,7 @@ def test_two_steps_of_the_config_draw_by_the_attention(clip):
     assert "may see its target, as the target declares" in model.objective.certificate
 
 
-def test_it_is_shown_without_memory(clip):
+def test_the_model_is_built_on_the_meta_device(clip):
     """`xtra show` builds the model on the meta device."""
     with torch.device("meta"):
         model = our_model(clip)
@@ -177,7 +177,7 @@ def test_registers_are_left_out(clip):
     assert plan.groups[0].tokens.max() == 16 and model.loss(images)["loss"].isfinite()
 
 
-def test_what_is_refused(clip):
+def test_unsupported_settings_are_refused(clip):
     with pytest.raises(ValueError, match=r"set backbone.with_cls_token=True"):
         our_model(clip, with_cls_token=False)
     with pytest.raises(ValueError, match="gives none; take a target that has `weights`"):

@@ -106,7 +106,7 @@ def ours_of(values):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_loss_and_every_gradient(seed, dalle):
+def test_loss_and_every_gradient_equal_those_of_mmpretrain(seed, dalle):
     theirs, ours = mmpretrains(dalle).double(), our_model(dalle).double()
     theirs.target_generator.float()  # it converts its input to float32
     trained = {
@@ -148,7 +148,7 @@ def test_loss_and_every_gradient(seed, dalle):
             assert (found[name] - grad).abs().max() <= 1e-10 * grad.abs().max(), name
 
 
-def test_two_steps_of_the_config(dalle):
+def test_the_config_trains_for_two_steps(dalle):
     model = our_model(dalle)
     model.init_weights()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -185,7 +185,7 @@ def test_the_latents_of_hidden_patches_depend_on_hidden_patches_alone(dalle):
     assert torch.equal(before.abs().sum(-1) == 0, shown)
 
 
-def test_it_is_shown_without_memory(dalle):
+def test_the_model_is_built_and_counted_on_the_meta_device(dalle):
     """`xtra show` builds the model on the meta device, and reads no file of weights."""
     absent = dalle | dict(init_cfg=dict(type="Pretrained", checkpoint="absent.pth"))
     with torch.device("meta"):
@@ -196,7 +196,7 @@ def test_it_is_shown_without_memory(dalle):
     assert model.loss(torch.empty(2, 3, 64, 64, device="meta"))["loss"].is_meta
 
 
-def test_what_is_refused(dalle):
+def test_unsupported_settings_are_refused(dalle):
     with pytest.raises(ValueError, match="needs heads that divide the width, a mask that hides"):
         our_model(dalle, mask_tokens=True)
     with pytest.raises(ValueError, match="heads=5 was given for a width of 48"):

@@ -68,7 +68,7 @@ def sets_of(mask):
     return [[t for t, s in zip(tokens, step, strict=True) if s == k] for k in sorted({*step})]
 
 
-def test_a_sequence_by_hand():
+def test_a_sequence_equals_the_one_written_by_hand():
     made = with_queries(
         Mask(torch.tensor([2, 0, 3, 1]), torch.arange(4)), torch.tensor([0, 1, 1, 2])
     )
@@ -108,7 +108,7 @@ def test_the_set_causal_mask_of_sar(seed):
         assert torch.equal(attends[at[True]][:, at[False]], (key <= query) & ~first)
 
 
-def test_each_number_and_each_cut_is_drawn():
+def test_every_number_of_sets_and_every_cut_is_drawn():
     mask = ParallelSets(BlockCausal(2), (2, 4))(GRID, 4000, gen())
     numbers = mask.step[:, -1] // 2 + 1
     assert [round((numbers == k).float().mean().item(), 1) for k in (2, 3, 4)] == [0.3] * 3
@@ -117,7 +117,7 @@ def test_each_number_and_each_cut_is_drawn():
     assert sizes.nonzero().flatten().tolist() == [4, 8, 12] and sizes[[4, 8, 12]].min() > 0.28
 
 
-def test_the_draw_of_an_image_is_its_own():
+def test_the_draw_of_an_image_does_not_depend_on_its_batch():
     order = block_orders.RandomOrder()
     mask = ParallelSets(Reordered(TokenCausal(), order), (2, 9))
     together, alone = (
@@ -169,7 +169,7 @@ class NoReads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("case", ["drawn", "RandomOrder"])
-def test_a_step_reads_nothing_back_to_the_host(case):
+def test_a_step_copies_nothing_from_the_device_to_the_host(case):
     objective = certify_objective(build_mask(CASES[case]), MaskedPatches(), GRID)
     objective(3, torch.device("cpu"), gen())  # the first keeps what a grid has once
     with NoReads():
@@ -202,7 +202,7 @@ def test_a_query_behind_its_token_is_refused():
         (dict(mask=RandomShown()), "was given RandomShown, which hides tokens"),
     ],
 )
-def test_what_does_not_fit_is_refused(options, sentence):
+def test_unsupported_settings_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         certify_objective(ParallelSets(**options), MaskedPatches(), GRID)
 
@@ -277,7 +277,7 @@ def small(config):
 
 
 @pytest.mark.parametrize("config", sorted(HERE.glob("*_vit-b16.py")), ids=lambda p: p.stem)
-def test_two_steps_of_the_configs(config):
+def test_the_configs_train_for_two_steps(config):
     model = small(config)
     model.init_weights()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -42,7 +42,7 @@ def test_on_a_gpu_the_choice_for_dense_masks_is_measured_first(measured, monkeyp
         (["--only", "choice"], "--only choice was given; on cpu there are step, peers, attention"),
     ],
 )
-def test_what_cannot_run_is_refused(args, sentence, measured, monkeypatch, capsys):
+def test_a_run_that_is_impossible_is_refused(args, sentence, measured, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         measured(*args)

@@ -64,7 +64,7 @@ def runner(folder, classes, train_cfg, **dataset):
 
 @pytest.mark.parametrize("train_cfg", [dict(by_epoch=True), dict(type=LOOP, global_batch=2)])
 @pytest.mark.parametrize("kind", ["mmpretrain.CustomDataset", "xtra_toolkit.ImageFolder"])
-def test_mmpretrains_classifier_with_too_few_classes(train_cfg, kind, folder):
+def test_mmpretrains_classifier_with_too_few_classes_is_refused(train_cfg, kind, folder):
     """A data set of MMPretrain names its classes; the labels of a list are counted."""
     dataset, names = dict(type=kind), ", 'a' to 'c',"
     if kind.startswith("xtra"):

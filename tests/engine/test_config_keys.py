@@ -57,7 +57,7 @@ def test_sharded_runs_and_probes_are_checked_too(tmp_path):
             RUNNERS.build(config)
 
 
-def test_what_another_package_takes_apart_is_not_checked():
+def test_keys_that_another_package_reads_are_not_checked():
     """MMPretrain's RandAugment takes magnitude_key from each policy, which no policy accepts."""
     policy = dict(type="Posterize", magnitude_key="bits", magnitude_range=(4, 0))
     augment = dict(type="RandAugment", policies=[policy])

@@ -37,7 +37,7 @@ def hidden(mask):
         (EVEN, uniform(0.2, 0.4)),
     ],
 )
-def test_the_distribution_is_scipys(ratio, expected):
+def test_the_distribution_equals_scipys(ratio, expected):
     """Apply Kolmogorov's test to the ratios, and compare how often each number is hidden."""
     ratios = MaskRatio(**ratio).draw(mask_rng(gen(range(20_000))), 20_000).flatten()
     assert ratio["low"] <= ratios.min() and ratios.max() <= ratio["high"]
@@ -60,7 +60,7 @@ def test_blocks_hide_a_drawn_share_too():
 
 
 @pytest.mark.parametrize("factory", [RandomShown(MAR), HiddenBlocks(EVEN, min_block=4)])
-def test_an_images_ratio_is_its_own(factory):
+def test_the_ratio_of_an_image_does_not_depend_on_its_batch(factory):
     """Draw it in another batch and another step, as a resumed run may."""
     whole, part = factory(GRID, 4, gen([1, 2, 3, 4])), factory(GRID, 2, gen([3, 4], step=9))
     for field in ("order", "visible"):
@@ -147,6 +147,6 @@ def test_without_mask_tokens_they_are_refused(per):
         (lambda: HiddenBlocks(MAR)(PatchGrid(8, 8)), "num_hidden=64 .* can hide 1 to 63"),
     ],
 )
-def test_what_is_refused(build, sentence):
+def test_unsupported_settings_are_refused(build, sentence):
     with pytest.raises(ValueError, match=sentence):
         build()

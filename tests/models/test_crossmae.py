@@ -138,7 +138,7 @@ def test_loss_and_every_gradient_equal_those_of_the_original():
 
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("pair", [("shown", "masked"), ("block", "block"), ("prefix", "token")])
-def test_exactly_what_the_mask_lets_be_seen_moves_a_prediction(pair, registers):
+def test_a_prediction_depends_on_exactly_the_tokens_that_the_mask_allows(pair, registers):
     """A mask token reads the encoder alone, but that has seen what its own mask allows."""
     mask, target = pair
     model = build(mask, target, backbone=dict(registers=registers))
@@ -154,7 +154,7 @@ def test_exactly_what_the_mask_lets_be_seen_moves_a_prediction(pair, registers):
             assert not moved.tokens[moved.targets].any()
 
 
-def test_mask_tokens_pass_nothing_on_under_a_predicate():
+def test_no_information_passes_through_mask_tokens_under_a_predicate():
     """Position 5 reads position 0, which sees position 2 in one layer of the encoder."""
     model = build(dict(type="SeesFirst"), backbone=dict(arch=arch(depth=1)))
     (moved,) = moved_tokens(model, 0)
@@ -218,7 +218,7 @@ def test_the_figure_and_the_costs_tell_that_mask_tokens_read_the_encoder():
         (dict(mask=dict(type="HiddenFirst")), "position 0 may attend to nothing that is encoded"),
     ],
 )
-def test_what_cannot_be_served(arguments, message):
+def test_unsupported_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**arguments)
     positioned = dict(type="xtra_toolkit.NextToken", positioned=True)
@@ -241,7 +241,7 @@ class NotADecoder:
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5])
-def test_shares_that_cannot_be_predicted(share):
+def test_shares_out_of_range_are_refused(share):
     with pytest.raises(ValueError, match="must be above 0 and at most 1"):
         MaskedPatches(share=share)
 

@@ -74,7 +74,7 @@ def golden_head(dtype):
     return head, golden
 
 
-def test_mars_loss_and_every_gradient():
+def test_loss_and_every_gradient_equal_those_of_mar():
     """The ten tokens of the golden case are five predictions with two draws each."""
     head, golden = golden_head(torch.float64)
     condition = golden["z"].clone().requires_grad_()
@@ -119,7 +119,7 @@ def test_links_average_their_draws():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_the_schedule_is_mars_in_any_dtype(dtype):
+def test_the_schedule_equals_mars_in_any_dtype(dtype):
     head = DiffusionHead(width=4, depth=1, shapes=[(4, 2)]).to(dtype)
     table = head.schedule.view(torch.float32)
     torch.testing.assert_close(table, load_file(GOLDEN)["schedule"], rtol=1e-6, atol=0)
@@ -155,7 +155,7 @@ def test_fixed_masks_draw_in_each_step_and_keep_their_plan():
     assert not torch.equal(first.draws[0][:, 0], second.draws[0][:, 0])
 
 
-def test_each_mask_of_an_image_draws_for_itself():
+def test_each_mask_of_an_image_has_its_own_noise():
     head = DiffusionHead(width=4, depth=1, repeats=1, shapes=[(4, 2)])
     group = SimpleNamespace(tokens=torch.zeros(1, 3, 1))
 
@@ -172,7 +172,7 @@ def gradients(built):
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
-def test_accumulating_is_the_joint_batch(name):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(name):
     built = model(name).double().train()
     whole = built.loss(images(), samples(SEEDS))["loss"]
     whole.backward()
@@ -241,7 +241,7 @@ def test_validation_draws_the_same_each_time():
     assert losses[0] == losses[1] > 0
 
 
-def test_a_part_of_a_sum():
+def test_the_head_works_as_a_part_of_a_sum_of_heads():
     _, target = COMPOSITIONS["AIM"]
     both = dict(type="xtra_toolkit.SumOfTargets", targets=[target, target])
     mse = dict(type="xtra_toolkit.PredictionHead")
@@ -258,7 +258,7 @@ def test_a_part_of_a_sum():
     torch.testing.assert_close(found, first + 0.5 * second, rtol=1e-12, atol=0)
 
 
-def test_what_is_refused():
+def test_unsupported_settings_are_refused():
     built = model("AIM")
     with pytest.raises(
         ValueError, match=r"DiffusionHead learns a distribution .* no prediction to"

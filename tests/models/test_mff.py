@@ -52,7 +52,7 @@ def token_major(name, value):
     return value
 
 
-def test_loss_and_every_gradient():
+def test_loss_and_every_gradient_equal_those_of_mmpretrain():
     theirs = mmpretrains()
     ours = pretrainer(
         "shown",
@@ -121,6 +121,6 @@ def test_features_are_not_fused_and_probes_leave_the_fusion_out(tmp_path):
 
 
 @pytest.mark.parametrize("indices", [[3], [-1], [1, 0], [0, 0], ["a"]])
-def test_layers_that_cannot_be_fused(indices):
+def test_layers_that_cannot_be_fused_are_refused(indices):
     with pytest.raises(ValueError, match=r"ascending indices of layers before the last one, 0 to"):
         pretrainer("shown", "masked", fused_layers=indices, **SMALL)

@@ -55,7 +55,7 @@ def nepa(**backbone):
     return config
 
 
-def test_nepas_numbers():
+def test_the_numbers_equal_those_of_nepas_code():
     """Their rotary angles are computed in float32, so that 1e-6 is as sharp as it can be."""
     golden = load_file(ROOT / "tests" / "golden" / "nepa.safetensors")
     weights, gradients = (
@@ -117,7 +117,7 @@ def test_a_patch_does_not_move_its_own_prediction():
         assert moved.tokens.nonzero().flatten().tolist() == list(range(int(moved.targets)))
 
 
-def test_a_checkpoint_tells_all_of_its_encoder(tmp_path):
+def test_a_checkpoint_holds_all_settings_of_its_encoder(tmp_path):
     """Among it the eps of 1e-12 of its norms, which the config calls mmengine.LN."""
     model = randomise(MODELS.build(nepa()))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / "x.pth")
@@ -127,7 +127,7 @@ def test_a_checkpoint_tells_all_of_its_encoder(tmp_path):
     torch.testing.assert_close(encoder(images), model.extract_feat(images)[0][:, 1:])
 
 
-def test_refusals():
+def test_unsupported_settings_are_refused():
     with pytest.raises(ValueError, match=r"drop_rate=0.1 was given .* NextEmbedding predicts"):
         MODELS.build(nepa(drop_rate=0.1))
     config = nepa()

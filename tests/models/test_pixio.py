@@ -63,7 +63,7 @@ def ours(tensors, add):
     return renamed
 
 
-def test_pixios_numbers():
+def test_the_numbers_equal_those_of_pixios_code():
     golden = load_file(ROOT / "tests" / "golden" / "pixio.safetensors")
     weights, gradients = (
         ours({n.removeprefix(p): v for n, v in golden.items() if n.startswith(p)}, add)

@@ -100,7 +100,7 @@ def test_outputs_and_every_gradient_equal_those_of_mmpretrains(seed):
             assert error <= 1e-10 * grads[name].abs().max(), name
 
 
-def test_exactly_the_visible_tokens_move_a_prediction():
+def test_a_prediction_depends_on_exactly_the_visible_tokens():
     model = build()
     drawn = model.objective.mask(model.backbone.grid, 1, torch.Generator().manual_seed(0))
     for moved in moved_tokens(model, 0):

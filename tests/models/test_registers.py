@@ -44,7 +44,7 @@ def dense_reach(drawn, encoder, decoder):
 
 @pytest.mark.parametrize("mask_tokens", [False, True])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_exactly_the_allowed_tokens_move_a_prediction(pair, mask_tokens):
+def test_a_prediction_depends_on_exactly_the_allowed_tokens(pair, mask_tokens):
     """Compare measured gradients with the dense mask; none comes from a target."""
     mask, target = PAIRS[pair]
     if mask_tokens and pair not in ("shown", "hidden_blocks"):

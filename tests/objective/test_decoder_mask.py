@@ -97,7 +97,7 @@ def seen_by_hand(mask, sources):
 
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_exactly_what_both_masks_reach_moves_a_prediction(pair, registers):
+def test_a_prediction_depends_on_exactly_the_tokens_that_both_masks_allow(pair, registers):
     """Registers pass on what the first token of the sequence sees, in encoder and decoder."""
     (mask, target), grid = PAIRS[pair], replace(GRID, extra=registers, registers=registers)
     if pair == "a decoder that sees more":
@@ -165,7 +165,7 @@ class Short(TokenCausal):
         (RandomShown(), Near(), r"has a predicate \(`attend`\) and is random"),
     ],
 )
-def test_masks_that_a_decoder_cannot_have(mask, decoder, message):
+def test_masks_that_do_not_fit_a_decoder_are_refused(mask, decoder, message):
     with pytest.raises(ValueError, match=message):
         certify_objective(WithDecoderMask(mask, decoder), MaskedPatches(), GRID)
 
