@@ -50,6 +50,9 @@ def test_a_row_is_an_objective_over_its_seeds_and_references_come_first(results)
     assert results.names() == [RAW, RANDOM, f"{SCRATCH}, full attention", "xtra", "mae"]
     rows = [line.split(" | ") for line in results.table().splitlines()]
     assert rows[5][:5] == ["| xtra", "2", "6,400", "", "2"] and rows[5][5].startswith("45.0 (43.0")
+    assert rows[5][-1] == "51.0 (49.0 to 53.0) |"
+    results.record("xtra", 2, linear=45.0)
+    assert "| 51.0 (49.0 to 53.0), 2 seeds |" in results.table().splitlines()[5]
     results.state["mflops"] = dict(xtra=100)
     assert results.table().splitlines()[5].split(" | ")[3] == "1.9"  # 3 x 100 MFLOP x 6,400
 

@@ -135,11 +135,19 @@ class Results:
             cells = [name, str(len(runs)), f"{images:,}" if images else ""]
             cells += [self._tflop(name)]
             cells += [f"{sum(minutes) / len(minutes):.0f}" if minutes else ""]
-            intervals = [self.probe(name, probe) for probe in PROBES]
-            intervals += [self.tuned(name, labels) for labels in self.tune_labels()]
-            cells += [str(value) if value else "" for value in intervals]
+            cells += [self._cell([run.get(probe) for run in runs]) for probe in PROBES]
+            tuned = [run.get("tuned", {}) for run in runs]
+            cells += [self._cell([t.get(str(n)) for t in tuned]) for n in self.tune_labels()]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
+
+    def _cell(self, accuracies: list[float | None]) -> str:
+        """Return an interval, and the number of its seeds if some of the row are missing."""
+        count = len(accuracies) - accuracies.count(None)
+        if not count:
+            return ""
+        seeds = f", {count} seed{'s' * (count > 1)}" if count < len(accuracies) else ""
+        return f"{self._interval(accuracies)}{seeds}"
 
     def _tflop(self, name: str) -> str:
         """Return the cost of a pretraining run: the backward pass costs two forward passes."""
