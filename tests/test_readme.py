@@ -15,6 +15,7 @@ from test_mmpretrain_benchmarks import AT_256, OURS, POOLED
 
 from xtra_toolkit import registry
 from xtra_toolkit.cli import main
+from xtra_toolkit.comparison.results import RANDOM, RAW, Results
 from xtra_toolkit.registry import MASKS
 
 CONFIGS = ROOT / "mmconfigs"
@@ -113,3 +114,14 @@ def test_every_name_of_the_package_that_is_given_exists(page, registered):
         known = last in registered or f"class {last}(" in defined or last == "mmconfigs"
         if not (known or hasattr(importlib.import_module(module), last)):
             importlib.import_module(name)
+
+
+def test_the_figures_of_cifar10_are_those_of_the_comparison():
+    results = Results(DOCS / "compare.json")
+    text = " ".join(README.read_text().split())
+    for label, name in (("MAE", "mae"), ("AIM", "aim"), ("XTRA", "xtra")):
+        assert f"{label} {results.probe(f'cifar10_{name}', 'linear').mean:.1f} %" in text
+    random, raw = (results.probe(name, "linear").mean for name in (RANDOM, RAW))
+    nearest = results.probe(RAW, "nearest").mean
+    sentence = f"a random encoder {random:.1f} %, raw pixels {raw:.1f} % (kNN: {nearest:.1f} %"
+    assert sentence in text
