@@ -90,6 +90,7 @@ class LatentRegressor(Decoder):
     """
 
     outputs = 2
+    follows_decoder_mask = False
 
     def __init__(
         self,

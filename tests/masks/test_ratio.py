@@ -141,6 +141,7 @@ def test_without_mask_tokens_they_are_refused(per):
         (lambda: RandomShown(dict(low=0, high=0.5)), "0 < low <= high <= 1 is required"),
         (lambda: RandomShown(dict(low=0.6, high=0.5)), "from low=0.6 to high=0.5 was given"),
         (lambda: RandomShown(dict(EVEN, mean=0.5)), "give both, and std above 0, or leave both"),
+        (lambda: RandomShown(dict(low=0.5, high=1, mean=0, std=0.05)), "practically never reach"),
         (lambda: RandomShown(dict(EVEN, per="token")), "valid: image, batch"),
         (lambda: RandomShown(dict(lowest=0.5)), "cannot be drawn from {'lowest': 0.5}"),
         (lambda: RandomShown(MAR)(PatchGrid(4, 4)), "shows no patch .*, or with a class token"),

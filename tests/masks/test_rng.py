@@ -80,6 +80,14 @@ def test_masks_are_uniform():
     assert chisquare(torch.tensor(firsts).unique(return_counts=True)[1]).pvalue > 0.001
 
 
+def test_numbers_of_heads_are_separate_and_share_those_of_the_step():
+    one, other = (head_rng(gen([seed])).shared.rand(4) for seed in (1, 2))  # of two processes
+    assert torch.equal(one, other)
+    assert torch.equal(head_rng(gen([1, 2])).shared.rand(4), one)
+    assert not torch.equal(mask_rng(gen([1])).shared.rand(4), one)
+    assert not torch.equal(head_rng(gen([1], step=6)).shared.rand(4), one)
+
+
 def test_an_images_numbers_are_its_own_and_those_shared_are_the_steps():
     whole, alone = mask_rng(gen([3, 4, 5])), mask_rng(gen([5]))
     assert torch.equal(whole.rand(3, 2, 2)[2:], alone.rand(1, 2, 2))

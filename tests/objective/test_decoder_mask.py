@@ -18,6 +18,7 @@ from xtra_toolkit.masks import (
     TokenCausal,
     WithDecoderMask,
 )
+from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.registry import MASKS as REGISTRY
@@ -162,6 +163,8 @@ class Short(TokenCausal):
         (TokenCausal(), PrefixCausal(), "PrefixCausal draws at random, but the decoder's own mask"),
         (TokenCausal(), Short(), "Short does not name each token of .* once"),
         (RandomShown(), TokenCausal(), "`decoder_step` decreases from position"),
+        (WithDecoderMask(TokenCausal(), Near()), Bidirectional(), "of its own already"),
+        (TokenCausal(), WithDecoderMask(TokenCausal(), Near()), "has two masks"),
         (RandomShown(), Near(), r"has a predicate \(`attend`\) and is random"),
     ],
 )
@@ -173,6 +176,45 @@ def test_masks_that_do_not_fit_a_decoder_are_refused(mask, decoder, message):
 def test_a_decoder_with_attention_is_needed():
     with pytest.raises(ValueError, match="gives the decoder a mask of its own, and there is no"):
         pretrainer(AIMV2, "token", decoder=dict(heads=None))
+
+
+def test_a_neck_that_does_not_follow_the_decoders_mask_is_refused():
+    parts = dict(
+        backbone=dict(
+            type="xtra_toolkit.MaskedViT",
+            arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+            img_size=16,
+            patch_size=4,
+            final_norm=False,
+            registers=1,
+        ),
+        neck=dict(type="xtra_toolkit.PatchAggregation", memory_layers=[1, 2], depth=1, heads=2),
+        head=dict(type="xtra_toolkit.SharedHead", copies=2),
+    )
+    with pytest.raises(ValueError, match="which PatchAggregation does not follow"):
+        MaskTargetPretrainer(AIMV2, dict(type="xtra_toolkit.NextToken"), **parts)
+
+
+class Rarely(MaskFactory):
+    """Draw steps that decrease where `bad` is set, as a draw that was not sampled may."""
+
+    random, bad = True, False
+
+    def __call__(self, grid, batch=1, generator=None):
+        at = torch.arange(5)
+        step = torch.tensor([9, 0, 1, 2, 3]) if self.bad else at
+        return Mask(at, step.expand(batch, -1), context=at < 2)
+
+    for_features = __call__
+
+
+def test_a_draw_whose_steps_decrease_is_refused():
+    mask = Rarely()
+    objective = certify_objective(mask, NextToken(), PatchGrid(1, 5), (2, 2))
+    objective(1, torch.device("cpu"), torch.Generator())
+    mask.bad = True
+    with pytest.raises(RuntimeError, match="`step` of a draw of the mask decreases"):
+        objective(1, torch.device("cpu"), torch.Generator())
 
 
 def test_both_masks_are_shown():

@@ -27,7 +27,7 @@ class WithDecoderMask(MaskFactory):
             is random, the steps of the decoder's must not decrease along its order.
 
     Raises:
-        ValueError: The decoder's mask is random.
+        ValueError: The decoder's mask is random, or one of the two is a WithDecoderMask itself.
     """
 
     def __init__(self, mask: dict | MaskFactory, decoder: dict | MaskFactory):
@@ -62,6 +62,11 @@ class WithDecoderMask(MaskFactory):
 
     def with_decoder(self, mask: Mask, grid: PatchGrid) -> Mask:
         """Add to a draw of the encoder's mask what the decoder follows."""
+        if mask.own_decoder:
+            raise ValueError(
+                f"{type(self.mask).__name__} gives the decoder a mask of its own already; give "
+                "WithDecoderMask the mask of the encoder alone"
+            )
         step, attend = by_token(self.decoder, grid, mask.order.device)
         step = step[mask.order]
         if attend is None and (self.random or (step.diff() >= 0).all()):
@@ -78,7 +83,7 @@ def by_token(
     """Return (tokens,) the step of each token in a fixed mask, and (tokens, tokens) its predicate.
 
     Raises:
-        ValueError: The mask does not name each token once.
+        ValueError: The mask does not name each token once, or is two masks.
     """
     with torch.device("cpu"):
         mask = factory(grid).check(grid, type(factory).__name__)
@@ -86,6 +91,11 @@ def by_token(
         raise ValueError(
             f"{type(factory).__name__} does not name each token of {grid} once, so it cannot be "
             "the decoder's own mask"
+        )
+    if mask.own_decoder:
+        raise ValueError(
+            f"{type(factory).__name__} has two masks, and a decoder follows one; name the one that "
+            "it should follow"
         )
     position = mask.order.argsort()
     attend = None

@@ -50,6 +50,12 @@ class MaskRatio:
                 "0, or leave both out for a uniform distribution"
             )
         self.low, self.high, self.mean, self.std, self.per = low, high, mean, std, per
+        first, last = self._ends() if std is not None else (0, 1)
+        if first == last and low < high:
+            raise ValueError(
+                f"mean={mean} and std={std} were given for a mask ratio from {low} to {high}, "
+                "which they practically never reach; give a mean nearer to the range, or a larger std"
+            )
 
     @classmethod
     def of(cls, given: float | dict | None) -> "MaskRatio | None":
@@ -70,12 +76,15 @@ class MaskRatio:
         """Return the share below which a part ``u`` of all draws lies."""
         if self.std is None:
             return self.low + (self.high - self.low) * u
-        first, last = (
-            0.5 * (1 + math.erf((end - self.mean) / self.std / math.sqrt(2)))
-            for end in (self.low, self.high)
-        )
+        first, last = self._ends()
         normal = torch.special.ndtri(first + (last - first) * u)
         return (self.mean + self.std * normal).clamp(self.low, self.high)
+
+    def _ends(self) -> tuple[float, float]:
+        """Return which parts of the whole normal distribution lie below ``low`` and ``high``."""
+        scaled = ((end - self.mean) / self.std / math.sqrt(2) for end in (self.low, self.high))
+        first, last = (0.5 * (1 + math.erf(value)) for value in scaled)
+        return first, last
 
     def most(self, tokens: int) -> int:
         """Return how many of the tokens are hidden under the largest share."""

@@ -93,7 +93,8 @@ class CounterRNG(MaskRNG):
 
     def separate(self) -> "CounterRNG":
         """Return numbers of the same images that are independent of these."""
-        return CounterRNG(CounterRNG(self.seeds ^ signed(SEPARATE)).bits(*self.seeds.shape))
+        seeds = CounterRNG(self.seeds ^ signed(SEPARATE)).bits(*self.seeds.shape)
+        return CounterRNG(seeds, None if self._shared is self else self._shared.separate().seeds)
 
     def randint(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
         """Draw as torch.randint, from the highest 32 bits."""

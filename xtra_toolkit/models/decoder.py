@@ -25,6 +25,10 @@ class Decoder(BaseModule):
     cross: bool = False
     """Set this to True if what the head reads attends to the encoder alone (CrossMAE)."""
 
+    follows_decoder_mask: bool = True
+    """Set this to False if the layers do not attend by the decoder's pattern of the plan. Such a
+    decoder is refused with a mask that gives the decoder a mask of its own."""
+
     memory_layers: tuple[int, ...] = ()
     """Name the outputs of the encoder that are read: 0 the embedded tokens, i the output of layer
     i. Empty: the last output, after the final norm."""

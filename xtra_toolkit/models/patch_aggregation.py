@@ -49,6 +49,8 @@ class PatchAggregation(Decoder):
         ValueError: The arguments fit no encoder, or hidden tokens are left out of it.
     """
 
+    follows_decoder_mask = False  # but the encoder's
+
     def __init__(
         self,
         memory_layers: Sequence[int],

@@ -128,6 +128,11 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
                 f"neck.type is {type(neck).__name__}; a decoder must be a subclass of "
                 "xtra_toolkit.models.Decoder, which declares what the pretrainer reads of it"
             )
+        if own and not neck.follows_decoder_mask:
+            raise ValueError(
+                f"{name} gives the decoder a mask of its own, which {type(neck).__name__} does not "
+                "follow; take a ViTDecoder or a CrossDecoder, or the encoder's mask alone"
+            )
         if own and not neck.num_layers:
             raise ValueError(f"{name} {NO_DECODER}")
         if hides and not neck.num_layers:

@@ -34,6 +34,7 @@ def compile_plan(mask: Mask, links: list[Links], grid: PatchGrid, bounds: Bounds
     """
     order, num_computed = torch.atleast_2d(mask.order), bounds.num_computed
     _assert_tokens(order, grid)
+    _assert_steps(mask)
     encoded = _encoded_positions(mask, bounds)
     output_positions = None
     if bounds.output_positions is not None:
@@ -112,6 +113,17 @@ def _assert_tokens(order: Tensor, grid: PatchGrid) -> None:
         ((order >= 0) & (order <= last)).all(),
         f"a draw of the mask names a token that does not exist; `order` must hold 0 to {last}",
     )
+
+
+def _assert_steps(mask: Mask) -> None:
+    for field in ("step", "decoder_step"):
+        value = getattr(mask, field)
+        if value is not None:
+            torch._assert_async(
+                (value.diff(dim=-1) >= 0).all(),
+                f"`{field}` of a draw of the mask decreases along the sequence, so a position "
+                "would attend to later ones",
+            )
 
 
 def _hidden(mask: Mask, bounds: Bounds) -> Tensor | None:
