@@ -54,7 +54,7 @@ class MaskRatio:
         if first == last and low < high:
             raise ValueError(
                 f"mean={mean} and std={std} were given for a mask ratio from {low} to {high}, "
-                "which they practically never reach; give a mean nearer to the range, or a larger std"
+                "which they practically never reach; give a mean nearer to it, or a larger std"
             )
 
     @classmethod
