@@ -159,8 +159,11 @@ class Results:
         return [line for name in self.state["plan"]["images"] for line in self._sentences(name)]
 
     def _sentences(self, name: str) -> list[str]:
-        references = {other: self.probe(other, "linear") for other in (RAW, RANDOM)}
-        lines = [self._sentence(f"{name}, linear probe", self.probe(name, "linear"), references)]
+        lines = []
+        for probe, label in PROBES.items():
+            references = {other: self.probe(other, probe) for other in (RAW, RANDOM)}
+            title = f"{name}, {label}" if probe == "nearest" else f"{name}, {label} probe"
+            lines.append(self._sentence(title, self.probe(name, probe), references))
         scratch = [other for other in self.names() if other.startswith(SCRATCH)]
         for labels in self.tune_labels():
             references = {other: self.tuned(other, labels) for other in scratch}

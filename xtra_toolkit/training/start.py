@@ -244,5 +244,5 @@ def closing(run: Run, write_report: Callable[[Path], Path | None]) -> Iterator[s
         yield f"report       {report}"
     data = run.cfg.train_dataloader.dataset.get("data_root") or "FOLDER"
     if run.model is not None:
-        yield f"next         xtra features {checkpoint} {data} --out features.npy"
+        yield f"next         xtra features {checkpoint} {data} --out features.safetensors"
         yield f'in Python    encoder, transform = xtra_toolkit.load("{checkpoint}")'
