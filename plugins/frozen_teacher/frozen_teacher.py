@@ -140,7 +140,7 @@ class FrozenTeacher(WrappedTarget):
         """Return the inner target's predictions, or one of each token from its own position."""
         if not self.everywhere:
             return super().links(mask, grid)
-        if grid.placed != 1 or not hasattr(self.frozen, "tokenizer"):
+        if grid.placed != 1 or not self.gives_weights:
             raise ValueError(
                 "everywhere=True predicts the features of the class token, too; set "
                 "backbone.with_cls_token=True, and take mmpretrain.CLIPGenerator as the teacher"
@@ -148,18 +148,18 @@ class FrozenTeacher(WrappedTarget):
         position = torch.arange(len(mask)).view(1, -1, 1)
         return [Links(position, position, sees_target=True)]
 
+    @property
+    def gives_weights(self) -> bool:
+        """Return whether the teacher is a CLIPGenerator, which returns its attention."""
+        return hasattr(self.frozen, "tokenizer")
+
     @torch.no_grad()
     def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Return the attention of CLIP's class token to each patch, (B, tokens), of (B, C, H, W).
 
         Raises:
-            ValueError: The teacher is another than CLIPGenerator, or does not fit the grid.
+            ValueError: The teacher has another number of patches than the grid.
         """
-        if not hasattr(self.frozen, "tokenizer"):
-            raise ValueError(
-                f"the teacher {self.name} gives no attention to draw a mask by; take "
-                "mmpretrain.CLIPGenerator, or the mask RandomShown"
-            )
         attention = self.frozen(self.inputs(images))[1][:, 0, 1:]
         if attention.shape[1] != grid.tokens:
             raise ValueError(

@@ -151,6 +151,7 @@ def test_no_prediction_sees_a_hidden_patch(vqkd):
         ("neck", dict(memory_layers=[3]), r"PatchAggregation reads two layers"),
         ("neck", dict(heads=5), r"whose heads divide the width 24"),
         ("backbone", dict(with_cls_token=False), r"needs mask tokens and a class token"),
+        ("backbone", dict(with_cls_token=False, registers=1), r"mask tokens and a class token"),
         ("backbone", dict(mask_tokens=False), r"set backbone.mask_tokens=True"),
         ("backbone", dict(final_norm=True), r"before the encoder's final norm"),
         ("head", dict(copies=5), r"SharedHead\(copies=5\) was given outputs of 48 values"),

@@ -1,5 +1,7 @@
 """MILAN: parity with MMPretrain's, with a drawn CLIP as the teacher, in float64; and its mask."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import frozen_teacher
@@ -10,8 +12,10 @@ from mmpretrain.models.utils.clip_generator_helper import CLIP
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.masks import RandomShown
+from xtra_toolkit.masks import RandomShown, mask_rng
 from xtra_toolkit.masks.random_shown import visible_first
+from xtra_toolkit.registry import MASKS
+from xtra_toolkit.targets import SumOfTargets, WrappedTarget
 from xtra_toolkit.testing import check_mask
 
 CONFIG = Path(__file__).parent / "milan_vit-b16.py"
@@ -180,7 +184,7 @@ def test_registers_are_left_out(clip):
 def test_unsupported_settings_are_refused(clip):
     with pytest.raises(ValueError, match=r"set backbone.with_cls_token=True"):
         our_model(clip, with_cls_token=False)
-    with pytest.raises(ValueError, match="gives none; take a target that has `weights`"):
+    with pytest.raises(ValueError, match="gives none; take a target that gives weights"):
         our_model(clip, target=dict(type="xtra_toolkit.MaskedPatches"))
     with pytest.raises(ValueError, match="has 16 patches, and a grid of 2×2"):
         our_model(clip).target_generator.weights(
@@ -192,9 +196,48 @@ def test_the_conformance_kit_takes_the_mask():
     check_mask(dict(type="xtra_toolkit.AttentionShown"), dict(type=WithWeights))
 
 
+def test_a_wrapped_target_and_a_sum_hand_the_weights_on():
+    images, grid = torch.zeros(3, 3, 16, 16), PatchGrid(4, 4, (4, 4))
+    patches = dict(type="xtra_toolkit.MaskedPatches")
+    for target in (WrappedTarget(WithWeights()), SumOfTargets([patches, WithWeights()])):
+        assert target.gives_weights and target.weights(images, grid).shape == (3, 16)
+    assert not WrappedTarget(patches).gives_weights
+
+
+class Uncounted(frozen_teacher.AttentionShown):
+    """All tokens are visible to the loss, and the context of an image is drawn."""
+
+    def __call__(self, grid, batch=1, generator=None, weights=None):
+        mask = super().__call__(grid, batch, generator, weights)
+        some = mask_rng(generator).rand(batch, len(mask)) < 0.3
+        return replace(mask, context=torch.atleast_2d(mask.visible) | some)
+
+
+def test_a_weighted_mask_whose_number_of_links_varies_is_refused():
+    parts = dict(
+        backbone=dict(
+            type="xtra_toolkit.MaskedViT",
+            arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+            img_size=16,
+            patch_size=4,
+        ),
+        neck=dict(type="xtra_toolkit.ViTDecoder", width=16, depth=1, heads=2),
+        head=dict(type="xtra_toolkit.PredictionHead"),
+    )
+    MASKS.register_module(module=Uncounted, force=True)
+    for mask, refused in ((Uncounted, True), (frozen_teacher.AttentionShown, False)):
+        config = dict(parts, mask=dict(type=mask.__name__), target_generator=dict(type=WithWeights))
+        with (
+            pytest.raises(ValueError, match="counted without images") if refused else nullcontext()
+        ):
+            MODELS.build(dict(config, type="xtra_toolkit.MaskTargetPretrainer"))
+
+
 @MODELS.register_module()
 class WithWeights(frozen_teacher.WrappedTarget):
     """Hidden patches, with weights for the mask."""
+
+    gives_weights = True
 
     def __init__(self):
         super().__init__(dict(type="xtra_toolkit.MaskedPatches"))

@@ -18,6 +18,7 @@ sys.path.insert(0, str(TOKENIZER))
 import context_autoencoder  # noqa: E402
 import frozen_teacher  # noqa: E402, F401, registers
 
+from xtra_toolkit.targets import WrappedTarget  # noqa: E402
 from xtra_toolkit.testing.gradients import moved_tokens  # noqa: E402
 from xtra_toolkit.visualization.objectives.cost import flops  # noqa: E402
 
@@ -203,8 +204,10 @@ def test_unsupported_settings_are_refused(dalle):
         our_model(dalle, neck=dict(heads=5))
     with pytest.raises(ValueError, match=r"reads=\[0\] was given for 2 heads"):
         our_model(dalle, head=dict(reads=[0]))
-    for reads in (None, [0, 2]):
+    for reads in (None, [0, 2], [0, 0]):  # the last one leaves an output unread
         with pytest.raises(ValueError, match=r"returns 2 output\(s\); take a SumOfHeads"):
             our_model(dalle, head=dict(reads=reads))
+    with pytest.raises(ValueError, match="HiddenLatents computes values that depend on what"):
+        WrappedTarget(context_autoencoder.HiddenLatents())
     with pytest.raises(ValueError, match="an OutputHead compares them as they are"):
         context_autoencoder.OutputHead(shapes=[(4, 5)])

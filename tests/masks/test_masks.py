@@ -154,7 +154,8 @@ def test_a_row_that_sees_nothing_is_refused():
         (dict(block_size=4), "must be a dict with a `type`"),
         (dict(type="BlockCausal"), "cannot be made of {}.*block_size"),
         (dict(type="BlockCausal", block_size=2, order="snake"), "valid: 'raster', 'random'"),
-        (dict(type="RandomShown", mask_ratio=75), "must lie between 0 and 1"),
+        (dict(type="RandomShown", mask_ratio=75), "it is a number between 0 and 1, or a dict"),
+        (dict(type="RandomShown", mask_ratio=None), "mask_ratio=None was given"),
     ],
 )
 def test_bad_configs(config, sentence):

@@ -179,20 +179,24 @@ def test_a_decoder_with_attention_is_needed():
 
 
 def test_a_neck_that_does_not_follow_the_decoders_mask_is_refused():
+    hidden = dict(type="xtra_toolkit.HiddenBlocks", num_hidden=4, min_block=1)
     parts = dict(
+        mask=own(hidden, dict(type="xtra_toolkit.Bidirectional")),
+        target_generator=dict(type="xtra_toolkit.MaskedPatches"),
         backbone=dict(
             type="xtra_toolkit.MaskedViT",
             arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
             img_size=16,
             patch_size=4,
+            with_cls_token=True,
+            mask_tokens=True,
             final_norm=False,
-            registers=1,
         ),
         neck=dict(type="xtra_toolkit.PatchAggregation", memory_layers=[1, 2], depth=1, heads=2),
         head=dict(type="xtra_toolkit.SharedHead", copies=2),
     )
     with pytest.raises(ValueError, match="which PatchAggregation does not follow"):
-        MaskTargetPretrainer(AIMV2, dict(type="xtra_toolkit.NextToken"), **parts)
+        MaskTargetPretrainer(**parts)
 
 
 class Rarely(MaskFactory):

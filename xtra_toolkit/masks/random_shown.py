@@ -35,8 +35,11 @@ class RandomShown(MaskFactory):
 
     def __init__(self, mask_ratio: float | dict = 0.75, block_size: int | tuple[int, int] = 1):
         self.drawn = MaskRatio.of(mask_ratio)
-        if self.drawn is None and not 0 < mask_ratio < 1:
-            raise ValueError(f"mask_ratio={mask_ratio} was given; it must lie between 0 and 1")
+        number = isinstance(mask_ratio, int | float)
+        if self.drawn is None and not (number and 0 < mask_ratio < 1):
+            raise ValueError(
+                f"mask_ratio={mask_ratio!r} was given; it is a number between 0 and 1, or a dict"
+            )
         self.mask_ratio, self.block_size = mask_ratio, pair(block_size)
 
     def __call__(

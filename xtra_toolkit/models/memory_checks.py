@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from xtra_toolkit.models.decoder import Decoder
+from xtra_toolkit.models.prediction_head import PredictionHead
+from xtra_toolkit.models.sum_of_heads import SumOfHeads
 from xtra_toolkit.objective.compiler import Outline
 from xtra_toolkit.objective.links import drop_context, gather_positions
 
@@ -48,15 +50,15 @@ def check_memory(neck: Decoder, backbone: nn.Module, outline: Outline) -> None:
                 )
 
 
-def check_reads(neck: Decoder | None, head: nn.Module) -> None:
-    """Check that each head reads an output that the decoder returns; raise a ValueError if not."""
-    outputs, reads = 1 if neck is None else neck.outputs, getattr(head, "reads", None)
-    if (reads is None) != (outputs == 1) or not set(reads or ()) <= set(range(outputs)):
+def check_reads(neck: Decoder | None, head: PredictionHead | SumOfHeads) -> None:
+    """Check that the heads read all outputs that the decoder returns; raise a ValueError if not."""
+    outputs, reads = 1 if neck is None else neck.outputs, head.reads
+    if set(reads or ()) != set(range(outputs) if outputs > 1 else ()):
         raise ValueError(
             f"head.reads={reads} was given, and the decoder returns {outputs} output(s); "
             + (
                 "leave reads out"
                 if outputs == 1
-                else f"take a SumOfHeads, and give each head an index from 0 to {outputs - 1}"
+                else f"take a SumOfHeads, and name each index from 0 to {outputs - 1} once or more"
             )
         )

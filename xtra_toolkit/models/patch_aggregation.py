@@ -74,7 +74,7 @@ class PatchAggregation(Decoder):
                 "PatchAggregation reads two layers, the last one second, and has a layer or more, "
                 f"whose heads divide the width {in_channels}"
             )
-        if has_masked_tokens or positioned or not grid.extra:
+        if has_masked_tokens or positioned or not grid.placed:
             raise ValueError(
                 "PatchAggregation needs mask tokens and a class token in the encoder, and a target "
                 "without positions of its own; set backbone.mask_tokens=True and "

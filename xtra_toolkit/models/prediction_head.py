@@ -101,6 +101,9 @@ class PredictionHead(BaseModule):
     """Set this to True in a subclass whose loss draws random numbers, by :meth:`draw`. Its
     predictions are then no values that could be drawn as a picture."""
 
+    reads: list[int] | None = None
+    """Which output of a decoder each head reads; only ``SumOfHeads`` has several heads."""
+
     def __init__(
         self,
         hidden: int | None = None,

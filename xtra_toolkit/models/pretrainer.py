@@ -85,6 +85,12 @@ class MaskTargetPretrainer(BaseSelfSupervisor):
         if neck is not None:
             width, layers = neck.width, neck.num_layers
         objective = outline.certify((backbone.num_layers, layers)).or_raise()
+        if objective.weighted and not all(objective.bounds.all_in_loss):
+            raise ValueError(
+                f"{objective.name}: the mask draws by weights of the images, and the number of "
+                "links in the loss differs between draws; it is counted without images, so all "
+                "links must be in the loss (`context` and `visible` at the same positions)"
+            )
         head = _build_head(head, target, objective, width)
         check_reads(neck, head)
         super().__init__(

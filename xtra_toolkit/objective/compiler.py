@@ -144,11 +144,11 @@ def compile_objective(
     """
     samples: list[Mask] = []
     try:
-        if mask.weighted and type(target).weights is Target.weights:
+        if mask.weighted and not target.gives_weights:
             raise ValueError(
                 f"{type(mask).__name__} draws by weights that the target computes of the images, "
-                f"and {type(target).__name__} gives none; take a target that has `weights`, or "
-                "RandomShown"
+                f"and {type(target).__name__} gives none; take a target that gives weights, or the "
+                "mask RandomShown"
             )
         with torch.device("cpu"):
             samples = draw_samples(mask, grid, mask_tokens)

@@ -190,7 +190,8 @@ class MaskFactory:
     weighted: bool = False
     """Set this to True if the mask draws by numbers that the target computes of the images. Its
     ``__call__`` then takes them as a fourth argument, ``weights`` (batch, tokens), which is None
-    where there are no images; see ``Target.weights``."""
+    where there are no images; see ``Target.weights``. How many links count must not depend on
+    them, since these are counted without images."""
 
     def __call__(
         self, grid: PatchGrid, batch: int = 1, generator: torch.Generator | None = None

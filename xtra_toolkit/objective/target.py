@@ -23,6 +23,9 @@ class Target(nn.Module):
     """Set this to True if :meth:`values` returns the probabilities of V classes for each token, for
     the loss 'soft_cross_entropy'."""
 
+    gives_weights: bool = False
+    """Set this to True if :meth:`weights` is implemented, by which a mask may draw (MILAN)."""
+
     normalises: bool = False
     """Set this to True if :meth:`normalise` removes the statistics of a unit. Continuation, which
     has to put them back (:meth:`restore`), reads it."""
@@ -84,7 +87,8 @@ class Target(nn.Module):
     def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Return (B, tokens) weights of the patches, not below 0, by which a mask draws (MILAN).
 
-        It is called in each step, without gradients, if the mask sets ``MaskFactory.weighted``.
+        It is called in each step, without gradients, if the mask sets ``MaskFactory.weighted``,
+        which needs :attr:`gives_weights`.
         """
         raise NotImplementedError(f"{type(self).__name__} gives no weights")
 

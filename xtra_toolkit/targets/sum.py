@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.objective.links import Links
@@ -45,6 +45,11 @@ class SumOfTargets(Target):
         return all(target.local for target in self.targets)
 
     @property
+    def gives_weights(self) -> bool:
+        """Return whether a target gives weights for the mask."""
+        return any(target.gives_weights for target in self.targets)
+
+    @property
     def needs_hooks(self) -> tuple[str, ...]:
         """Return the names of the hooks that the targets need."""
         return tuple(name for target in self.targets for name in target.needs_hooks)
@@ -53,6 +58,10 @@ class SumOfTargets(Target):
         """Hand the encoder on."""
         for target in self.targets:
             target.bind(backbone)
+
+    def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
+        """Return the weights of the first target that gives some, (B, tokens)."""
+        return next(t for t in self.targets if t.gives_weights).weights(images, grid)
 
     def links(self, mask: Mask, grid: PatchGrid) -> list[Links]:
         """Return the predictions of all targets, in their order."""

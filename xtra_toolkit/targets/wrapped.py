@@ -12,14 +12,24 @@ from xtra_toolkit.targets.build import build_target
 class WrappedTarget(Target):
     """Hand every member on to an inner target; a subclass overrides some.
 
+    The values of the inner target must not depend on the plan (``values_in_plan``).
+
     Args:
         target: Config of the inner target, which says what predicts what (NextBlock,
             MaskedPatches, ...).
+
+    Raises:
+        ValueError: The values of the inner target depend on the plan.
     """
 
     def __init__(self, target: dict | Target):
         super().__init__()
         self.target = build_target(target)
+        if type(self.target).values_in_plan is not Target.values_in_plan:
+            raise ValueError(
+                f"{type(self.target).__name__} computes values that depend on what the plan hides, "
+                f"which {type(self).__name__} would lose; take it alone, or in a SumOfTargets"
+            )
 
     @property
     def classes(self) -> bool:
@@ -35,6 +45,11 @@ class WrappedTarget(Target):
     def local(self) -> bool:
         """Return whether the inner target's values are local."""
         return self.target.local
+
+    @property
+    def gives_weights(self) -> bool:
+        """Return whether the inner target gives weights."""
+        return self.target.gives_weights
 
     @property
     def normalises(self) -> bool:
@@ -66,6 +81,10 @@ class WrappedTarget(Target):
     def values(self, images: Tensor, grid: PatchGrid) -> Tensor:
         """Compute (B, tokens, V) in raster order from images (B, C, height, width)."""
         return self.target.values(images, grid)
+
+    def weights(self, images: Tensor, grid: PatchGrid) -> Tensor:
+        """Return the weights by which a mask draws, (B, tokens)."""
+        return self.target.weights(images, grid)
 
     def normalise(self, values: Tensor) -> Tensor:
         """Return the values of links, (B, G, T * V), as the loss compares them."""
