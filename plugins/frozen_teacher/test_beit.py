@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from xtra_toolkit.grid import PatchGrid
-from xtra_toolkit.testing import check_target
+from xtra_toolkit.testing import check_steps, check_target
 from xtra_toolkit.testing.gradients import small_model
 
 CONFIG = Path(__file__).parent / "beit_vit-b16.py"
@@ -131,15 +131,8 @@ MEAN_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 def test_two_steps_of_the_config(dalle):
     model = our_model(dalle)
-    model.init_weights()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(2):
-        optimizer.zero_grad()
-        loss = model.loss(torch.randn(2, 3, 128, 128))["loss"]
-        loss.backward()
-        assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        optimizer.step()
-    assert loss.isfinite() and "as mask tokens" in model.objective.certificate
+    check_steps(model)
+    assert "as mask tokens" in model.objective.certificate
 
 
 def test_it_is_shown_without_memory(dalle):

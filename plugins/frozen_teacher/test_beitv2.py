@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from test_beit import MEAN_STD, ours_of
 
+from xtra_toolkit.testing import check_steps
 from xtra_toolkit.visualization.objectives import cost
 
 CONFIG = Path(__file__).parent / "beitv2_vit-b16.py"
@@ -106,15 +107,8 @@ def test_loss_and_every_gradient_equal_those_of_mmpretrain(seed, vqkd):
 
 def test_the_config_trains_for_two_steps(vqkd):
     model = our_model(vqkd)
-    model.init_weights()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(2):
-        optimizer.zero_grad()
-        loss = model.loss(torch.randn(2, 3, 64, 64))["loss"]
-        loss.backward()
-        assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        optimizer.step()
-    assert loss.isfinite() and "as mask tokens" in model.objective.certificate
+    check_steps(model)
+    assert "as mask tokens" in model.objective.certificate
 
 
 def test_the_model_is_built_on_the_meta_device(vqkd):

@@ -20,7 +20,7 @@ from xtra_toolkit.masks.rng import StepGenerator
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiler import certify_objective
 from xtra_toolkit.targets import MaskedPatches
-from xtra_toolkit.testing import check_mask
+from xtra_toolkit.testing import check_mask, check_steps
 from xtra_toolkit.testing.gradients import moved_tokens, small_model
 from xtra_toolkit.visualization.objectives.view import View, row_of
 from xtra_toolkit.visualization.predictions.image_columns import columns
@@ -279,12 +279,5 @@ def small(config):
 @pytest.mark.parametrize("config", sorted(HERE.glob("*_vit-b16.py")), ids=lambda p: p.stem)
 def test_the_configs_train_for_two_steps(config):
     model = small(config)
-    model.init_weights()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(2):
-        optimizer.zero_grad()
-        loss = model.loss(torch.randn(2, 3, 32, 32))["loss"]
-        loss.backward()
-        assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        optimizer.step()
-    assert loss.isfinite() and "none sees its target" in model.objective.certificate
+    check_steps(model)
+    assert "none sees its target" in model.objective.certificate

@@ -8,12 +8,14 @@
 A violation raises an AssertionError whose message tells what to do. The masks and targets of this
 package pass the same checks.
 
-:func:`audit` and :func:`assert_no_leak` test models that are not built with this package.
+:func:`check_steps` trains a whole model for two steps. :func:`audit` and :func:`assert_no_leak`
+test models that are not built with this package.
 """
 
 from xtra_toolkit.testing.audit import Audit, assert_no_leak, audit
 from xtra_toolkit.testing.gradients import Moved, moved_tokens, small_model
 from xtra_toolkit.testing.masks import check_mask
+from xtra_toolkit.testing.steps import check_steps
 from xtra_toolkit.testing.targets import check_target
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "assert_no_leak",
     "audit",
     "check_mask",
+    "check_steps",
     "check_target",
     "moved_tokens",
     "small_model",
