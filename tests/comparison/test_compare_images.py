@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xtra_toolkit.comparison.images import fit, pack
+from xtra_toolkit.comparison.images import SPLITS, fit, pack
 from xtra_toolkit.data import PackedImages
 
 
@@ -35,6 +35,18 @@ def test_a_packed_image_keeps_its_colour_and_its_label(folder, tmp_path):
             expected = [(0, 0, 250), (250, 0, 0)][sample["gt_label"]]
             assert sample["img"].shape == (8, 8, 3) and (sample["img"] == expected).all()
     assert json.loads((packed / "packed.json").read_text())["images"] == dict(train=6, test=4)
+
+
+def test_held_out_images_are_training_images_that_are_not_trained_on(tmp_path):
+    for split, first, count in (("train", 0, 10), ("test", 100, 3)):
+        for i in range(first, first + count):
+            save(tmp_path / "photos" / split / "grey" / f"{i}.png", (i, i, i))
+    packed = pack(str(tmp_path / "photos"), tmp_path / "out", size=8, held_out=4)
+    seen, tested = (np.load(packed / f"{split}_images.npy")[:, 0, 0, 0] for split in SPLITS)
+    assert len(tested) == 4 and sorted([*seen, *tested]) == list(range(10))
+    assert json.loads((packed / "packed.json").read_text())["images"] == dict(train=6, test=4)
+    with pytest.raises(ValueError, match=r"10 training images were to be held out.*has 10"):
+        pack(str(tmp_path / "photos"), tmp_path / "out", size=8, held_out=10)
 
 
 def test_packed_images_are_shuffled_so_that_the_first_ones_are_a_fair_sample(folder, tmp_path):

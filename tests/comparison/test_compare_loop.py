@@ -99,6 +99,35 @@ def test_every_row_has_its_figures_and_no_figure_is_measured_twice(
     assert results.path.stat().st_mtime_ns == before
 
 
+def test_a_setting_is_varied_and_judged_by_held_out_images(arguments, tmp_path, monkeypatch):
+    given = {}
+
+    def record(config, work, options, overrides=()):
+        given[work.name] = overrides
+        return untrained(config, work, options)
+
+    monkeypatch.setattr(compare, "pretrain", record)
+    monkeypatch.setattr("xtra_toolkit.cli.report.write_page", lambda runs, out: None)
+    monkeypatch.setattr("xtra_toolkit.visualization.report.runs.find_runs", list)
+    rate = "optim_wrapper.optimizer.lr=0.001"
+    arguments[arguments.index("--tune-epochs") + 1] = "0"
+    done = CliRunner().invoke(main, [*arguments, "--vary", rate, "--hold-out", "16"])
+    assert done.exit_code == 0, done.output
+    varied = {name for name, options in given.items() if options == [rate]}
+    assert varied == {"tokens-lr=0.001_seed0", "prefix-lr=0.001_seed0"} and len(given) == 4
+    page = (tmp_path / "out" / "compare.md").read_text()
+    assert "# tokens, prefix on photos" in page and "16 held-out training images" in page
+    assert f"--vary {rate} --hold-out 16" in page
+    assert "- tokens, lr=0.001, linear probe" in page and "within noise of tokens." in page
+
+
+def test_images_are_not_held_out_from_a_config_that_reads_files(arguments):
+    given = ["compare", "xtra_vit-ti16", *arguments[3:], "--hold-out", "16"]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code != 0
+    assert "would see the images that are held out. Hold out none" in " ".join(done.output.split())
+
+
 def test_too_few_images_are_refused_before_anything_is_measured(arguments, tmp_path):
     arguments[arguments.index("--images") + 1] = "40"
     done = CliRunner().invoke(main, arguments)

@@ -16,9 +16,8 @@ from xtra_toolkit.visualization.objectives.build import build
 from xtra_toolkit.visualization.objectives.cost import flops
 
 SMALL = Path(__file__).parents[2] / "mmconfigs" / "small"
-CONFIGS = planning.read_configs(
-    [str(SMALL / f"cifar10_{name}.py") for name in ("xtra", "aim", "mae")], ()
-)
+NAMES = [str(SMALL / f"cifar10_{name}.py") for name in ("xtra", "aim", "mae")]
+CONFIGS = planning.read_configs(planning.options_of_rows(NAMES, ()))
 XTRA = CONFIGS["cifar10_xtra"]
 
 
@@ -99,6 +98,33 @@ def test_a_config_that_reads_files_gets_a_list_of_a_part_of_them(tmp_path, monke
 def test_a_run_with_the_wrong_data_or_too_few_images_is_refused(tmp_path, data, images, sentence):
     with pytest.raises(ValueError, match=sentence):
         run_options(XTRA, data, 50_000, images, tmp_path)
+
+
+def test_each_config_has_a_row_for_each_variation():
+    varied = ["optim_wrapper.optimizer.lr=0.001 model.mask.block_size=4", "model.mask.block_size=1"]
+    rows = planning.options_of_rows([NAMES[0]], ["randomness.seed=1"], varied)
+    assert list(rows) == [
+        "cifar10_xtra",
+        "cifar10_xtra, lr=0.001, block_size=4",
+        "cifar10_xtra, block_size=1",
+    ]
+    assert rows["cifar10_xtra"] == (Path(NAMES[0]), ["randomness.seed=1"])
+    configs = planning.read_configs(rows)
+    assert [config.model.mask.block_size for config in configs.values()] == [2, 4, 1]
+    lrs = [config.optim_wrapper.optimizer.lr for config in configs.values()]
+    assert lrs == [2e-3, 1e-3, 2e-3]
+
+
+@pytest.mark.parametrize(
+    ("varied", "sentence"),
+    [
+        (["model.mask.block_size"], "'model.mask.block_size' was given to vary; write KEY=VALUE"),
+        (["a.lr=1", "b.lr=1"], "Two rows have the name 'cifar10_xtra, lr=1'"),
+    ],
+)
+def test_a_variation_that_is_unclear_is_refused(varied, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        planning.options_of_rows([NAMES[0]], (), varied)
 
 
 def test_seeds_and_configs_may_be_added_and_nothing_else_changed(tmp_path):

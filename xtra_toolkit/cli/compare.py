@@ -55,6 +55,21 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     "-o", "--option", "overrides", multiple=True, metavar="KEY=VALUE", help="Change all configs."
 )
 @click.option(
+    "--vary",
+    "variations",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Add a row for each config with this setting changed. It may be repeated.",
+)
+@click.option(
+    "--hold-out",
+    "held_out",
+    type=click.IntRange(0),
+    default=0,
+    help="Hold out so many training images and test on them, to choose settings without looking "
+    "at the test images.",
+)
+@click.option(
     "--redraw",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Only write page and plots again, beside this JSON file of results.",
@@ -69,6 +84,9 @@ def compare(
     allows: 60 % of it goes to pretraining and 30 % to fine-tuning. The frozen encoders are probed
     by logistic regression, nearest neighbours and an attentive probe, and fine-tuned with a share
     of the labels. References are raw pixels, a random encoder and training from scratch.
+
+    To choose settings, vary one at a time and judge by held-out training images: --vary
+    optim_wrapper.optimizer.lr=0.001 --vary model.mask.block_size=4 --hold-out 5000.
 
     OUT receives compare.json after each measurement, with compare.md and compare.png drawn from
     it, compare_blocks.png if the configs differ in their block size, and report.html, the page of

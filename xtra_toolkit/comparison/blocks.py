@@ -22,9 +22,15 @@ def block_size(config: Config) -> int | None:
 
 
 def block_names(results: Results) -> dict[int, str]:
-    """Return the names of the objectives that have a linear probe, by rising block size."""
+    """Return the names of the objectives that have a linear probe, by rising block size.
+
+    Of several with the same block size, this is the first one.
+    """
     sizes = results.state.get("block_sizes", {})
-    found = {size: name for name, size in sizes.items() if results.probe(name, "linear")}
+    found = {}
+    for name, size in sizes.items():
+        if results.probe(name, "linear"):
+            found.setdefault(size, name)
     return dict(sorted(found.items()))
 
 

@@ -4,7 +4,7 @@ import json
 import shlex
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -52,7 +52,7 @@ class Comparison:
         count: Number of images in the training set.
         out: Folder that receives runs, results and report.
         results: Results, stored in ``out``.
-        overrides: ``KEY=VALUE`` options of the user, for pretraining.
+        options: ``KEY=VALUE`` options of the user for the pretraining of each config.
     """
 
     configs: dict[str, Config]
@@ -62,7 +62,7 @@ class Comparison:
     count: int
     out: Path
     results: Results
-    overrides: Sequence[str] = field(default_factory=tuple)
+    options: dict[str, list[str]]
 
     def run(self) -> None:
         """Measure the references, then all objectives with one seed after the other.
@@ -90,7 +90,7 @@ class Comparison:
 
     def checkpoint(self, name: str, seed: int) -> Path:
         """Pretrain a config, unless that is done, and return the checkpoint."""
-        work = self.out / "runs" / f"{name}_seed{seed}"
+        work = self.run_folder(name, seed)
         work.mkdir(parents=True, exist_ok=True)
         roots = {PACKED: str(self.packed[name].absolute())}
         if self.folder:
@@ -98,7 +98,7 @@ class Comparison:
         config, images = self.configs[name], self.plan.images[name]
         options = run_options(config, roots, self.count, images, work)
         options["randomness.seed"] = seed
-        path = pretrain(Path(config.filename), work, options, self.overrides)
+        path = pretrain(Path(config.filename), work, options, self.options[name])
         minutes = round(float((work / "seconds.txt").read_text()) / 60, 1)
         self.store(name, seed, images=images, minutes=minutes)
         return path
@@ -112,7 +112,7 @@ class Comparison:
 
     def measure_checkpoints(self, name: str, seed: int) -> None:
         """Measure loss and accuracy of all checkpoints, if the run kept several."""
-        kept = kept_checkpoints(self.out / "runs" / f"{name}_seed{seed}")
+        kept = kept_checkpoints(self.run_folder(name, seed))
         if len(kept) > 1 and "checkpoints" not in self.results.of(name, seed):
             train, test = self.labelled(name)
             train, test = train.first(LABELS), test.first(TESTED)
@@ -170,15 +170,21 @@ class Comparison:
         """Fine-tune with the first ``labels`` training images, and store the accuracy."""
         if self.is_tuned(name, seed, labels):
             return
-        packed = self.packed[Path(config.filename).stem]
+        packed = self.packed.get(name) or next(
+            iter(self.packed.values())
+        )  # from scratch: the first
         epochs = planning.epochs_for(labels, self.plan.tune_labels, self.plan.tune_epochs)
         options = dict(checkpoint=checkpoint, mask=mask, rate=self.plan.tune_rate, seed=seed)
         classifier = classifier_config(config, packed, np.arange(labels), epochs, **options)
-        slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
-        work = self.out / "runs" / f"tuned{labels}_{slug}_seed{seed}"
+        work = self.run_folder(f"tuned{labels}_{name}", seed)
         accuracy = round(fine_tune(classifier, work), 2)
         tuned = self.results.of(name, seed).get("tuned", {})
         self.store(name, seed, tuned=tuned | {str(labels): accuracy})
+
+    def run_folder(self, name: str, seed: int) -> Path:
+        """Return the folder of a run."""
+        slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
+        return self.out / "runs" / f"{slug}_seed{seed}"
 
     def is_tuned(self, name: str, seed: int, labels: int) -> bool:
         """Return whether the result of a fine-tuning run is stored."""
@@ -206,6 +212,8 @@ def start(
     tune: Sequence[float] = (0.1,),
     tune_epochs: int | None = None,
     overrides: Sequence[str] = (),
+    variations: Sequence[str] = (),
+    held_out: int = 0,
 ) -> Comparison:
     """Pack the images, plan the runs and return the comparison, or resume the one in ``out``.
 
@@ -213,13 +221,17 @@ def start(
 
     Raises:
         ValueError: ``out`` holds another comparison; a config, the data or the budget is invalid;
-            or fine-tuning needs more labels than there are packed images.
+            fine-tuning needs more labels than there are packed images; or images are held out and
+            a config reads files, among which they are.
     """
     MMLogger.get_instance("compare", log_level="ERROR")
-    configs = planning.read_configs(names, overrides)
+    rows = planning.options_of_rows(names, overrides, variations)
+    configs = planning.read_configs(rows)
     seconds = planning.parse_duration(budget)
     out.mkdir(parents=True, exist_ok=True)
-    packed = {name: _pack_for(config, data, out, labels) for name, config in configs.items()}
+    packed = {
+        name: _pack_for(config, data, out, labels, held_out) for name, config in configs.items()
+    }
     first = next(iter(configs))
     count = json.loads((packed[first] / "packed.json").read_text())["images"]["train"]
     available, tested = (len(np.load(packed[first] / f"{s}_labels.npy")) for s in ("train", "test"))
@@ -237,6 +249,7 @@ def start(
         labels=min(labels, count),
         tune_labels=tune_labels,
         tune_epochs=tune_epochs,
+        held_out=held_out,
     )
     if stored:
         plan.check(stored, out)
@@ -248,14 +261,15 @@ def start(
     about = dict(
         about_machine(),
         tested=tested,
-        command=_command(names, plan, equal, tune, overrides),
+        command=_command(names, plan, equal, tune, overrides, variations),
         plan=asdict(plan),
         mflops={n: round(sum(flops(build(config))) / 1e6) for n, config in configs.items()},
         block_sizes={n: size for n, config in configs.items() if (size := block_size(config))},
     )
     results = Results(out / "compare.json", **about)
     results.state |= about
-    return Comparison(configs, plan, packed, folder, count, out, results, overrides)
+    options = {name: options for name, (_, options) in rows.items()}
+    return Comparison(configs, plan, packed, folder, count, out, results, options)
 
 
 def _tune_labels(shares: Sequence[float], count: int, available: int) -> list[int]:
@@ -276,19 +290,31 @@ def _tune_labels(shares: Sequence[float], count: int, available: int) -> list[in
 
 
 def _command(
-    names: Sequence[str], plan: Plan, equal: str, tune: Sequence[float], overrides: Sequence[str]
+    names: Sequence[str],
+    plan: Plan,
+    equal: str,
+    tune: Sequence[float],
+    overrides: Sequence[str],
+    variations: Sequence[str],
 ) -> str:
     """Return the command that repeats a comparison."""
     images = next(iter(plan.images.values()))
     options = [f"--data {plan.data} --seeds {plan.seeds} --equal {equal} --images {images}"]
     options += [f"--labels {plan.labels}", *(f"--tune {share:g}" for share in tune)]
     options += [f"--tune-epochs {plan.tune_epochs}", *(f"-o {shlex.quote(o)}" for o in overrides)]
+    options += [f"--vary {shlex.quote(v)}" for v in variations]
+    options += [f"--hold-out {plan.held_out}"] if plan.held_out else []
     return " ".join(["xtra compare", *names, *options])
 
 
-def _pack_for(config: Config, data: str, out: Path, labels: int) -> Path:
+def _pack_for(config: Config, data: str, out: Path, labels: int, held_out: int) -> Path:
     """Pack all images, or only those of the probes if the config reads image files."""
     size, channels = config.model.backbone.img_size, config.model.backbone.get("in_channels", 3)
     reads_packed = config.train_dataloader.dataset.type == PACKED
+    if held_out and not reads_packed:
+        raise ValueError(
+            f"{config.filename} reads image files, so its pretraining would see the images that "
+            f"are held out. Hold out none, or set train_dataloader.dataset.type={PACKED}."
+        )
     limits = {} if reads_packed else dict(train=labels, test=labels)
-    return pack(data, out / "data", size, channels, limits)
+    return pack(data, out / "data", size, channels, limits, held_out)

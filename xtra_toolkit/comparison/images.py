@@ -23,7 +23,12 @@ ReadImage = Callable[[int], np.ndarray]  # from the index of an image to its pix
 
 
 def pack(
-    data: str, out: Path, size: int, channels: int = 3, limits: dict[str, int] | None = None
+    data: str,
+    out: Path,
+    size: int,
+    channels: int = 3,
+    limits: dict[str, int] | None = None,
+    held_out: int = 0,
 ) -> Path:
     """Pack a labelled data set once, in an order that a fixed seed shuffles.
 
@@ -37,6 +42,8 @@ def pack(
         channels: 3 for RGB, 1 for grey.
         limits: Greatest number of packed images by split. Splits that are not named are packed
             whole.
+        held_out: Number of training images that are packed as the test images in place of those of
+            the data set, and not as training images. 0: none.
 
     Returns:
         The folder that :class:`xtra_toolkit.PackedImages` reads. Its file ``packed.json`` holds the
@@ -44,11 +51,12 @@ def pack(
 
     Raises:
         ValueError: ``data`` is none of the three, a split has no images, the splits have different
-            classes, or a file cannot be read.
+            classes, a file cannot be read, or no training images are left.
     """
     limits = limits or {}
-    name = "_".join([f"{size}px", f"{channels}ch", *(f"{s}{n}" for s, n in sorted(limits.items()))])
-    folder = out / name
+    parts = [f"{size}px", f"{channels}ch", *(f"{s}{n}" for s, n in sorted(limits.items()))]
+    parts += [f"heldout{held_out}"] if held_out else []
+    folder = out / "_".join(parts)
     if (folder / "packed.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,11 +69,23 @@ def pack(
             f"{len(test_classes)}; only one of them has {', '.join(odd)}. Both need the same "
             "classes."
         )
+    orders = {
+        split: np.random.default_rng(0).permutation(len(labels))
+        for split, (_, labels, _) in splits.items()
+    }
+    if held_out:
+        if held_out >= len(orders["train"]):
+            raise ValueError(
+                f"{held_out:,} training images were to be held out, and {data} has "
+                f"{len(orders['train']):,}. Hold out fewer, for instance a tenth."
+            )
+        splits["test"] = splits["train"]
+        orders = dict(train=orders["train"][:-held_out], test=orders["train"][-held_out:])
     for split, (read, labels, classes) in splits.items():
-        order = np.random.default_rng(0).permutation(len(labels))[: limits.get(split)]
+        order = orders[split][: limits.get(split)]
         images = (fit(read(int(i)), size, channels) for i in watched(order, f"packing {split}"))
         write_packed(folder, split, images, labels[order], classes)
-    counts = {split: len(labels) for split, (_, labels, _) in splits.items()}
+    counts = {split: len(order) for split, order in orders.items()}
     (folder / "packed.json").write_text(json.dumps(dict(data=name_of(data), images=counts)))
     return folder
 

@@ -1,7 +1,7 @@
 """Plan a comparison: decide how many images each run sees, so that the budget is kept."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import time
@@ -32,6 +32,7 @@ class Plan:
         tune_labels: Numbers of labelled training images of the fine-tuning runs, in rising order.
         tune_epochs: Number of epochs of the fine-tuning with the most labels.
         tune_rate: Peak learning rate of fine-tuning.
+        held_out: Number of training images that replace the test images. 0: the test images.
     """
 
     data: str
@@ -41,6 +42,7 @@ class Plan:
     tune_labels: list[int] = field(default_factory=list)
     tune_epochs: int = 0
     tune_rate: float = 1e-3
+    held_out: int = 0
 
     def check(self, stored: dict, out: Path) -> None:
         """Compare this plan with the stored one; seeds and configs may have been added.
@@ -188,22 +190,47 @@ def find_config(name: str) -> Path:
     return found[0]
 
 
-def read_configs(names: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:
-    """Return pretraining configs by the names of their files, without the ending.
+def options_of_rows(
+    names: Sequence[str], overrides: Sequence[str], variations: Sequence[str] = ()
+) -> dict[str, tuple[Path, list[str]]]:
+    """Return the config file and the ``KEY=VALUE`` options of each row of a comparison.
+
+    A row is named after its file, without the ending, and after the values of its variation:
+    ``cifar10_xtra``, and ``cifar10_xtra, lr=0.001``.
 
     Args:
         names: Config files, or names of shipped configs.
         overrides: ``KEY=VALUE`` options for each of them.
+        variations: ``KEY=VALUE`` options, several in one string with blanks between them. Each
+            config has a row without them, and one for each variation.
 
     Raises:
-        ValueError: A file is not a pretraining config, or two configs have the same file name.
+        ValueError: Two rows have the same name, or a variation is not ``KEY=VALUE``.
+    """
+    rows = {}
+    for path in map(find_config, names):
+        for variation in ("", *variations):
+            options = variation.split()
+            if wrong := [option for option in options if "=" not in option]:
+                raise ValueError(f"{wrong[0]!r} was given to vary; write KEY=VALUE.")
+            pairs = [option.partition("=") for option in options]
+            values = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs]
+            row = ", ".join([path.stem, *values])
+            if row in rows:
+                raise ValueError(
+                    f"Two rows have the name {row!r}, which names the runs. Rename a config, or "
+                    "give each variation once."
+                )
+            rows[row] = path, [*overrides, *options]
+    return rows
+
+
+def read_configs(rows: Mapping[str, tuple[Path, Sequence[str]]]) -> dict[str, Config]:
+    """Return the pretraining config of each row, see :func:`options_of_rows`.
+
+    Raises:
+        ValueError: A file is not a pretraining config.
     """
     from xtra_toolkit.visualization.objectives.build import read_config
 
-    paths = [find_config(name) for name in names]
-    configs = {path.stem: read_config(path, overrides) for path in paths}
-    if len(configs) < len(paths):
-        raise ValueError(
-            "Two configs have the same file name, which names the runs. Rename one of them."
-        )
-    return configs
+    return {name: read_config(path, options) for name, (path, options) in rows.items()}

@@ -33,8 +33,9 @@ def page(results: Results, source: str, pictures: list[str]) -> str:
     state, plan = results.state, results.state["plan"]
     finished = [run for run in state["runs"] if run["name"] in plan["images"] and "linear" in run]
     planned = plan["seeds"] * len(plan["images"])
+    tested_images = "held-out training images" if plan.get("held_out") else "test images"
     lines = [
-        f"# {', '.join(plan['images'])} on {plan['data']}",
+        f"# {', '.join(name for name in plan['images'] if ', ' not in name)} on {plan['data']}",
         "",
         f"`xtra compare --redraw {source}` writes this page and its plots from {source}, without "
         "training. Edit that file or the command, not the page. The results come from:",
@@ -52,7 +53,7 @@ def page(results: Results, source: str, pictures: list[str]) -> str:
         *_costs(results),
         *_tuning(plan),
         "",
-        NOTE.format(tested=results.tested),
+        NOTE.format(tested=results.tested, images=tested_images),
         "",
         results.table(),
         "",

@@ -18,7 +18,7 @@ PROBES = dict(linear="linear", nearest="kNN", attentive="attentive")
 RAW, RANDOM, SCRATCH = "raw pixels", "random encoder", "from scratch"
 NOTE = (
     "An interval reaches from the lowest to the highest seed, widened by the 95 % half-width of an "
-    "accuracy on {tested:,} test images. If two intervals overlap, their difference is called "
+    "accuracy on {tested:,} {images}. If two intervals overlap, their difference is called "
     "noise."
 )
 
@@ -155,18 +155,24 @@ class Results:
         return f"{3 * mflop * self.state['plan']['images'][name] / 1e6:.1f}" if mflop else ""
 
     def sentences(self) -> list[str]:
-        """Compare each objective with the references, one sentence for each protocol."""
+        """Compare each objective with the references, one sentence for each protocol.
+
+        A row that varies a setting is compared with the row of the config as it is.
+        """
         return [line for name in self.state["plan"]["images"] for line in self._sentences(name)]
 
     def _sentences(self, name: str) -> list[str]:
         lines = []
+        unchanged, _, variation = name.partition(", ")
         for probe, label in PROBES.items():
-            references = {other: self.probe(other, probe) for other in (RAW, RANDOM)}
+            others = [unchanged] if variation else [RAW, RANDOM]
+            references = {other: self.probe(other, probe) for other in others}
             title = f"{name}, {label}" if probe == "nearest" else f"{name}, {label} probe"
             lines.append(self._sentence(title, self.probe(name, probe), references))
         scratch = [other for other in self.names() if other.startswith(SCRATCH)]
         for labels in self.tune_labels():
-            references = {other: self.tuned(other, labels) for other in scratch}
+            others = [unchanged] if variation else scratch
+            references = {other: self.tuned(other, labels) for other in others}
             title = f"{name}, fine-tuned with {labels:,} labels"
             lines.append(self._sentence(title, self.tuned(name, labels), references))
         return [line for line in lines if line]
