@@ -1,6 +1,7 @@
 """Test the probes of frozen features, and fine-tuning."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from xtra_toolkit.comparison import probes
+from xtra_toolkit.comparison import finetuning, probes
 from xtra_toolkit.comparison.finetuning import classifier_config, fine_tune
 from xtra_toolkit.data.datasets.packed_images import write_packed
+from xtra_toolkit.evaluation.inference import InferenceValLoop
 
 DEMO = Path(__file__).parents[2] / "mmconfigs" / "demo" / "xtra_digits.py"
 
@@ -89,6 +91,22 @@ def test_fine_tuning_learns_and_is_not_run_twice(config, packed, tmp_path, capsy
     log = (tmp_path / "run" / "train.log").read_text()
     assert fine_tune(made, tmp_path / "run") == accuracy
     assert (tmp_path / "run" / "train.log").read_text() == log
+
+
+def test_a_signal_in_the_last_validation_stops_the_comparison_after_the_result(
+    config, packed, tmp_path, monkeypatch
+):
+    def stopped(loop):
+        signal.raise_signal(signal.SIGTERM)
+        return run(loop)
+
+    run = InferenceValLoop.run
+    monkeypatch.setattr(InferenceValLoop, "run", stopped)
+    made = classifier_config(config, packed, range(48), epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(made, tmp_path / "run")
+    monkeypatch.setattr(finetuning, "Runner", None)  # it is not run again
+    assert fine_tune(made, tmp_path / "run") > 0
 
 
 def test_fine_tuning_has_the_precision_of_pretraining(config, packed):

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from xtra_toolkit.comparison.pretraining import PACKED, measure_seconds
 from xtra_toolkit.comparison.probes import backbone_config
+from xtra_toolkit.hooks import SaveOnSignal
 
 READERS = ("xtra_toolkit.ReadImage", "xtra_toolkit.LoadImage")  # packed images need none
 KEPT = ("default_scope", "env_cfg", "visualizer", "log_processor", "log_level", "custom_hooks")
@@ -147,6 +148,9 @@ def fine_tune(config: Config, work: Path) -> float:
 
     A stopped run is resumed; a finished run is not run again. ``work`` receives the config, the
     log ``train.log``, the result ``accuracy.json`` and the duration ``seconds.txt``.
+
+    Raises:
+        KeyboardInterrupt: A signal came after the last step. The result is written before.
     """
     work.mkdir(parents=True, exist_ok=True)
     result = work / "accuracy.json"
@@ -167,4 +171,6 @@ def fine_tune(config: Config, work: Path) -> float:
         for checkpoint in work.glob("*.pth"):
             checkpoint.unlink()
         shutil.rmtree(work / "vis_data", ignore_errors=True)
+        if any(isinstance(hook, SaveOnSignal) and hook.heard for hook in runner.hooks):
+            raise KeyboardInterrupt
     return json.loads(result.read_text())["accuracy"]

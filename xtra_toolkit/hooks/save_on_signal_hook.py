@@ -29,7 +29,8 @@ class SaveOnSignal(Hook):
         [ $? -eq 75 ] && scontrol requeue $SLURM_JOB_ID
 
     A signal before training begins ends the run with ``exit_code`` at once. After the run has been
-    saved, further signals are ignored until the process has ended.
+    saved, further signals are ignored until the process has ended. A signal after the last
+    iteration changes nothing, since the run ends anyway; ``heard`` has its number.
 
     Args:
         signals: Names of signals. Slurm sends SIGTERM when it pre-empts a job. SIGINT is Ctrl-C; a
@@ -47,7 +48,7 @@ class SaveOnSignal(Hook):
     ):
         self.signals = [signal.Signals[name] for name in signals]
         self.exit_code = exit_code
-        self._heard = 0
+        self.heard = 0
         self._late = OneStepLate()
         self._former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -111,9 +112,9 @@ class SaveOnSignal(Hook):
             signal.signal(*self._former.popitem())
 
     def _hear(self, number: int, frame: Any) -> None:
-        if number == self._heard == signal.SIGINT:
+        if number == self.heard == signal.SIGINT:
             raise KeyboardInterrupt
-        self._heard = number
+        self.heard = number
 
     def _leave(self, number: int, frame: Any) -> None:
         raise SystemExit(self.exit_code)
@@ -121,8 +122,8 @@ class SaveOnSignal(Hook):
     def _agreed(self) -> int:
         """Return the signal that any process has received, the same in all of them; 0 if none."""
         if get_world_size() == 1:
-            return self._heard
-        heard = torch.full((1,), self._heard, dtype=torch.float32, device=get_device())
+            return self.heard
+        heard = torch.full((1,), self.heard, dtype=torch.float32, device=get_device())
         all_reduce(heard, "max")
         known = self._late(heard)
         return int(known[0][0]) if known else 0
