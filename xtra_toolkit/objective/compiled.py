@@ -35,7 +35,8 @@ class CompiledObjective:
         bounds: Bounds,
         order_is_hidden: bool = False,
     ):
-        self.mask, self.grid, self.structure, self.links = mask, grid, structure, links
+        self.mask = with_registers(mask, grid)
+        self.grid, self.structure, self.links = grid, structure, links
         self.bounds, self.order_is_hidden = bounds, order_is_hidden
         self.weighted = mask.weighted
         self.name, self.random, self.local = pair_name(mask, target), mask.random, target.local
@@ -78,12 +79,11 @@ class CompiledObjective:
             generator: What a random mask draws from. None: the draw of evaluation.
             weights: (batch, tokens) by which the mask draws, if it is weighted.
         """
-        mask = with_registers(self.mask, self.grid)
         if self.random:
             given = () if weights is None else (weights,)
-            return self.compile(mask(self.grid, batch, generator, *given), device)
+            return self.compile(self.mask(self.grid, batch, generator, *given), device)
         if device not in self._plans:
-            self._plans[device] = self.compile(mask(self.grid), device)
+            self._plans[device] = self.compile(self.mask(self.grid), device)
         return self._plans[device]
 
     def compile(self, mask: Mask, device: torch.device) -> Plan:

@@ -10,7 +10,6 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiled import CompiledObjective
 from xtra_toolkit.objective.draw import check_structure, compile_plan
-from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.targets import Target, build_target
 from xtra_toolkit.testing.common import CPU, DRAWS, SEEDS, draw_many, explain_errors, gen, require
 
@@ -115,7 +114,7 @@ def check_draws(objective: CompiledObjective, name: str) -> None:
             f"seed {seed}; return the extreme draws from a method `extremes(grid)`, so that they "
             "are certified too"
         ):
-            drawn = draw_many(with_registers(objective.mask, objective.grid), objective.grid, seed)
+            drawn = draw_many(objective.mask, objective.grid, seed)
             check_structure(replace(objective.structure, order=drawn.order), drawn)
             compile_plan(drawn, objective.links, objective.grid, objective.bounds)
 

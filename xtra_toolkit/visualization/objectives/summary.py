@@ -10,7 +10,6 @@ from mmengine.logging import MMLogger
 
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiler import ObjectiveRefusedError, Refusal
-from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.visualization.objectives import text
 from xtra_toolkit.visualization.objectives.build import build, depth_of
 from xtra_toolkit.visualization.objectives.cost import FLOPS, ModelPart, backends, parts
@@ -88,8 +87,7 @@ def _certified(
     config: dict, model: MaskTargetPretrainer, predict: int | None, seed: int
 ) -> Summary:
     objective, grid = model.objective, model.backbone.grid
-    mask = with_registers(objective.mask, grid)
-    mask = mask(grid, 1, torch.Generator().manual_seed(seed))
+    mask = objective.mask(grid, 1, torch.Generator().manual_seed(seed))
     bounds = objective.bounds
     prediction = pick(mask, objective.links, grid, depth_of(model), predict, bounds.mask_tokens)
     cross = model.with_neck and model.neck.cross

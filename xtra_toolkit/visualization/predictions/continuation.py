@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from xtra_toolkit.objective.draw import compile_plan
 from xtra_toolkit.objective.mask import Mask
 from xtra_toolkit.objective.reach import compute_kv_lengths
-from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.visualization.predictions.key_value_cache import cached
 from xtra_toolkit.visualization.predictions.pixels import filled, predicted
 from xtra_toolkit.visualization.predictions.unit_sequence import (
@@ -41,7 +40,7 @@ class Continuation:
         objective, device = model.objective, next(model.parameters()).device
         self.model, self.grid, self.target = model, objective.grid, model.target_generator
         self.name = objective.name
-        factory, structure = with_registers(objective.mask, self.grid), objective.structure
+        factory, structure = objective.mask, objective.structure
         if structure.order.ndim > 1:  # evaluation may have one order for all images
             structure = share_order(factory(self.grid, 2, None))
         refuse_mask(structure, self.name)
