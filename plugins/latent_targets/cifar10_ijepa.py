@@ -1,0 +1,25 @@
+"""I-JEPA beside mmconfigs/small/cifar10_xtra.py: the same encoder and a predictor 96 wide, 2 deep.
+
+    pip install ./plugins/latent_targets
+    xtra compare plugins/latent_targets/cifar10_ijepa.py --data cifar10 --images 49984
+
+Four blocks of 3×3 of the 8×8 tokens are predicted from the other 28 (the paper's blocks hold 15 to
+20 % of an image). The teacher's momentum grows from 0.996 to 1.
+"""
+
+_base_ = ["../../mmconfigs/small/cifar10_xtra.py"]
+
+custom_imports = dict(imports=["xtra_toolkit", "latent_targets"])
+
+model = dict(
+    mask=dict(_delete_=True, type="xtra_toolkit.MultiBlock", block_size=3),
+    target_generator=dict(_delete_=True, type="xtra_toolkit.LatentPatches"),
+    neck=dict(projection=None),
+    head=dict(hidden=None, loss="smooth_l1"),
+)
+
+custom_hooks = [
+    dict(type="xtra_toolkit.SafeResume"),
+    dict(type="xtra_toolkit.StopOnNonFiniteLoss"),
+    dict(type="xtra_toolkit.UpdateTeacher", begin=0.996, end=1.0),
+]
