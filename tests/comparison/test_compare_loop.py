@@ -104,7 +104,7 @@ def test_a_setting_is_varied_and_judged_by_held_out_images(arguments, tmp_path, 
 
     def record(config, work, options, overrides=()):
         given[work.name] = overrides
-        return untrained(config, work, options)
+        return untrained(config, work, options)  # the same weights with and without the variation
 
     monkeypatch.setattr(compare, "pretrain", record)
     monkeypatch.setattr("xtra_toolkit.cli.report.write_page", lambda runs, out: None)
@@ -119,6 +119,19 @@ def test_a_setting_is_varied_and_judged_by_held_out_images(arguments, tmp_path, 
     assert "# tokens, prefix on photos" in page and "16 held-out training images" in page
     assert f"--vary {rate} --hold-out 16" in page
     assert "- tokens, lr=0.001, linear probe" in page and "within noise of tokens." in page
+    for changed in (["--hold-out", "8"], ["--hold-out", "16", "-o", "randomness.seed=1"]):
+        again = CliRunner().invoke(main, [*arguments, "--vary", rate, *changed])
+        assert again.exit_code != 0 and "holds the results of another comparison" in again.output
+    more = [*arguments, "--vary", rate, "--vary", "optim_wrapper.optimizer.lr=0.002"]
+    given.clear()
+    assert CliRunner().invoke(main, [*more, "--hold-out", "16"]).exit_code == 0
+    assert set(given) == {"tokens-lr=0.002_seed0", "prefix-lr=0.002_seed0"}
+
+
+def test_a_row_that_cannot_be_built_is_named_before_anything_is_packed(arguments, tmp_path):
+    done = CliRunner().invoke(main, [*arguments, "--vary", "model.mask.block_size=4"])
+    assert done.exit_code != 0 and not (tmp_path / "out").exists()
+    assert "The model of tokens, block_size=4 cannot be built" in " ".join(done.output.split())
 
 
 def test_images_are_not_held_out_from_a_config_that_reads_files(arguments):

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from xtra_toolkit.comparison.pretraining import FOLDER, PACKED, run_options
 from xtra_toolkit.visualization.objectives.build import build
 from xtra_toolkit.visualization.objectives.cost import flops
 
-SMALL = Path(__file__).parents[2] / "mmconfigs" / "small"
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "mmconfigs" / "small"
 NAMES = [str(SMALL / f"cifar10_{name}.py") for name in ("xtra", "aim", "mae")]
 CONFIGS = planning.read_configs(planning.options_of_rows(NAMES, ()))
 XTRA = CONFIGS["cifar10_xtra"]
@@ -45,6 +46,27 @@ def test_equal_compute_is_equal_flops_in_whole_batches():
     for cost in costs.values():
         assert cost == pytest.approx(costs["cifar10_xtra"], rel=2e-3)
     assert set(planning.images_for(CONFIGS, 2, 0, "images", images=6400).values()) == {6400}
+
+
+def test_a_stored_number_of_images_gives_the_plan_again():
+    rows = planning.options_of_rows(NAMES, (), ["train_cfg.global_batch=16"])
+    configs = planning.read_configs(rows)
+    for equal in ("images", "compute"):
+        planned = planning.images_for(configs, 2, 0, equal, images=50_040)
+        again = planning.images_for(configs, 2, 0, equal, images=planned["cifar10_xtra"])
+        assert again == planned and planned["cifar10_xtra"] == 49_984
+
+
+def test_the_forward_pass_of_a_teacher_counts():
+    plugin = ROOT / "plugins" / "latent_targets"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(plugin))
+        rows = planning.options_of_rows([str(plugin / "cifar10_ijepa.py")], ())
+        (config,) = planning.read_configs(rows).values()
+        model, target = planning.training_flops(config)
+    assert model == 3 * sum(flops(build(config)))
+    assert 0.3 * model < target < 0.4 * model  # 64 tokens, where the student has 28
+    assert planning.training_flops(XTRA)[1] == 0
 
 
 def test_a_budget_becomes_images_by_what_one_image_costs(monkeypatch):
@@ -120,6 +142,8 @@ def test_each_config_has_a_row_for_each_variation():
     [
         (["model.mask.block_size"], "'model.mask.block_size' was given to vary; write KEY=VALUE"),
         (["a.lr=1", "b.lr=1"], "Two rows have the name 'cifar10_xtra, lr=1'"),
+        (["a.x=1,2", "a.x=1/2"], "Two rows have the name 'cifar10_xtra, x=1/2'"),
+        (["a.x=[1, 2]"], r"'2\]' was given to vary; write KEY=VALUE, and lists without blanks"),
     ],
 )
 def test_a_variation_that_is_unclear_is_refused(varied, sentence):
@@ -131,9 +155,17 @@ def test_seeds_and_configs_may_be_added_and_nothing_else_changed(tmp_path):
     plan = planning.Plan("photos", 2, dict(xtra=6400), 1000, [100], 5)
     more = planning.Plan("photos", 4, dict(xtra=6400, aim=6400), 1000, [100], 5)
     more.check(asdict(plan), tmp_path)
-    other = planning.Plan("photos", 2, dict(xtra=3200), 1000, [100], 6)
+    changed = dict(options=dict(xtra=["a=1"]))
+    other = planning.Plan("photos", 2, dict(xtra=3200), 1000, [100], 6, **changed)
     with pytest.raises(ValueError, match="differs in tune_epochs, images of xtra"):
         other.check(asdict(plan), tmp_path)
+    without = {key: value for key, value in asdict(plan).items() if key != "held_out"}
+    held_out = replace(plan, held_out=10)
+    for stored in (asdict(plan), without):
+        with pytest.raises(ValueError, match=r"differs in held_out\. "):
+            held_out.check(stored, tmp_path)
+    with pytest.raises(ValueError, match="tune_epochs, images of xtra, options of xtra"):
+        plan.check(asdict(other), tmp_path)
 
 
 def test_a_failed_run_is_reported_by_its_own_error(tmp_path):

@@ -12,7 +12,8 @@ from xtra_toolkit.comparison.blocks import block_sentences, block_size
 from xtra_toolkit.comparison.report import write_report
 from xtra_toolkit.comparison.results import RANDOM, RAW, SCRATCH, Results, interval
 
-SMALL = Path(__file__).parents[2] / "mmconfigs" / "small"
+ROOT = Path(__file__).parents[2]
+SMALL, COMPARISONS = ROOT / "mmconfigs" / "small", ROOT / "docs" / "comparisons"
 PLAN = dict(
     data="photos",
     seeds=2,
@@ -107,13 +108,19 @@ def test_results_are_read_again_and_drawn_without_training(results, tmp_path):
     assert (tmp_path / "compare.png").stat().st_size > 10_000
 
 
-def test_the_page_in_the_docs_is_drawn_from_the_file_beside_it(tmp_path):
-    docs = Path(__file__).parents[2] / "docs"
-    shutil.copy(docs / "compare.json", tmp_path)
-    done = CliRunner().invoke(main, ["compare", "--redraw", str(tmp_path / "compare.json")])
+def test_the_docs_have_comparisons():
+    assert len(list(COMPARISONS.glob("*.json"))) >= 2
+
+
+@pytest.mark.parametrize("file", sorted(COMPARISONS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_page_in_the_docs_is_drawn_from_the_file_beside_it(file, tmp_path):
+    shutil.copy(file, tmp_path)
+    done = CliRunner().invoke(main, ["compare", "--redraw", str(tmp_path / file.name)])
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "compare.md").read_text() == (docs / "compare.md").read_text()
-    assert (tmp_path / "compare.png").exists() and (docs / "compare.png").exists()
+    page = file.with_suffix(".md")
+    assert (tmp_path / page.name).read_text() == page.read_text()
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {path.name for path in (COMPARISONS / n for n in drawn) if path.exists()}
 
 
 def test_configs_and_images_must_be_named():

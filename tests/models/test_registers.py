@@ -13,7 +13,12 @@ from xtra_toolkit.grid import PatchGrid
 from xtra_toolkit.masks import BlockCausal, HiddenBlocks, Mask, PrefixCausal, TokenCausal
 from xtra_toolkit.objective import compiler, registers
 from xtra_toolkit.objective.compiler import certify_objective
-from xtra_toolkit.objective.registers import add_registers, remove_registers, with_registers
+from xtra_toolkit.objective.registers import (
+    WithRegisters,
+    add_registers,
+    remove_registers,
+    with_registers,
+)
 from xtra_toolkit.registry import MASKS as REGISTRY
 from xtra_toolkit.targets import NextBlock, NextToken
 from xtra_toolkit.testing import moved_tokens, small_model
@@ -231,3 +236,8 @@ def test_registers_are_initialised_frozen_and_at_depth_0():
     other = dict(type="xtra_toolkit.MaskedViT", arch=arch(), registers=4, positions="relative")
     vit = randomise(MODELS.build(other | dict(mask=MASKS["bidirectional"], out_type="raw")))
     assert vit(torch.randn(1, 3, 224, 224))[0].shape == (1, 200, 48)
+
+
+def test_a_model_keeps_the_mask_as_it_was_given_for_hooks_that_change_it():
+    objective = pretrainer("token", "token", registers=2).objective
+    assert type(objective.mask) is TokenCausal and isinstance(objective.factory, WithRegisters)

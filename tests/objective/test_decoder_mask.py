@@ -20,7 +20,6 @@ from xtra_toolkit.masks import (
 )
 from xtra_toolkit.models import MaskTargetPretrainer
 from xtra_toolkit.objective.compiler import certify_objective
-from xtra_toolkit.objective.registers import with_registers
 from xtra_toolkit.registry import MASKS as REGISTRY
 from xtra_toolkit.targets import MaskedPatches, NextBlock, NextToken
 from xtra_toolkit.testing import check_mask
@@ -108,8 +107,7 @@ def test_a_prediction_depends_on_exactly_the_tokens_that_both_masks_allow(pair, 
     model = small_model(mask, TARGETS[target], grid)
     assert "the decoder follows a mask of its own" in model.objective.certificate
     for seed in range(2):
-        factory = with_registers(model.objective.mask, grid)
-        drawn = factory(grid, 1, torch.Generator().manual_seed(seed))
+        drawn = model.objective.factory(grid, 1, torch.Generator().manual_seed(seed))
         for moved in moved_tokens(model, seed):
             assert not moved.tokens[moved.targets].any()
             expected = seen_by_hand(drawn, moved.source_positions)[: grid.tokens]

@@ -59,7 +59,8 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     "variations",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Add a row for each config with this setting changed. It may be repeated.",
+    help="Add a row for each config with this setting changed, or several, with blanks between "
+    "them. Each config must have the setting. It may be repeated.",
 )
 @click.option(
     "--hold-out",
@@ -67,7 +68,7 @@ from xtra_toolkit.utils.quiet_imports import quiet_imports
     type=click.IntRange(0),
     default=0,
     help="Hold out so many training images and test on them, to choose settings without looking "
-    "at the test images.",
+    "at the test images. The configs must read packed images, as those of mmconfigs/small do.",
 )
 @click.option(
     "--redraw",
@@ -86,7 +87,7 @@ def compare(
     of the labels. References are raw pixels, a random encoder and training from scratch.
 
     To choose settings, vary one at a time and judge by held-out training images: --vary
-    optim_wrapper.optimizer.lr=0.001 --vary model.mask.block_size=4 --hold-out 5000.
+    optim_wrapper.optimizer.lr=0.001 --vary optim_wrapper.optimizer.lr=0.004 --hold-out 5000.
 
     OUT receives compare.json after each measurement, with compare.md and compare.png drawn from
     it, compare_blocks.png if the configs differ in their block size, and report.html, the page of

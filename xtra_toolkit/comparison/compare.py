@@ -34,8 +34,6 @@ from xtra_toolkit.comparison.pretraining import (
 )
 from xtra_toolkit.comparison.report import write_report
 from xtra_toolkit.comparison.results import RANDOM, RAW, SCRATCH, Results, about_machine
-from xtra_toolkit.visualization.objectives.build import build
-from xtra_toolkit.visualization.objectives.cost import flops
 
 FULL_ATTENTION = dict(type="xtra_toolkit.Bidirectional")
 
@@ -52,7 +50,6 @@ class Comparison:
         count: Number of images in the training set.
         out: Folder that receives runs, results and report.
         results: Results, stored in ``out``.
-        options: ``KEY=VALUE`` options of the user for the pretraining of each config.
     """
 
     configs: dict[str, Config]
@@ -62,7 +59,6 @@ class Comparison:
     count: int
     out: Path
     results: Results
-    options: dict[str, list[str]]
 
     def run(self) -> None:
         """Measure the references, then all objectives with one seed after the other.
@@ -98,7 +94,7 @@ class Comparison:
         config, images = self.configs[name], self.plan.images[name]
         options = run_options(config, roots, self.count, images, work)
         options["randomness.seed"] = seed
-        path = pretrain(Path(config.filename), work, options, self.options[name])
+        path = pretrain(Path(config.filename), work, options, self.plan.options[name])
         minutes = round(float((work / "seconds.txt").read_text()) / 60, 1)
         self.store(name, seed, images=images, minutes=minutes)
         return path
@@ -170,9 +166,8 @@ class Comparison:
         """Fine-tune with the first ``labels`` training images, and store the accuracy."""
         if self.is_tuned(name, seed, labels):
             return
-        packed = self.packed.get(name) or next(
-            iter(self.packed.values())
-        )  # from scratch: the first
+        first = next(iter(self.configs))  # whose encoder is trained from scratch
+        packed = self.packed.get(name, self.packed[first])
         epochs = planning.epochs_for(labels, self.plan.tune_labels, self.plan.tune_epochs)
         options = dict(checkpoint=checkpoint, mask=mask, rate=self.plan.tune_rate, seed=seed)
         classifier = classifier_config(config, packed, np.arange(labels), epochs, **options)
@@ -183,8 +178,7 @@ class Comparison:
 
     def run_folder(self, name: str, seed: int) -> Path:
         """Return the folder of a run."""
-        slug = name.replace(" ", "-").replace(",", "").replace("'s", "")
-        return self.out / "runs" / f"{slug}_seed{seed}"
+        return self.out / "runs" / f"{planning.folder_name(name)}_seed{seed}"
 
     def is_tuned(self, name: str, seed: int, labels: int) -> bool:
         """Return whether the result of a fine-tuning run is stored."""
@@ -227,11 +221,13 @@ def start(
     MMLogger.get_instance("compare", log_level="ERROR")
     rows = planning.options_of_rows(names, overrides, variations)
     configs = planning.read_configs(rows)
+    costs = {name: _cost(name, config) for name, config in configs.items()}
+    for config in configs.values() if held_out else ():
+        _check_reads_packed(config)
     seconds = planning.parse_duration(budget)
     out.mkdir(parents=True, exist_ok=True)
-    packed = {
-        name: _pack_for(config, data, out, labels, held_out) for name, config in configs.items()
-    }
+    packing = (data, out, labels, held_out)
+    packed = {name: _pack_for(config, *packing) for name, config in configs.items()}
     first = next(iter(configs))
     count = json.loads((packed[first] / "packed.json").read_text())["images"]["train"]
     available, tested = (len(np.load(packed[first] / f"{s}_labels.npy")) for s in ("train", "test"))
@@ -250,6 +246,7 @@ def start(
         tune_labels=tune_labels,
         tune_epochs=tune_epochs,
         held_out=held_out,
+        options={name: options for name, (_, options) in rows.items()},
     )
     if stored:
         plan.check(stored, out)
@@ -263,13 +260,30 @@ def start(
         tested=tested,
         command=_command(names, plan, equal, tune, overrides, variations),
         plan=asdict(plan),
-        mflops={n: round(sum(flops(build(config))) / 1e6) for n, config in configs.items()},
+        mflops={name: round(model / 3e6) for name, (model, _) in costs.items()},
+        target_mflops={name: round(target / 1e6) for name, (_, target) in costs.items() if target},
         block_sizes={n: size for n, config in configs.items() if (size := block_size(config))},
     )
     results = Results(out / "compare.json", **about)
     results.state |= about
-    options = {name: options for name, (_, options) in rows.items()}
-    return Comparison(configs, plan, packed, folder, count, out, results, options)
+    return Comparison(configs, plan, packed, folder, count, out, results)
+
+
+def _cost(name: str, config: Config) -> tuple[int, int]:
+    """Return the FLOPs of training with one image, or say which row cannot be built."""
+    try:
+        return planning.training_flops(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"The model of {name} cannot be built: {error}") from error
+
+
+def _check_reads_packed(config: Config) -> None:
+    if config.train_dataloader.dataset.type != PACKED:
+        raise ValueError(
+            f"{config.filename} reads image files, so its pretraining would see the images that "
+            "are held out. Hold out none, or give configs that read packed images, such as those "
+            "of mmconfigs/small."
+        )
 
 
 def _tune_labels(shares: Sequence[float], count: int, available: int) -> list[int]:
@@ -311,10 +325,5 @@ def _pack_for(config: Config, data: str, out: Path, labels: int, held_out: int) 
     """Pack all images, or only those of the probes if the config reads image files."""
     size, channels = config.model.backbone.img_size, config.model.backbone.get("in_channels", 3)
     reads_packed = config.train_dataloader.dataset.type == PACKED
-    if held_out and not reads_packed:
-        raise ValueError(
-            f"{config.filename} reads image files, so its pretraining would see the images that "
-            f"are held out. Hold out none, or set train_dataloader.dataset.type={PACKED}."
-        )
     limits = {} if reads_packed else dict(train=labels, test=labels)
     return pack(data, out / "data", size, channels, limits, held_out)

@@ -43,7 +43,7 @@ def pack(
         limits: Greatest number of packed images by split. Splits that are not named are packed
             whole.
         held_out: Number of training images that are packed as the test images in place of those of
-            the data set, and not as training images. 0: none.
+            the data set, which need not exist then, and not as training images. 0: none.
 
     Returns:
         The folder that :class:`xtra_toolkit.PackedImages` reads. Its file ``packed.json`` holds the
@@ -60,7 +60,8 @@ def pack(
     if (folder / "packed.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    splits = {split: _open_split(data, split, out) for split in SPLITS}
+    splits = {"train": _open_split(data, "train", out)}
+    splits["test"] = splits["train"] if held_out else _open_split(data, "test", out)
     train_classes, test_classes = (splits[split][2] for split in ("train", "test"))
     if train_classes != test_classes:
         odd = sorted(set(train_classes) ^ set(test_classes))[:3]
@@ -79,7 +80,6 @@ def pack(
                 f"{held_out:,} training images were to be held out, and {data} has "
                 f"{len(orders['train']):,}. Hold out fewer, for instance a tenth."
             )
-        splits["test"] = splits["train"]
         orders = dict(train=orders["train"][:-held_out], test=orders["train"][-held_out:])
     for split, (read, labels, classes) in splits.items():
         order = orders[split][: limits.get(split)]

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 from xtra_toolkit.visualization.objectives.build import build
-from xtra_toolkit.visualization.objectives.cost import flops
+from xtra_toolkit.visualization.objectives.cost import flops, values_flops
 
 PRETRAINING_SHARE, TUNING_SHARE = 0.6, 0.3  # of the budget; the rest is for the probes
 MAX_TUNE_EPOCHS = 50
@@ -33,6 +33,7 @@ class Plan:
         tune_epochs: Number of epochs of the fine-tuning with the most labels.
         tune_rate: Peak learning rate of fine-tuning.
         held_out: Number of training images that replace the test images. 0: the test images.
+        options: The user's ``KEY=VALUE`` options for each config.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Plan:
     tune_epochs: int = 0
     tune_rate: float = 1e-3
     held_out: int = 0
+    options: dict[str, list[str]] = field(default_factory=dict)
 
     def check(self, stored: dict, out: Path) -> None:
         """Compare this plan with the stored one; seeds and configs may have been added.
@@ -50,16 +52,17 @@ class Plan:
         Raises:
             ValueError: The folder holds the results of another plan.
         """
-        requested = asdict(self)
+        requested, before = asdict(self), asdict(Plan(**stored))
         changed = [
             key
-            for key, value in stored.items()
-            if key not in ("seeds", "images") and requested[key] != value
+            for key, value in before.items()
+            if key not in ("seeds", "images", "options") and requested[key] != value
         ]
         changed += [
-            f"images of {name}"
-            for name, count in stored["images"].items()
-            if self.images.get(name) != count
+            f"{key} of {name}"
+            for key in ("images", "options")
+            for name, value in before[key].items()
+            if requested[key].get(name) != value
         ]
         if changed:
             raise ValueError(
@@ -128,21 +131,33 @@ def images_for(
         seeds: Number of runs of each config.
         seconds: The whole budget. It is not used if ``images`` is given.
         equal: ``'images'`` if all runs see the same number of images; ``'compute'`` if all runs
-            cost as many FLOPs as those of the first config.
+            cost as many FLOPs as those of the first config, see :func:`training_flops`.
         images: Number of images of the first config. Default: what the budget allows.
     """
     ratios = dict.fromkeys(configs, 1.0)  # images of a config / images of the first one
     if equal == "compute":
-        costs = {name: sum(flops(build(config))) for name, config in configs.items()}
+        costs = {name: sum(training_flops(config)) for name, config in configs.items()}
         first_cost = next(iter(costs.values()))
         ratios = {name: first_cost / cost for name, cost in costs.items()}
     if images is None:
         cost = sum(ratios[name] * seconds_per_image(config) for name, config in configs.items())
         images = round(PRETRAINING_SHARE * seconds / seeds / cost)
+    # rounded first, so that a stored number of the first config gives the others again
+    images = _whole_batches(images, next(iter(configs.values())).train_cfg.global_batch)
     return {
         name: _whole_batches(int(images * ratios[name]), config.train_cfg.global_batch)
         for name, config in configs.items()
     }
+
+
+def training_flops(config: Config) -> tuple[int, int]:
+    """Return the FLOPs of training with one image: of the model, and of the target's values.
+
+    The backward pass of the model is counted as two forward passes. The values of a target, for
+    example a teacher's features, need no backward pass.
+    """
+    model = build(config)
+    return 3 * sum(flops(model)), values_flops(model)
 
 
 def _whole_batches(images: int, batch: int) -> int:
@@ -205,24 +220,32 @@ def options_of_rows(
             config has a row without them, and one for each variation.
 
     Raises:
-        ValueError: Two rows have the same name, or a variation is not ``KEY=VALUE``.
+        ValueError: Two rows have the same name or folder, or a variation is not ``KEY=VALUE``.
     """
     rows = {}
     for path in map(find_config, names):
         for variation in ("", *variations):
             options = variation.split()
             if wrong := [option for option in options if "=" not in option]:
-                raise ValueError(f"{wrong[0]!r} was given to vary; write KEY=VALUE.")
+                raise ValueError(
+                    f"{wrong[0]!r} was given to vary; write KEY=VALUE, and lists without blanks."
+                )
             pairs = [option.partition("=") for option in options]
             values = [f"{key.rpartition('.')[2]}={value}" for key, _, value in pairs]
             row = ", ".join([path.stem, *values])
-            if row in rows:
+            if folder_name(row) in map(folder_name, rows):
                 raise ValueError(
-                    f"Two rows have the name {row!r}, which names the runs. Rename a config, or "
-                    "give each variation once."
+                    f"Two rows have the name {row!r}, which names the runs: two configs have the "
+                    "same file name, a variation was given twice, or two have the same last part "
+                    "of the key and the same value. Rename a config or drop a variation."
                 )
             rows[row] = path, [*overrides, *options]
     return rows
+
+
+def folder_name(row: str) -> str:
+    """Return the name of a row's folders."""
+    return re.sub(r"[^\w.=+-]+", "-", row)
 
 
 def read_configs(rows: Mapping[str, tuple[Path, Sequence[str]]]) -> dict[str, Config]:

@@ -33,7 +33,6 @@ def page(results: Results, source: str, pictures: list[str]) -> str:
     state, plan = results.state, results.state["plan"]
     finished = [run for run in state["runs"] if run["name"] in plan["images"] and "linear" in run]
     planned = plan["seeds"] * len(plan["images"])
-    tested_images = "held-out training images" if plan.get("held_out") else "test images"
     lines = [
         f"# {', '.join(name for name in plan['images'] if ', ' not in name)} on {plan['data']}",
         "",
@@ -53,7 +52,7 @@ def page(results: Results, source: str, pictures: list[str]) -> str:
         *_costs(results),
         *_tuning(plan),
         "",
-        NOTE.format(tested=results.tested, images=tested_images),
+        NOTE.format(tested=results.tested, images=results.tested_images),
         "",
         results.table(),
         "",
@@ -74,8 +73,9 @@ def _correlations(results: Results) -> list[str]:
         "## Loss and accuracy",
         "",
         f"Spearman's rank correlation of the validation loss and a linear probe ({LABELS:,} "
-        f"labels, {TESTED:,} test images) over the checkpoints of the runs. A run's learning rate "
-        "falls between them, so all of them improve with time.",
+        f"labels, {min(TESTED, results.tested):,} {results.tested_images}) over the checkpoints of "
+        "all runs of a config. The learning rate falls between them, so that both tend to improve "
+        "with time.",
         "",
         *(f"- {line}" for line in sentences),
         "",
@@ -88,11 +88,14 @@ def _costs(results: Results) -> list[str]:
     if not costs:
         return []
     listed = ", ".join(f"{name} {cost:,}" for name, cost in costs.items())
-    return [
-        "",
+    line = (
         f"MFLOP of one image forward, counted: {listed}. TFLOP are those of one pretraining run; "
-        "the backward pass is counted as two forward passes.",
-    ]
+        "the backward pass is counted as two forward passes."
+    )
+    if targets := results.state.get("target_mflops"):
+        listed = ", ".join(f"{name} {cost:,}" for name, cost in targets.items())
+        line += f" The values of a target add a forward pass alone: {listed}."
+    return ["", line]
 
 
 def _tuning(plan: dict) -> list[str]:

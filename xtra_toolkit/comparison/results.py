@@ -81,6 +81,12 @@ class Results:
         return self.state["tested"]
 
     @property
+    def tested_images(self) -> str:
+        """What each accuracy was measured on, without the number."""
+        held_out = self.state["plan"].get("held_out")
+        return "held-out training images" if held_out else "test images"
+
+    @property
     def commits(self) -> str:
         """Commits of the code that measured the runs, in the order of their first run."""
         return ", ".join(dict.fromkeys(run["commit"] for run in self.state["runs"]))
@@ -152,7 +158,10 @@ class Results:
     def _tflop(self, name: str) -> str:
         """Return the cost of a pretraining run: the backward pass costs two forward passes."""
         mflop = self.state.get("mflops", {}).get(name)
-        return f"{3 * mflop * self.state['plan']['images'][name] / 1e6:.1f}" if mflop else ""
+        if not mflop:
+            return ""
+        mflop = 3 * mflop + self.state.get("target_mflops", {}).get(name, 0)
+        return f"{mflop * self.state['plan']['images'][name] / 1e6:.1f}"
 
     def sentences(self) -> list[str]:
         """Compare each objective with the references, one sentence for each protocol.

@@ -35,8 +35,7 @@ class CompiledObjective:
         bounds: Bounds,
         order_is_hidden: bool = False,
     ):
-        self.mask = with_registers(mask, grid)
-        self.grid, self.structure, self.links = grid, structure, links
+        self.mask, self.grid, self.structure, self.links = mask, grid, structure, links
         self.bounds, self.order_is_hidden = bounds, order_is_hidden
         self.weighted = mask.weighted
         self.name, self.random, self.local = pair_name(mask, target), mask.random, target.local
@@ -44,6 +43,11 @@ class CompiledObjective:
         self.length, self.has_masked_tokens = len(structure), structure.visible is not None
         self._plans: dict[torch.device, Plan] = {}
         self._on_device: dict[torch.device, tuple[Mask, list[Links]]] = {}
+
+    @property
+    def factory(self) -> MaskFactory:
+        """Return the mask with the registers of the grid."""
+        return with_registers(self.mask, self.grid)
 
     def or_raise(self) -> "CompiledObjective":
         """Return the objective itself."""
@@ -81,9 +85,9 @@ class CompiledObjective:
         """
         if self.random:
             given = () if weights is None else (weights,)
-            return self.compile(self.mask(self.grid, batch, generator, *given), device)
+            return self.compile(self.factory(self.grid, batch, generator, *given), device)
         if device not in self._plans:
-            self._plans[device] = self.compile(self.mask(self.grid), device)
+            self._plans[device] = self.compile(self.factory(self.grid), device)
         return self._plans[device]
 
     def compile(self, mask: Mask, device: torch.device) -> Plan:

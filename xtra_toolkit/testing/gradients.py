@@ -114,7 +114,7 @@ def check_draws(objective: CompiledObjective, name: str) -> None:
             f"seed {seed}; return the extreme draws from a method `extremes(grid)`, so that they "
             "are certified too"
         ):
-            drawn = draw_many(objective.mask, objective.grid, seed)
+            drawn = draw_many(objective.factory, objective.grid, seed)
             check_structure(replace(objective.structure, order=drawn.order), drawn)
             compile_plan(drawn, objective.links, objective.grid, objective.bounds)
 

@@ -87,7 +87,7 @@ def _certified(
     config: dict, model: MaskTargetPretrainer, predict: int | None, seed: int
 ) -> Summary:
     objective, grid = model.objective, model.backbone.grid
-    mask = objective.mask(grid, 1, torch.Generator().manual_seed(seed))
+    mask = objective.factory(grid, 1, torch.Generator().manual_seed(seed))
     bounds = objective.bounds
     prediction = pick(mask, objective.links, grid, depth_of(model), predict, bounds.mask_tokens)
     cross = model.with_neck and model.neck.cross

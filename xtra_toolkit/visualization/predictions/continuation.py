@@ -40,7 +40,7 @@ class Continuation:
         objective, device = model.objective, next(model.parameters()).device
         self.model, self.grid, self.target = model, objective.grid, model.target_generator
         self.name = objective.name
-        factory, structure = objective.mask, objective.structure
+        factory, structure = objective.factory, objective.structure
         if structure.order.ndim > 1:  # evaluation may have one order for all images
             structure = share_order(factory(self.grid, 2, None))
         refuse_mask(structure, self.name)
