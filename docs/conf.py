@@ -20,7 +20,7 @@ author = copyright = "The xtra_toolkit developers"
 release = xtra_toolkit.__version__
 
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "docs/api/*.rst", "plugins/**.md", "tests/golden/*.md"]
+include_patterns = ["*.md", "docs/**.md", "docs/api/*.rst", "plugins/**.md", "tests/golden/*.md"]
 exclude_patterns = [".*", "build", "work_dirs", "xtra_toolkit", "mmconfigs", "docs/api/modules.rst"]
 html_theme = "furo"
 html_title = f"{project} {release}"
@@ -68,6 +68,7 @@ CONTENTS = {  # for each page with sub-pages, the captions and pages of the list
         ],
         "Project": ["CHANGELOG", "SECURITY"],
     },
+    "docs/compare": {"Comparisons": ["comparisons/*"]},
     "plugins/README": {"Plugins": ["*/README"]},
 }
 

@@ -15,7 +15,7 @@ from test_mmpretrain_benchmarks import AT_256, OURS, POOLED
 
 from xtra_toolkit import registry
 from xtra_toolkit.cli import main
-from xtra_toolkit.comparison.results import RANDOM, RAW, Results
+from xtra_toolkit.comparison.results import PROBES, RANDOM, RAW, SCRATCH, Results
 from xtra_toolkit.registry import MASKS
 
 CONFIGS = ROOT / "mmconfigs"
@@ -97,6 +97,14 @@ def test_every_command_that_is_named_exists_with_its_options(page):
         assert given <= known, f"xtra {name}: {given - known}"
 
 
+@pytest.mark.parametrize(
+    "page", [*PAGES, *ROOT.glob("plugins/**/*.md")], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_file_that_is_linked_exists(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    assert [a for a in links if "://" not in a and not (page.parent / a).exists()] == []
+
+
 @pytest.fixture(scope="module")
 def registered():
     """Return the names of all parts that a config may give with the prefix xtra_toolkit."""
@@ -116,8 +124,30 @@ def test_every_name_of_the_package_that_is_given_exists(page, registered):
             importlib.import_module(name)
 
 
+def test_the_tables_of_the_page_on_comparisons_are_those_of_the_files():
+    probes = {title: probe for probe, title in PROBES.items()}
+    columns, results, checked = [], None, 0
+    for line in (DOCS / "compare.md").read_text().splitlines():
+        if link := re.search(r"\]\(comparisons/(\w+)\.md\)", line):
+            results = Results(DOCS / "comparisons" / f"{link[1]}.json")
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if "linear" in cells:
+            columns = cells
+        elif line.startswith("|") and set(line) != set("|-"):
+            for column, cell in zip(columns, cells, strict=True):
+                labels = re.search(r"tuned, ([\d,]+) labels", column)
+                value = (
+                    results.tuned(name, int(labels[1].replace(",", "")))
+                    if labels
+                    else results.probe(name, probes[column])
+                )
+                assert cell == (f"{value.mean:.1f}" if value else ""), (name, column)
+                checked += 1
+    assert checked > 50
+
+
 def test_the_figures_of_cifar10_are_those_of_the_comparison():
-    results = Results(DOCS / "compare.json")
+    results = Results(DOCS / "comparisons" / "cifar10.json")
     text = " ".join(README.read_text().split())
     for label, name in (("MAE", "mae"), ("AIM", "aim"), ("XTRA", "xtra")):
         assert f"{label} {results.probe(f'cifar10_{name}', 'linear').mean:.1f} %" in text
@@ -125,3 +155,7 @@ def test_the_figures_of_cifar10_are_those_of_the_comparison():
     nearest = results.probe(RAW, "nearest").mean
     sentence = f"a random encoder {random:.1f} %, raw pixels {raw:.1f} % (kNN: {nearest:.1f} %"
     assert sentence in text
+    aim, scratch = (
+        results.tuned(name, 5000).mean for name in ("cifar10_aim", f"{SCRATCH}, full attention")
+    )
+    assert f"AIM {aim:.1f} %, from scratch {scratch:.1f} %" in text

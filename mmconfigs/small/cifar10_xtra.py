@@ -5,9 +5,9 @@
 
 Encoder 128 wide with 4 layers, 0.8 M parameters, 1.3 M in training; 145 MFLOP an image forward.
 One core of an AMD EPYC trains 126 images a second in float32, and 231 in bfloat16 as above (it
-needs AVX-512 bf16). Measured by this command (docs/compare.md), after 49,984 images and with 5,000
-labels: linear probe 44.9 %, attentive 47.9 % (four seeds), fine-tuned 54.2 % (two seeds). A random
-encoder reaches 38.2 and 39.9 %, raw pixels 37.3 %, training from scratch with the labels 50.7 %.
+needs AVX-512 bf16). Measured so with --seeds 4 (docs/comparisons/cifar10.md), after 49,984 images
+and with 5,000 labels: linear probe 44.9 %, attentive 47.9 %, fine-tuned 54.5 %. A random
+encoder reaches 38.2 and 39.9 %, raw pixels 37.3 %, training from scratch with the labels 50.3 %.
 
 Weights start xavier-uniform at a learning rate of 2e-3. In a pilot of 19,968 images and one seed,
 this led to a linear probe of 43.2 %, the truncated normals of 0.02 that XTRA takes to 41.3 %, and

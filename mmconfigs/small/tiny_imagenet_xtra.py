@@ -1,10 +1,12 @@
 """XTRA on Tiny-ImageNet: 16×16 tokens of 4×4 px and blocks of 4×4, the paper's token geometry.
 
-    xtra compare mmconfigs/small/tiny_imagenet_{aim,xtra_block2,xtra}.py --data FOLDER \\
-        --images 99968 --labels 10000 --tune-epochs 0
+    xtra compare mmconfigs/small/tiny_imagenet_{xtra,aim,xtra_block2}.py --data FOLDER \\
+        --images 29952 --labels 5000 --tune-epochs 0 -o 'optim_wrapper.devices=[cuda,cpu]'
 
 FOLDER has train/CLASS and test/CLASS of images of 64 px. The model and its settings are those of
-cifar10_xtra.py; 700 MFLOP an image forward. Nothing was measured with it yet.
+cifar10_xtra.py; 700 MFLOP an image forward. Measured by this command on every second class
+(docs/comparisons/tiny_imagenet.md), two seeds: linear probe 14.1 %, attentive 15.9 %. A random
+encoder reaches 10.7 and 11.5 %, raw pixels 7.6 %.
 """
 
 _base_ = ["cifar10_xtra.py"]

@@ -1,4 +1,8 @@
-"""The control of cifar10_xtra_lowpass.py: predict only waves shorter than 8 pixels."""
+"""The control of cifar10_xtra_lowpass.py: predict only waves shorter than 8 pixels.
+
+Measured as that was, with two seeds: linear probe 43.9 %, within noise of no filter, and attentive
+45.4 %, below it.
+"""
 
 _base_ = ["cifar10_xtra_lowpass.py"]
 
