@@ -11,7 +11,8 @@ encoder reaches 38.2 and 39.9 %, raw pixels 37.3 %, training from scratch with t
 
 Weights start xavier-uniform at a learning rate of 2e-3. In a pilot of 19,968 images and one seed,
 this led to a linear probe of 43.2 %, the truncated normals of 0.02 that XTRA takes to 41.3 %, and
-xavier-uniform weights at 4e-3 to 41.6 %. Other objectives take these settings over, untuned.
+xavier-uniform weights at 4e-3 to 41.6 %. Other objectives take these settings over; what they gain
+from other ones is in docs/comparisons/cifar10_settings.md.
 """
 
 _base_ = ["../_base_/runtime.py", "../_base_/xavier.py"]

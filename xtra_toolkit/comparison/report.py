@@ -87,7 +87,12 @@ def _costs(results: Results) -> list[str]:
     costs = results.state.get("mflops")
     if not costs:
         return []
-    listed = ", ".join(f"{name} {cost:,}" for name, cost in costs.items())
+    unchanged = {name: costs.get(name.partition(", ")[0]) for name in costs}
+    listed = ", ".join(
+        f"{name} {cost:,}"
+        for name, cost in costs.items()
+        if ", " not in name or cost != unchanged[name]
+    )
     line = (
         f"MFLOP of one image forward, counted: {listed}. TFLOP are those of one pretraining run; "
         "the backward pass is counted as two forward passes."
