@@ -7,7 +7,7 @@ import matplotlib
 from xtra_toolkit.comparison.blocks import block_sentences, plot_blocks
 from xtra_toolkit.comparison.checkpoints import LABELS, TESTED, correlation_sentences
 from xtra_toolkit.comparison.plan import epochs_for
-from xtra_toolkit.comparison.results import NOTE, Results
+from xtra_toolkit.comparison.results import NOTE, Results, varied_row
 
 matplotlib.use("Agg")
 
@@ -34,7 +34,7 @@ def page(results: Results, source: str, pictures: list[str]) -> str:
     finished = [run for run in state["runs"] if run["name"] in plan["images"] and "linear" in run]
     planned = plan["seeds"] * len(plan["images"])
     lines = [
-        f"# {', '.join(name for name in plan['images'] if ', ' not in name)} on {plan['data']}",
+        f"# {', '.join(name for name in plan['images'] if not varied_row(name))} on {plan['data']}",
         "",
         f"`xtra compare --redraw {source}` writes this page and its plots from {source}, without "
         "training. Edit that file or the command, not the page. The results come from:",
@@ -87,11 +87,8 @@ def _costs(results: Results) -> list[str]:
     costs = results.state.get("mflops")
     if not costs:
         return []
-    unchanged = {name: costs.get(name.partition(", ")[0]) for name in costs}
     listed = ", ".join(
-        f"{name} {cost:,}"
-        for name, cost in costs.items()
-        if ", " not in name or cost != unchanged[name]
+        f"{name} {cost:,}" for name, cost in costs.items() if cost != costs.get(varied_row(name))
     )
     line = (
         f"MFLOP of one image forward, counted: {listed}. TFLOP are those of one pretraining run; "

@@ -47,6 +47,12 @@ def interval(accuracies: list[float], tested: int) -> Interval:
     return Interval(mean, min(accuracies) - half_width, max(accuracies) + half_width)
 
 
+def varied_row(name: str) -> str | None:
+    """Return the row of which a row varies a setting, or None: 'xtra' for 'xtra, lr=0.001'."""
+    row, _, variation = name.partition(", ")
+    return row if variation else None
+
+
 class Results:
     """Everything that was measured so far, written to a file after each measurement.
 
@@ -82,7 +88,7 @@ class Results:
 
     @property
     def tested_images(self) -> str:
-        """What each accuracy was measured on, without the number."""
+        """Return a name for the images that each accuracy was measured on."""
         held_out = self.state["plan"].get("held_out")
         return "held-out training images" if held_out else "test images"
 
@@ -172,15 +178,15 @@ class Results:
 
     def _sentences(self, name: str) -> list[str]:
         lines = []
-        unchanged, _, variation = name.partition(", ")
+        varied = varied_row(name)
         for probe, label in PROBES.items():
-            others = [unchanged] if variation else [RAW, RANDOM]
+            others = [varied] if varied else [RAW, RANDOM]
             references = {other: self.probe(other, probe) for other in others}
             title = f"{name}, {label}" if probe == "nearest" else f"{name}, {label} probe"
             lines.append(self._sentence(title, self.probe(name, probe), references))
         scratch = [other for other in self.names() if other.startswith(SCRATCH)]
         for labels in self.tune_labels():
-            others = [unchanged] if variation else scratch
+            others = [varied] if varied else scratch
             references = {other: self.tuned(other, labels) for other in others}
             title = f"{name}, fine-tuned with {labels:,} labels"
             lines.append(self._sentence(title, self.tuned(name, labels), references))
